@@ -1,0 +1,120 @@
+//! The one joint of capture and analysis: look at a process tree a few times and say what follows.
+
+use crate::analysis;
+use crate::capture::{self, CaptureError};
+use crate::model::{Host, Options, Pid, Report, SCHEMA, Tool, Trigger};
+use std::time::{Duration, Instant};
+
+/// What to look at and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The process to look at.
+    pub pid: Pid,
+    /// Its descendants too.
+    pub tree: bool,
+    /// How many samples to take.
+    pub samples: Samples,
+    /// Pause between samples.
+    pub interval: Duration,
+    /// Show all stacks in full.
+    pub all: bool,
+    /// Columns of the text report.
+    pub width: usize,
+    /// Why the capture is made.
+    pub trigger: Trigger,
+    /// Processes that are not part of the target though they descend from it (hangscope's own helper).
+    pub exclude: Vec<Pid>,
+}
+
+/// How many samples to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Samples {
+    /// Exactly so many.
+    Exactly(u32),
+    /// One, and two more if the first shows anything that waits: a single look cannot tell slow from stuck.
+    Auto,
+}
+
+impl Samples {
+    fn most(self) -> u32 {
+        match self {
+            Self::Exactly(count) => count.max(1),
+            Self::Auto => 3,
+        }
+    }
+}
+
+/// Looks at the target and returns the report.
+///
+/// `on_report` gets the report as it stands after each sample, so that a caller can save it before the
+/// next one is taken; it returns false to stop sampling there.
+///
+/// # Errors
+/// When not even one sample could be taken. What fails later is a gap in the report.
+pub fn inspect(
+    request: &Request,
+    on_report: &mut dyn FnMut(&Report) -> bool,
+) -> Result<Report, CaptureError> {
+    let began = Instant::now();
+    let mut session = capture::Session::new(request.pid, request.tree, &request.exclude);
+    let mut report = Report {
+        schema: SCHEMA.to_owned(),
+        tool: Tool {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        host: host(),
+        options: Options {
+            pid: request.pid,
+            tree: request.tree,
+            samples: request.samples.most(),
+            interval_ms: u64::try_from(request.interval.as_millis()).unwrap_or(u64::MAX),
+            all: request.all,
+            width: request.width,
+        },
+        trigger: request.trigger.clone(),
+        samples: Vec::new(),
+        analysis: analysis::analyze(&[]),
+    };
+    for index in 0..request.samples.most() {
+        if index > 0 {
+            std::thread::sleep(request.interval);
+        }
+        let at = began.elapsed();
+        match session.sample(at) {
+            Ok(snapshot) => report.samples.push(snapshot),
+            Err(error) if index == 0 => return Err(error),
+            Err(error) => {
+                if let Some(last) = report.samples.last_mut() {
+                    last.gaps.push(error.as_gap());
+                }
+            }
+        }
+        let span = tracing::debug_span!("analyze", samples = report.samples.len());
+        report.analysis = span.in_scope(|| analysis::analyze(&report.samples));
+        let more = on_report(&report);
+        let enough = request.samples == Samples::Auto
+            && report.samples.first().is_some_and(|first| !analysis::worth_another_look(first));
+        if !more || enough || report.samples.len() <= index as usize {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+/// Computes the analysis of a saved report again.
+#[must_use]
+pub fn reanalyze(mut report: Report) -> Report {
+    report.analysis = analysis::analyze(&report.samples);
+    report
+}
+
+fn host() -> Host {
+    let name = rustix::system::uname();
+    Host {
+        kernel: name.release().to_string_lossy().into_owned(),
+        arch: name.machine().to_string_lossy().into_owned(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}

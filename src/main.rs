@@ -1,0 +1,5 @@
+//! The `hangscope` command.
+
+fn main() -> std::process::ExitCode {
+    hangscope::commands::main().into()
+}

@@ -1,0 +1,61 @@
+//! Python stack frames.
+
+use super::Foreign;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One Python frame (`_PyInterpreterFrame` and its code object).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Frame {
+    /// Qualified name (`co_qualname`; `co_name` where a version has none).
+    pub function: Foreign,
+    /// `co_filename`.
+    pub file: Foreign,
+    /// Line now being executed; absent where the code has no line there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Offset of the current instruction in the code object, in bytes; -1 where the reader cannot tell.
+    pub instruction: i64,
+}
+
+impl Frame {
+    /// The last component of the file's path.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        let file = self.file.untrusted();
+        file.rsplit('/').next().unwrap_or(file)
+    }
+
+    /// Whether the file's path ends in `suffix`, on a component boundary (`threading.py`,
+    /// `concurrent/futures/thread.py`).
+    #[must_use]
+    pub fn in_file(&self, suffix: &str) -> bool {
+        self.file
+            .untrusted()
+            .strip_suffix(suffix)
+            .is_some_and(|head| head.is_empty() || head.ends_with('/'))
+    }
+
+    /// Whether this is `function` of the standard library's `suffix`.
+    #[must_use]
+    pub fn is(&self, function: &str, suffix: &str) -> bool {
+        self.function.untrusted() == function && self.in_file(suffix) && self.is_library()
+    }
+
+    /// Whether the file belongs to the standard library (judged by its path).
+    #[must_use]
+    pub fn is_stdlib(&self) -> bool {
+        let file = self.file.untrusted();
+        file.starts_with("<frozen ")
+            || file.find("/lib/python3").is_some_and(|at| {
+                !file[at..].contains("/site-packages/") && !file[at..].contains("/dist-packages/")
+            })
+    }
+
+    /// Whether the file belongs to the standard library or an installed package, not to the user's project.
+    #[must_use]
+    pub fn is_library(&self) -> bool {
+        let file = self.file.untrusted();
+        self.is_stdlib() || file.contains("/site-packages/") || file.contains("/dist-packages/")
+    }
+}

@@ -1,0 +1,129 @@
+//! Python runtimes, interpreters, global interpreter locks and thread states.
+
+use super::{Addr, Foreign, Frame, Key, Tid};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The CPython runtime of a process (`_PyRuntime`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PythonRuntime {
+    /// Version as text, such as `3.14.10`; `3.10.?` where the patch level is not readable from outside.
+    pub version: String,
+    /// Minor version (the `14` of 3.14).
+    pub minor: u8,
+    /// Built without a global interpreter lock.
+    pub free_threaded: bool,
+    /// Who read the frames.
+    pub reader: PythonReader,
+    /// The runtime itself is being finalized: the process is exiting (`_PyRuntime._finalizing`).
+    pub finalizing: bool,
+    /// Signal state (`_PyRuntime.signals`), where it can be read (3.12 and newer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signals: Option<PythonSignals>,
+}
+
+/// Which reader produced the Python part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PythonReader {
+    /// hangscope's own reader.
+    Own,
+    /// py-spy's library: frames only, no thread state flags, no waits on interpreter objects.
+    PySpy,
+}
+
+/// CPython's own signal state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PythonSignals {
+    /// Signals caught by the C handler whose Python handler has not run yet.
+    pub pending: Vec<i32>,
+    /// `signal.set_wakeup_fd`'s descriptor, if set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wakeup_fd: Option<i32>,
+}
+
+/// One interpreter (`PyInterpreterState`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Interpreter {
+    /// Its key.
+    pub key: Key,
+    /// Its id; 0 is the main interpreter.
+    pub id: i64,
+    /// Where it is.
+    pub address: Addr,
+    /// Who made it (`_whence`, 3.13+).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whence: Option<String>,
+    /// `Py_EndInterpreter` (or exit) has begun (`finalizing`).
+    pub finalizing: bool,
+    /// Past thread shutdown and atexit: `_finalizing` names the thread state that tears it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub torn_down_by: Option<Addr>,
+    /// Has a GIL of its own rather than the main interpreter's.
+    pub own_gil: bool,
+    /// Its GIL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gil: Option<Gil>,
+    /// The thread state that runs its `__main__` now (`threads.main`, 3.13+).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_main: Option<Addr>,
+    /// Number of its thread states.
+    pub thread_states: usize,
+}
+
+/// A global interpreter lock (`struct _gil_runtime_state`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Gil {
+    /// Its key: interpreters that share a GIL show the same.
+    pub key: Key,
+    /// Whether it is taken.
+    pub locked: bool,
+    /// The thread state that holds it; absent when it is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Addr>,
+    /// The thread of that thread state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_thread: Option<Key>,
+    /// How often it has changed hands.
+    pub switches: u64,
+}
+
+/// A thread state (`PyThreadState`): one thread's presence in one interpreter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ThreadState {
+    /// Where it is.
+    pub address: Addr,
+    /// Its number within its interpreter (`id`).
+    pub id: u64,
+    /// The interpreter.
+    pub interpreter: Key,
+    /// The interpreter's id.
+    pub interpreter_id: i64,
+    /// `thread_id`: the `pthread_t` that Python calls `ident`.
+    pub ident: Addr,
+    /// `native_thread_id` as CPython noted it, translated to hangscope's pid namespace where it is live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tid: Option<Tid>,
+    /// Who made it (`_whence`, 3.13+): `init`, `fini`, `threading`, `c-api`, `exec`, `threading-daemon`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whence: Option<String>,
+    /// `detached`, `attached`, `suspended` or `shutting-down` (3.13+).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Names of the set `_status` bits (3.12+).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub status: Vec<String>,
+    /// Whether it holds its interpreter's GIL.
+    pub holds_gil: bool,
+    /// `threading.Thread.name` from its own interpreter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Foreign>,
+    /// `threading.Thread.daemon`, where the interpreter knows the thread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<bool>,
+    /// Frames, innermost first.
+    pub frames: Vec<Frame>,
+    /// Why the list of frames ends early, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Foreign>,
+}

@@ -1,0 +1,30 @@
+//! Plain serializable data: what was seen and what follows from it. No I/O, no clock, no printing.
+
+mod finding;
+mod foreign;
+mod frame;
+mod gap;
+mod ids;
+mod interpreter;
+mod process;
+mod report;
+mod snapshot;
+mod thread;
+mod wait;
+
+pub use finding::{
+    Analysis, Certainty, EdgeKind, Evidence, Finding, Inconclusive, Motion, Reference,
+    ThreadProgress, Verdict, WaitEdge,
+};
+pub use foreign::Foreign;
+pub use frame::Frame;
+pub use gap::{Gap, GapKind};
+pub use ids::{Addr, Key, Pid, Tid};
+pub use interpreter::{
+    Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState,
+};
+pub use process::{Coverage, Process, RunningTest, RuntimeKind};
+pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};
+pub use snapshot::{Pause, Snapshot};
+pub use thread::{KernelThread, Syscall, Thread, ThreadKind};
+pub use wait::{Descriptor, Grade, Owner, Wait, WaitKind};

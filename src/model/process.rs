@@ -1,0 +1,97 @@
+//! Processes.
+
+use super::{Foreign, Interpreter, Key, Pid, PythonRuntime, Thread};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One process of the tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Process {
+    /// Its key.
+    pub key: Key,
+    /// Its process id.
+    pub pid: Pid,
+    /// Its parent's.
+    pub ppid: Pid,
+    /// Its id in its own pid namespace, where that differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_pid: Option<Pid>,
+    /// Name of its leader (`comm`).
+    pub name: Foreign,
+    /// Its arguments, secrets redacted.
+    pub argv: Vec<Foreign>,
+    /// State letter of its leader, as in `proc_pid_stat(5)`.
+    pub state: String,
+    /// Pid of the process that traces it, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracer: Option<Pid>,
+    /// What it runs.
+    pub runtime: RuntimeKind,
+    /// Its CPython runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python: Option<PythonRuntime>,
+    /// The test it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<RunningTest>,
+    /// Its interpreters, main one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interpreters: Vec<Interpreter>,
+    /// Its threads, by thread id.
+    pub threads: Vec<Thread>,
+    /// How much of it was read.
+    pub coverage: Coverage,
+}
+
+/// What a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeKind {
+    /// CPython.
+    Python,
+    /// Anything else.
+    Other,
+    /// Could not be looked at.
+    Unknown,
+}
+
+/// The test that a process runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunningTest {
+    /// pytest's node id.
+    pub id: Foreign,
+    /// `setup`, `call` or `teardown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// The process was started by the test rather than runs it: the variable was in its environment from the start.
+    pub inherited: bool,
+}
+
+/// How much was read of a process. Numbers that differ are explained by gaps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Coverage {
+    /// Threads that the kernel lists.
+    pub threads: usize,
+    /// Threads that were settled.
+    pub settled: usize,
+    /// Interpreters read.
+    pub interpreters: usize,
+    /// Thread states read.
+    pub thread_states: usize,
+    /// Frames read.
+    pub frames: usize,
+}
+
+impl Process {
+    /// The thread with this key.
+    #[must_use]
+    pub fn thread(&self, key: &Key) -> Option<&Thread> {
+        self.threads.iter().find(|thread| &thread.key == key)
+    }
+    /// The thread that a thread state at `address` belongs to.
+    #[must_use]
+    pub fn thread_of_state(&self, address: super::Addr) -> Option<&Thread> {
+        self.threads
+            .iter()
+            .find(|thread| thread.python.iter().any(|state| state.address == address))
+    }
+}

@@ -1,0 +1,44 @@
+//! One look at a process tree.
+
+use super::{Gap, Key, Process};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One sample: the whole tree, looked at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Snapshot {
+    /// Milliseconds since the first sample began.
+    pub at_ms: u64,
+    /// How long reading it took, in microseconds.
+    pub took_us: u64,
+    /// The processes, parents before children.
+    pub processes: Vec<Process>,
+    /// How long each process was stopped for reading; empty when nothing was stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pauses: Vec<Pause>,
+    /// What could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+}
+
+/// How long a process was stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Pause {
+    /// The process.
+    pub process: Key,
+    /// For how long, in microseconds.
+    pub stopped_us: u64,
+}
+
+impl Snapshot {
+    /// The process with this key.
+    #[must_use]
+    pub fn process(&self, key: &Key) -> Option<&Process> {
+        self.processes.iter().find(|process| &process.key == key)
+    }
+    /// The thread with this key.
+    #[must_use]
+    pub fn thread(&self, key: &Key) -> Option<&super::Thread> {
+        self.process(&key.of_process())?.thread(key)
+    }
+}

@@ -1,0 +1,120 @@
+//! What a thread waits for.
+
+use super::{Addr, Foreign, Key};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How a claim came about. The same three words everywhere.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// A heuristic.
+    Guessed,
+    /// Follows from what was read.
+    Derived,
+    /// A field of the target or of the kernel says so.
+    Read,
+}
+
+/// What a blocked thread waits for. Set once, where kernel and Python facts of a thread are joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Wait {
+    /// What kind of thing it is.
+    pub kind: WaitKind,
+    /// The call in the program's own terms ("Event.wait", "Queue.get"), from the frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<Foreign>,
+    /// Address of the object waited on: lock, GIL, thread handle, or the bare futex word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Addr>,
+    /// The thread (join), GIL or lock waited on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Key>,
+    /// The thread that an owner field names, and how sure that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// File descriptor and what it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub descriptor: Option<Descriptor>,
+    /// Milliseconds until the wait ends by itself; absent if it has no deadline or that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+    /// Whether the wait ends by itself at some time; absent if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed: Option<bool>,
+    /// How the claim came about.
+    pub grade: Grade,
+}
+
+/// A lock's owner as its owner field names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Owner {
+    /// The owner's `pthread_t`.
+    pub ident: Addr,
+    /// The live thread of that ident; absent when the owner is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<Key>,
+    /// `pthread_t` values are re-used after a thread's end, so this is at most `derived`.
+    pub grade: Grade,
+}
+
+/// An open file of the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Descriptor {
+    /// Its number.
+    pub number: i32,
+    /// What `/proc/PID/fd/N` points at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Foreign>,
+}
+
+/// Kinds of waits.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitKind {
+    /// A global interpreter lock.
+    Gil,
+    /// Another thread's end (`Thread.join`, `threading._shutdown`).
+    ThreadExit,
+    /// A `threading.Lock` (also what Event, Condition and Queue are made of).
+    Lock,
+    /// A `threading.RLock`.
+    RLock,
+    /// Some other futex of this process: semaphore, native mutex, condition variable.
+    Futex,
+    /// A futex shared with other processes.
+    SharedFutex,
+    /// A time.
+    Sleep,
+    /// Data to read.
+    Read,
+    /// Room to write.
+    Write,
+    /// Events on a set of files.
+    Poll,
+    /// A connection.
+    Connection,
+    /// A child process's end.
+    Child,
+    /// A signal.
+    Signal,
+    /// A file lock.
+    FileLock,
+    /// Some other system call.
+    Syscall,
+}
+
+impl WaitKind {
+    /// Whether only code of the same process can end such a wait.
+    #[must_use]
+    pub fn is_internal(self) -> bool {
+        matches!(
+            self,
+            Self::Gil | Self::ThreadExit | Self::Lock | Self::RLock | Self::Futex
+        )
+    }
+}
