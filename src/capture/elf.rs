@@ -1,0 +1,120 @@
+//! Looking up a section or a symbol in an ELF file of the target, reading only the pages needed.
+
+use object::elf;
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym, VersionTable};
+use object::{Endianness, ReadCache, ReadRef};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Largest file that is looked into.
+const MAX_FILE: u64 = 4 << 30;
+/// Most program headers that are looked at.
+const MAX_HEADERS: usize = 4096;
+
+/// Why a file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ElfError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("not a regular file")]
+    NotRegular,
+    #[error("larger than 4 GiB")]
+    TooLarge,
+    #[error("a 32-bit program")]
+    Bits32,
+    #[error("not a usable ELF file")]
+    Malformed,
+}
+
+/// An ELF file of the target.
+pub(crate) struct ElfFile {
+    cache: ReadCache<File>,
+    header: elf::FileHeader64<Endianness>,
+    endian: Endianness,
+    /// Lowest address of a loadable segment, rounded down to a page; `None` for a program with fixed addresses.
+    first_load: Option<u64>,
+}
+
+impl ElfFile {
+    /// Opens `path`. `follow` is for `/proc/PID/exe` and `map_files` only, which are links by nature; other paths
+    /// come from the target and may be a trap (a FIFO, a device, a link out of its root).
+    pub(crate) fn open(path: &str, follow: bool) -> Result<Self, ElfError> {
+        let mut flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC;
+        if !follow {
+            flags |= nix::fcntl::OFlag::O_NOFOLLOW;
+        }
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(ElfError::NotRegular);
+        }
+        if meta.len() > MAX_FILE {
+            return Err(ElfError::TooLarge);
+        }
+        Self::parse(ReadCache::new(file))
+    }
+
+    fn parse(cache: ReadCache<File>) -> Result<Self, ElfError> {
+        let ident = (&cache).read_bytes_at(0, 16).map_err(|()| ElfError::Malformed)?;
+        if ident.starts_with(b"\x7fELF") && ident.get(4) == Some(&elf::ELFCLASS32.0) {
+            return Err(ElfError::Bits32);
+        }
+        let header = *elf::FileHeader64::<Endianness>::parse(&cache).map_err(|_| ElfError::Malformed)?;
+        let endian = header.endian().map_err(|_| ElfError::Malformed)?;
+        let first_load = if header.e_type(endian) == elf::ET_EXEC {
+            None
+        } else {
+            let headers = header
+                .program_headers(endian, &cache)
+                .map_err(|_| ElfError::Malformed)?;
+            let lowest = headers
+                .iter()
+                .take(MAX_HEADERS)
+                .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
+                .map(|segment| segment.p_vaddr(endian))
+                .min();
+            Some(lowest.ok_or(ElfError::Malformed)? & !(super::memory::PAGE - 1))
+        };
+        Ok(Self {
+            cache,
+            header,
+            endian,
+            first_load,
+        })
+    }
+
+    /// What to add to an address in the file to get one in the process, given the file's lowest mapping.
+    pub(crate) fn bias(&self, lowest_mapping: u64) -> u64 {
+        self.first_load
+            .map_or(0, |first| lowest_mapping.wrapping_sub(first))
+    }
+
+    /// Address of a section, without bias.
+    pub(crate) fn section(&self, name: &[u8]) -> Option<u64> {
+        let sections = self.header.sections(self.endian, &self.cache).ok()?;
+        let (_, section) = sections.section_by_name(self.endian, name)?;
+        Some(section.sh_addr(self.endian))
+    }
+
+    /// Address of an exported symbol, without bias: by the GNU hash table, else by walking the dynamic symbols.
+    pub(crate) fn exported(&self, name: &[u8]) -> Option<u64> {
+        let sections = self.header.sections(self.endian, &self.cache).ok()?;
+        let symbols = sections
+            .symbols(self.endian, &self.cache, elf::SHT_DYNSYM)
+            .ok()?;
+        let symbol = match sections.gnu_hash(self.endian, &self.cache) {
+            Ok(Some((table, _))) => {
+                let hash = elf::gnu_hash(name);
+                let any_version = VersionTable::default();
+                table
+                    .find(self.endian, name, hash, None, &symbols, &any_version)?
+                    .1
+            }
+            _ => symbols.iter().find(|symbol| {
+                !symbol.is_undefined(self.endian)
+                    && symbol.name(self.endian, symbols.strings()) == Ok(name)
+            })?,
+        };
+        Some(symbol.st_value(self.endian))
+    }
+}

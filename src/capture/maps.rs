@@ -1,0 +1,102 @@
+//! The memory map of a process: which files are mapped where, and how to open them.
+
+use crate::model::{Pid, Tid};
+use procfs::process::{MMapPath, MemoryMaps};
+use procfs::FromBufRead;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
+
+/// Longest map that is read: 4,000 threads have some 10,000 lines of 100 bytes.
+const MAX_MAP: u64 = 64 << 20;
+
+/// A mapped file.
+#[derive(Clone, Debug)]
+pub(crate) struct Module {
+    /// Last component of its path.
+    pub(crate) name: String,
+    /// Where hangscope can open it.
+    pub(crate) open_path: String,
+    /// `open_path` is one of the kernel's magic links.
+    pub(crate) follow: bool,
+    /// Lowest address it is mapped at.
+    pub(crate) first_mapping: u64,
+}
+
+/// The mapped files of a process, in order of address.
+#[derive(Clone, Debug)]
+pub(crate) struct Maps {
+    modules: Vec<Module>,
+    /// Number among `modules` of the program itself.
+    program: Option<usize>,
+}
+
+impl Maps {
+    /// Reads the map through thread `tid` of `pid` (a leader that has exited has none any more).
+    pub(crate) fn read(pid: Pid, tid: Tid) -> io::Result<Self> {
+        let task = format!("/proc/{pid}/task/{tid}");
+        let reader = BufReader::new(File::open(format!("{task}/maps"))?.take(MAX_MAP));
+        let maps = MemoryMaps::from_buf_read(reader).map_err(io::Error::other)?;
+        let program = std::fs::read_link(format!("{task}/exe")).ok();
+        let mut modules: Vec<Module> = Vec::new();
+        let mut paths: Vec<std::path::PathBuf> = Vec::new();
+        let mut program_index = None;
+        for map in maps {
+            let MMapPath::Path(path) = map.pathname else {
+                continue;
+            };
+            if paths.last() == Some(&path) || paths.contains(&path) {
+                continue;
+            }
+            let bytes = path.as_os_str().as_bytes();
+            let deleted = bytes.ends_with(b" (deleted)");
+            let text = String::from_utf8_lossy(bytes);
+            let name = text.rsplit('/').next().unwrap_or("").to_owned();
+            let is_program = program.as_ref() == Some(&path);
+            let (open_path, follow) = if is_program {
+                (format!("{task}/exe"), true)
+            } else if deleted {
+                let (from, to) = map.address;
+                (format!("/proc/{pid}/map_files/{from:x}-{to:x}"), true)
+            } else {
+                (format!("{task}/root{text}"), false)
+            };
+            if is_program {
+                program_index = Some(modules.len());
+            }
+            modules.push(Module {
+                name,
+                open_path,
+                follow,
+                first_mapping: map.address.0,
+            });
+            paths.push(path);
+        }
+        Ok(Self {
+            modules,
+            program: program_index,
+        })
+    }
+
+    /// Files that may hold the Python runtime, the likeliest first: `libpython*`, then the program itself.
+    pub(crate) fn python_candidates(&self) -> impl Iterator<Item = &Module> {
+        self.modules
+            .iter()
+            .filter(|module| module.name.starts_with("libpython"))
+            .chain(self.program())
+    }
+
+    /// The program itself.
+    pub(crate) fn program(&self) -> Option<&Module> {
+        self.modules.get(self.program?)
+    }
+
+    /// The C library.
+    pub(crate) fn c_library(&self) -> Option<&Module> {
+        self.modules.iter().find(|module| {
+            module.name.starts_with("libc.so")
+                || module.name.starts_with("libc-2")
+                || module.name.starts_with("ld-musl")
+        })
+    }
+}

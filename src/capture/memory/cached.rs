@@ -1,0 +1,176 @@
+//! A page-wise read-through cache. Made anew for each sample: what it returns is as old as its first read.
+
+use super::{Memory, PAGE, Range, ReadError};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Longest piece read at once; nothing we look at is longer.
+const MAX_READ: usize = 1 << 20;
+
+/// Typed little-endian reads over [`Memory`], page by page, each page fetched once.
+pub struct CachedMemory<'m> {
+    inner: &'m dyn Memory,
+    pages: RefCell<HashMap<u64, Result<Box<[u8]>, ReadError>>>,
+}
+
+impl std::fmt::Debug for CachedMemory<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CachedMemory")
+            .field("pages", &self.pages.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'m> CachedMemory<'m> {
+    /// An empty cache over `inner`.
+    #[must_use]
+    pub fn new(inner: &'m dyn Memory) -> Self {
+        Self {
+            inner,
+            pages: RefCell::default(),
+        }
+    }
+
+    /// Fetches the pages of many ranges in few calls, so that the reads that follow cost nothing.
+    pub fn prefetch(&self, ranges: impl IntoIterator<Item = (u64, usize)>) {
+        let mut wanted: Vec<u64> = Vec::new();
+        {
+            let pages = self.pages.borrow();
+            for (address, length) in ranges {
+                let last = address.saturating_add(length.clamp(1, MAX_READ) as u64 - 1) / PAGE;
+                for page in address / PAGE..=last {
+                    if page != 0 && !pages.contains_key(&page) {
+                        wanted.push(page);
+                    }
+                }
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.fetch(&wanted);
+    }
+
+    fn fetch(&self, wanted: &[u64]) {
+        let ranges: Vec<Range> = wanted
+            .iter()
+            .map(|page| Range {
+                address: page * PAGE,
+                length: PAGE as usize,
+            })
+            .collect();
+        let results = self.inner.read_many(&ranges);
+        let mut pages = self.pages.borrow_mut();
+        for (page, result) in wanted.iter().zip(results) {
+            pages.insert(*page, result.map(Vec::into_boxed_slice));
+        }
+    }
+
+    /// Fills `out` from `address`.
+    ///
+    /// # Errors
+    /// When a page of it cannot be read; `out` is then unspecified.
+    pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), ReadError> {
+        if address < PAGE || out.len() > MAX_READ || address.checked_add(out.len() as u64).is_none()
+        {
+            return Err(ReadError::Unmapped(address));
+        }
+        let mut done = 0;
+        while done < out.len() {
+            let at = address + done as u64;
+            let page = at / PAGE;
+            if !self.pages.borrow().contains_key(&page) {
+                self.fetch(&[page]);
+            }
+            let pages = self.pages.borrow();
+            let bytes = match pages.get(&page) {
+                Some(Ok(bytes)) => bytes,
+                Some(Err(error)) => return Err(*error),
+                None => return Err(ReadError::Unmapped(at)),
+            };
+            let offset = (at % PAGE) as usize;
+            let count = (bytes.len() - offset).min(out.len() - done);
+            out[done..done + count].copy_from_slice(&bytes[offset..offset + count]);
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// `length` bytes from `address`.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are more than hangscope ever reads at once.
+    pub fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, ReadError> {
+        if length > MAX_READ {
+            return Err(ReadError::Unmapped(address));
+        }
+        let mut out = vec![0; length];
+        self.read(address, &mut out)?;
+        Ok(out)
+    }
+
+    fn array<const N: usize>(&self, address: u64) -> Result<[u8; N], ReadError> {
+        let mut out = [0; N];
+        self.read(address, &mut out)?;
+        Ok(out)
+    }
+
+    /// A byte.
+    ///
+    /// # Errors
+    /// When it cannot be read; so for the functions below.
+    pub fn u8(&self, address: u64) -> Result<u8, ReadError> {
+        self.array::<1>(address).map(|[byte]| byte)
+    }
+
+    /// An unsigned 32-bit number.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn u32(&self, address: u64) -> Result<u32, ReadError> {
+        self.array(address).map(u32::from_le_bytes)
+    }
+
+    /// A signed 32-bit number.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn i32(&self, address: u64) -> Result<i32, ReadError> {
+        self.array(address).map(i32::from_le_bytes)
+    }
+
+    /// An unsigned 64-bit number or a pointer.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn u64(&self, address: u64) -> Result<u64, ReadError> {
+        self.array(address).map(u64::from_le_bytes)
+    }
+
+    /// A signed 64-bit number.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn i64(&self, address: u64) -> Result<i64, ReadError> {
+        self.array(address).map(i64::from_le_bytes)
+    }
+
+    /// A NUL-terminated string, without the NUL; cut at `limit` bytes.
+    ///
+    /// # Errors
+    /// When no NUL comes before unreadable memory.
+    pub fn c_string(&self, address: u64, limit: usize) -> Result<Vec<u8>, ReadError> {
+        let mut out = Vec::new();
+        let mut at = address;
+        while out.len() < limit {
+            let left_in_page = (PAGE - at % PAGE) as usize;
+            let piece = self.bytes(at, left_in_page.min(limit - out.len()).min(256))?;
+            if let Some(end) = piece.iter().position(|byte| *byte == 0) {
+                out.extend_from_slice(&piece[..end]);
+                return Ok(out);
+            }
+            at += piece.len() as u64;
+            out.extend_from_slice(&piece);
+        }
+        Ok(out)
+    }
+}

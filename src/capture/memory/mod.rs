@@ -1,0 +1,42 @@
+//! Reading a target's memory.
+
+mod cached;
+mod process;
+
+pub use cached::CachedMemory;
+pub use process::ProcessMemory;
+
+/// Bytes of a page: reads succeed or fail by page. 4 KiB is the smallest unit on every Linux we support;
+/// on kernels with larger pages it is merely a smaller step.
+pub const PAGE: u64 = 4096;
+
+/// Why an address could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Nothing is mapped there, or it is not readable.
+    #[error("nothing readable at {0:#x}")]
+    Unmapped(u64),
+    /// The process has ended.
+    #[error("the process has ended")]
+    Gone,
+    /// The kernel refused.
+    #[error("the kernel refused to let us read its memory")]
+    Denied,
+}
+
+/// A range of remote memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub address: u64,
+    /// Number of bytes.
+    pub length: usize,
+}
+
+/// Somebody's memory: a live process, or recorded pages.
+///
+/// Many ranges are read in one call, since a call costs far more than the bytes it brings.
+pub trait Memory {
+    /// Reads each range, wholly or not at all.
+    fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>>;
+}

@@ -1,0 +1,197 @@
+//! Read: the kernel's and CPython's view of each process of a tree, without stopping or changing any.
+//!
+//! A part that cannot be read becomes a [`Gap`]; an error is returned only when there is nothing at all.
+
+mod elf;
+mod kernel;
+mod maps;
+mod merge;
+pub mod memory;
+mod process;
+mod python;
+mod syscall;
+
+use crate::model::{Gap, GapKind, Pid, Snapshot};
+use crate::target::{self, AccessDenied};
+use process::ProcessReader;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Why there is no snapshot at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CaptureError {
+    /// There is no such process.
+    #[error("no process {0}")]
+    NoSuchProcess(Pid),
+    /// It ended before anything was read.
+    #[error("process {0} ended while it was read")]
+    Gone(Pid),
+    /// It is a zombie: it has ended and waits for its parent to notice.
+    #[error("process {pid} has ended (zombie); its parent {parent} has not waited for it")]
+    Zombie {
+        /// The process.
+        pid: Pid,
+        /// Its parent.
+        parent: Pid,
+    },
+    /// It is a kernel thread.
+    #[error("process {0} is a kernel thread and has no program to look into")]
+    KernelThread(Pid),
+    /// The kernel refuses.
+    #[error("cannot read process {pid} ({}): permission denied", .denied.reason)]
+    Denied {
+        /// The process.
+        pid: Pid,
+        /// Why, and what helps.
+        denied: AccessDenied,
+    },
+    /// `/proc` cannot be used.
+    #[error("cannot read /proc/{pid}: {error}")]
+    Proc {
+        /// The process.
+        pid: Pid,
+        /// What the kernel said.
+        error: String,
+    },
+}
+
+impl CaptureError {
+    /// The same as a gap, for a report that has other samples.
+    #[must_use]
+    pub fn as_gap(&self) -> Gap {
+        let kind = match self {
+            Self::Denied { .. } | Self::Proc { .. } => GapKind::Denied,
+            Self::KernelThread(_) => GapKind::NotApplicable,
+            Self::NoSuchProcess(_) | Self::Gone(_) | Self::Zombie { .. } => GapKind::Gone,
+        };
+        Gap::new(None, kind, "a further sample", self.to_string())
+    }
+}
+
+/// A capture of one tree over several samples. What does not change between samples is found once.
+#[derive(Debug)]
+pub struct Session {
+    root: Pid,
+    tree: bool,
+    exclude: Vec<Pid>,
+    readers: BTreeMap<Pid, ProcessReader>,
+}
+
+impl Session {
+    /// Prepares to look at `root`, and with `tree` at all its descendants except those in `exclude`.
+    #[must_use]
+    pub fn new(root: Pid, tree: bool, exclude: &[Pid]) -> Self {
+        raise_file_limit();
+        Self {
+            root,
+            tree,
+            exclude: exclude.to_vec(),
+            readers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one sample; `at` is the time since the first one began.
+    ///
+    /// # Errors
+    /// When the root process cannot be read at all.
+    pub fn sample(&mut self, at: Duration) -> Result<Snapshot, CaptureError> {
+        let began = Instant::now();
+        let pids = if self.tree {
+            target::descendants(self.root, &self.exclude)
+        } else {
+            vec![self.root]
+        };
+        let readers: Vec<Mutex<ProcessReader>> = pids
+            .iter()
+            .map(|pid| {
+                let known = self.readers.remove(pid);
+                Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid)))
+            })
+            .collect();
+        let mut results = read_all(&readers);
+        for (pid, reader) in pids.iter().zip(readers) {
+            if let Ok(reader) = reader.into_inner() {
+                self.readers.insert(*pid, reader);
+            }
+        }
+        let mut snapshot = Snapshot {
+            at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            took_us: 0,
+            processes: Vec::new(),
+            pauses: Vec::new(),
+            gaps: Vec::new(),
+        };
+        for (pid, result) in pids.iter().zip(results.drain(..)) {
+            match result {
+                Ok((process, gaps)) => {
+                    snapshot.processes.push(process);
+                    snapshot.gaps.extend(gaps);
+                }
+                Err(error) if *pid == self.root => return Err(error),
+                Err(CaptureError::NoSuchProcess(_) | CaptureError::Gone(_)) => {}
+                Err(error) => {
+                    let mut gap = error.as_gap();
+                    gap.missing = format!("process {pid}").into();
+                    snapshot.gaps.push(gap);
+                }
+            }
+        }
+        snapshot.took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(snapshot)
+    }
+}
+
+type ProcessResult = Result<(crate::model::Process, Vec<Gap>), CaptureError>;
+
+/// Reads processes, the first ones first, on as many threads as there are CPUs.
+fn read_all(readers: &[Mutex<ProcessReader>]) -> Vec<ProcessResult> {
+    let read = |reader: &Mutex<ProcessReader>| match reader.lock() {
+        Ok(mut reader) => reader.sample(),
+        Err(poisoned) => poisoned.into_inner().sample(),
+    };
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(readers.len());
+    if workers <= 1 {
+        return readers.iter().map(read).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<ProcessResult>>> =
+        readers.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((reader, slot)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    readers.get(index).zip(results.get(index))
+                } {
+                    let result = read(reader);
+                    if let Ok(mut slot) = slot.lock() {
+                        *slot = Some(result);
+                    }
+                }
+            });
+        }
+    });
+    results
+        .into_iter()
+        .zip(readers)
+        .map(|(slot, reader)| {
+            let result = slot.into_inner().ok().flatten();
+            result.unwrap_or_else(|| read(reader))
+        })
+        .collect()
+}
+
+/// Two files a thread are kept open during a sample; the soft limit of 1,024 files would cost a re-open for each.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(65_536);
+        if wanted > soft {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! One process, one sample: kernel facts before, memory, kernel facts after.
+
+use super::kernel::{self, Look, Stat, SyscallLine, Task};
+use super::maps::Maps;
+use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
+use super::merge::{self, RawThread};
+use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess};
+use super::syscall;
+use super::{CaptureError, ProcessResult};
+use crate::model::{
+    Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid,
+};
+use crate::target;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// How often a changing list of threads is read anew before that is reported.
+const MAX_ATTEMPTS: usize = 3;
+/// Most threads whose `/proc` files are kept open during a sample.
+const MAX_OPEN_TASKS: usize = 8192;
+/// Longest argument list that is read.
+const MAX_ARGV: u64 = 256 << 10;
+
+/// Reads one process, sample after sample.
+#[derive(Debug)]
+pub(super) struct ProcessReader {
+    pid: Pid,
+    known: Option<Known>,
+}
+
+/// What was found out about a process image; an exec makes it void.
+#[derive(Debug)]
+struct Known {
+    image: (u64, Option<PathBuf>),
+    located: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Python(Box<PythonProcess>),
+    NotPython,
+    Bits32,
+    Unreadable(String),
+}
+
+/// All threads of a process, looked at twice around the reading of its memory.
+struct ThreadPass {
+    threads: Vec<RawThread>,
+    python: Option<PythonPart>,
+    test: Option<crate::model::RunningTest>,
+}
+
+impl ProcessReader {
+    pub(super) fn new(pid: Pid) -> Self {
+        Self { pid, known: None }
+    }
+
+    /// One sample.
+    pub(super) fn sample(&mut self) -> ProcessResult {
+        let pid = self.pid;
+        let span = tracing::debug_span!("process", pid);
+        let _entered = span.enter();
+        let folder = format!("/proc/{pid}/");
+        let leader = kernel::read_stat(&folder).ok_or_else(|| self.absent())?;
+        if leader.flags & kernel::KERNEL_THREAD_FLAG != 0 {
+            return Err(CaptureError::KernelThread(pid));
+        }
+        let tids = self.thread_ids()?;
+        // The leader may have ended with other threads alive; then its memory is reached through one of those.
+        let Some(alive) = live_thread(pid, &tids, &leader) else {
+            return Err(CaptureError::Zombie {
+                pid,
+                parent: leader.ppid,
+            });
+        };
+        let memory = ProcessMemory::new(alive);
+        self.check_access(alive, &memory)?;
+        let key = Key::process(pid, leader.start_ticks);
+        let mut gaps = Vec::new();
+        self.identify(alive, &leader, &memory);
+        let pass = self.read_threads(&key, alive, tids, &memory, &mut gaps)?;
+        let runtime = self.describe_runtime(&key, &mut gaps);
+        Ok(assemble(pid, key, &leader, alive, runtime, pass, gaps))
+    }
+
+    fn absent(&self) -> CaptureError {
+        if self.known.is_some() {
+            CaptureError::Gone(self.pid)
+        } else {
+            CaptureError::NoSuchProcess(self.pid)
+        }
+    }
+
+    fn thread_ids(&self) -> Result<Vec<Tid>, CaptureError> {
+        kernel::thread_ids(self.pid).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => self.absent(),
+            ErrorKind::PermissionDenied => self.denied(),
+            _ => self.proc_error(&error),
+        })
+    }
+
+    fn denied(&self) -> CaptureError {
+        CaptureError::Denied {
+            pid: self.pid,
+            denied: target::explain_denied(self.pid),
+        }
+    }
+
+    fn proc_error(&self, error: &io::Error) -> CaptureError {
+        CaptureError::Proc {
+            pid: self.pid,
+            error: error.to_string(),
+        }
+    }
+
+    /// Reading memory needs the right to attach; better to know before half of the data is in.
+    fn check_access(&self, alive: Tid, memory: &ProcessMemory) -> Result<(), CaptureError> {
+        let probe = Range {
+            address: super::memory::PAGE,
+            length: 1,
+        };
+        match memory.read_many(&[probe]).pop() {
+            Some(Err(ReadError::Denied)) => Err(self.denied()),
+            Some(Err(ReadError::Gone)) if !thread_exists(self.pid, alive) => {
+                Err(CaptureError::Gone(self.pid))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds out what the process runs, unless that is known from an earlier sample.
+    fn identify(&mut self, alive: Tid, leader: &Stat, memory: &ProcessMemory) {
+        let program = fs::read_link(format!("/proc/{}/task/{alive}/exe", self.pid)).ok();
+        let image = (leader.start_ticks, program);
+        // A process that did not look like Python may just not have loaded it yet.
+        let settled = self.known.as_ref().is_some_and(|known| {
+            known.image == image && matches!(known.located, Kind::Python(_) | Kind::Bits32)
+        });
+        if settled {
+            return;
+        }
+        let span = tracing::debug_span!("locate");
+        let located = span.in_scope(|| match Maps::read(self.pid, alive) {
+            Ok(maps) => {
+                let cached = CachedMemory::new(memory);
+                match python::locate(&maps, &cached) {
+                    Located::Python(runtime) => {
+                        tracing::debug!(version = runtime.version(), "found CPython");
+                        Kind::Python(Box::new(PythonProcess::new(runtime, &maps)))
+                    }
+                    Located::NotPython => Kind::NotPython,
+                    Located::Bits32 => Kind::Bits32,
+                    Located::Unreadable(cause) => Kind::Unreadable(cause),
+                }
+            }
+            Err(error) => Kind::Unreadable(format!("its memory map: {error}")),
+        });
+        self.known = Some(Known { image, located });
+    }
+
+    fn describe_runtime(&self, key: &Key, gaps: &mut Vec<Gap>) -> RuntimeKind {
+        let gap = |kind, cause: String| {
+            Gap::new(Some(key.clone()), kind, "stacks of its threads", cause)
+        };
+        match self.known.as_ref().map(|known| &known.located) {
+            Some(Kind::Python(_)) => RuntimeKind::Python,
+            Some(Kind::NotPython) => {
+                gaps.push(gap(
+                    GapKind::NotApplicable,
+                    "not a Python process; hangscope shows what the kernel knows of it".to_owned(),
+                ));
+                RuntimeKind::Other
+            }
+            Some(Kind::Bits32) => {
+                gaps.push(
+                    gap(
+                        GapKind::Unsupported,
+                        "a 32-bit process; hangscope reads 64-bit ones".to_owned(),
+                    )
+                    .remedy("run the suite with a 64-bit interpreter"),
+                );
+                RuntimeKind::Other
+            }
+            Some(Kind::Unreadable(cause)) => {
+                gaps.push(gap(GapKind::Denied, cause.clone()));
+                RuntimeKind::Unknown
+            }
+            None => RuntimeKind::Unknown,
+        }
+    }
+
+    /// Both looks at all threads and, between them, the memory. Threads that come or go make it start over.
+    fn read_threads(
+        &self,
+        key: &Key,
+        alive: Tid,
+        mut tids: Vec<Tid>,
+        memory: &ProcessMemory,
+        gaps: &mut Vec<Gap>,
+    ) -> Result<ThreadPass, CaptureError> {
+        let mut attempt = 1;
+        loop {
+            let pass = self.one_pass(key, alive, &tids, memory);
+            let now = self.thread_ids()?;
+            if now == tids {
+                return Ok(pass);
+            }
+            if attempt == MAX_ATTEMPTS {
+                gaps.push(Gap::new(
+                    Some(key.clone()),
+                    GapKind::Moving,
+                    "a consistent list of threads",
+                    format!("threads came or went in each of {MAX_ATTEMPTS} attempts"),
+                ));
+                return Ok(pass);
+            }
+            tids = now;
+            attempt += 1;
+        }
+    }
+
+    fn one_pass(&self, key: &Key, alive: Tid, tids: &[Tid], memory: &ProcessMemory) -> ThreadPass {
+        let keep_open = tids.len() <= MAX_OPEN_TASKS;
+        let mut tasks: Vec<Task> = tids.iter().map(|tid| Task::new(self.pid, *tid)).collect();
+        let first: Vec<Look> = tasks
+            .iter_mut()
+            .map(|task| task.first_look(keep_open))
+            .collect();
+        let namespace = NamespaceIds::of(self.pid, alive, tids);
+        let cached = CachedMemory::new(memory);
+        let mut meanings: BTreeMap<Tid, syscall::Meaning> = BTreeMap::new();
+        let mut wchans: BTreeMap<Tid, Foreign> = BTreeMap::new();
+        for (task, look) in tasks.iter().zip(&first) {
+            if let SyscallLine::In(call) = &look.syscall {
+                let wchan = task.wchan();
+                let place = wchan.as_ref().map(Foreign::untrusted);
+                meanings.insert(task.tid, syscall::meaning(call, place, Some(&cached)));
+                if let Some(wchan) = wchan {
+                    wchans.insert(task.tid, wchan);
+                }
+            }
+        }
+        let waiters: Vec<FutexWaiter> = meanings
+            .iter()
+            .filter_map(|(tid, meaning)| {
+                Some(FutexWaiter {
+                    native_id: namespace.inner(*tid),
+                    tid: *tid,
+                    address: meaning.futex?,
+                })
+            })
+            .collect();
+        let (mut part, mut test) = (None, None);
+        if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
+            let span = tracing::debug_span!("python", threads = tids.len());
+            let _entered = span.enter();
+            part = Some(process.read(self.pid, key, memory, &waiters));
+            let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
+            test = process.running_test(&cached, &at_start);
+        }
+        let threads = tasks
+            .into_iter()
+            .zip(first)
+            .filter_map(|(mut task, first)| {
+                let last = task.last_look();
+                let stat = task.stat()?;
+                let native_id = namespace.inner(task.tid);
+                Some(RawThread {
+                    tid: task.tid,
+                    native_id,
+                    settled: first.settled_until(&last),
+                    same_call: first.syscall == last.syscall,
+                    meaning: meanings.remove(&task.tid),
+                    wchan: wchans.remove(&task.tid).or_else(|| task.wchan()),
+                    stat,
+                    look: last,
+                })
+            })
+            .collect();
+        ThreadPass {
+            threads,
+            python: part,
+            test,
+        }
+    }
+}
+
+/// Puts a process together from its parts.
+fn assemble(
+    pid: Pid,
+    key: Key,
+    leader: &Stat,
+    alive: Tid,
+    runtime: RuntimeKind,
+    pass: ThreadPass,
+    mut gaps: Vec<Gap>,
+) -> (Process, Vec<Gap>) {
+    let files = |descriptor: i32| {
+        fs::read_link(format!("/proc/{pid}/task/{alive}/fd/{descriptor}"))
+            .ok()
+            .map(|path| Foreign::from(path.to_string_lossy().into_owned()))
+    };
+    let merged = merge::merge(&key, pass.threads, pass.python, &files);
+    gaps.extend(merged.gaps);
+    if !merged.threads.is_empty() && merged.threads.iter().all(|thread| thread.kernel.runs == 0 && !thread.settled) {
+        gaps.push(Gap::new(
+            Some(key.clone()),
+            GapKind::Unsupported,
+            "which threads stood still while they were read",
+            "this kernel or sandbox offers no /proc/PID/task/TID/schedstat or syscall",
+        ));
+    }
+    let coverage = Coverage {
+        threads: merged.threads.len(),
+        settled: merged.threads.iter().filter(|thread| thread.settled).count(),
+        interpreters: merged.interpreters.len(),
+        thread_states: merged.threads.iter().map(|thread| thread.python.len()).sum(),
+        frames: merged.threads.iter().map(|thread| thread.frames().count()).sum(),
+    };
+    let status = read_bounded(&format!("/proc/{pid}/status"));
+    let status = String::from_utf8_lossy(&status).into_owned();
+    let inner_pid = last_number(&status, "NStgid:").filter(|inner| *inner != pid);
+    let process = Process {
+        namespace_pid: inner_pid,
+        pid,
+        ppid: leader.ppid,
+        name: leader.comm.clone(),
+        argv: arguments(&read_bounded(&format!("/proc/{pid}/task/{alive}/cmdline"))),
+        state: leader.state.to_string(),
+        tracer: last_number(&status, "TracerPid:").filter(|tracer| *tracer != 0),
+        runtime,
+        python: merged.runtime,
+        test: pass.test,
+        interpreters: merged.interpreters,
+        threads: merged.threads,
+        coverage,
+        key,
+    };
+    (process, gaps)
+}
+
+fn arguments(bytes: &[u8]) -> Vec<Foreign> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes.split(|byte| *byte == 0).map(Foreign::from_bytes).collect()
+}
+
+fn read_bounded(path: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = fs::File::open(path) {
+        let _ = file.take(MAX_ARGV).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+/// The last number on a line of `/proc/PID/status`.
+fn last_number(status: &str, label: &str) -> Option<i32> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(label))?
+        .split_ascii_whitespace()
+        .next_back()?
+        .parse()
+        .ok()
+}
+
+fn thread_exists(pid: Pid, tid: Tid) -> bool {
+    kernel::read_stat(&format!("/proc/{pid}/task/{tid}/")).is_some()
+}
+
+/// A thread that still has the process's memory.
+fn live_thread(pid: Pid, tids: &[Tid], leader: &Stat) -> Option<Tid> {
+    let ended = |state: char| matches!(state, 'Z' | 'X');
+    if !ended(leader.state) {
+        return Some(pid);
+    }
+    tids.iter().copied().find(|tid| {
+        kernel::read_stat(&format!("/proc/{pid}/task/{tid}/"))
+            .is_some_and(|stat| !ended(stat.state))
+    })
+}
+
+/// Thread ids as the target knows them: different from ours when it lives in another pid namespace.
+struct NamespaceIds(Option<BTreeMap<Tid, Tid>>);
+
+impl NamespaceIds {
+    fn of(pid: Pid, alive: Tid, tids: &[Tid]) -> Self {
+        let inode = |path: &str| fs::metadata(path).ok().map(|meta| meta.ino());
+        let theirs = inode(&format!("/proc/{pid}/task/{alive}/ns/pid"));
+        if theirs.is_none() || theirs == inode("/proc/self/ns/pid") {
+            return Self(None);
+        }
+        let inner = tids
+            .iter()
+            .filter_map(|tid| {
+                let status = read_bounded(&format!("/proc/{pid}/task/{tid}/status"));
+                let inner = last_number(&String::from_utf8_lossy(&status), "NSpid:")?;
+                Some((*tid, inner))
+            })
+            .collect();
+        Self(Some(inner))
+    }
+
+    fn inner(&self, tid: Tid) -> Tid {
+        match &self.0 {
+            Some(map) => map.get(&tid).copied().unwrap_or(tid),
+            None => tid,
+        }
+    }
+}

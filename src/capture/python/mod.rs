@@ -1,0 +1,229 @@
+//! The Python part of a process: which CPython it runs, and all of its interpreters, thread states and frames.
+
+mod code;
+mod environ;
+mod frame;
+mod interpreter;
+mod names;
+mod object;
+mod offsets;
+mod pyspy;
+mod runtime;
+mod signals;
+mod wait;
+
+use super::maps::Maps;
+use super::memory::{CachedMemory, Memory};
+use crate::model::{
+    Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest, Tid,
+};
+use code::CodeCache;
+use interpreter::Skeleton;
+use object::Heap;
+
+pub(crate) use interpreter::RawThreadState;
+pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
+pub(crate) use runtime::{Located, Runtime, locate};
+pub(crate) use wait::{LockWait, PythonWait};
+
+/// How often changing lists are read anew before that is reported.
+const MAX_ATTEMPTS: usize = 3;
+
+/// A CPython process whose layout is known; kept from sample to sample.
+#[derive(Clone, Debug)]
+pub(crate) struct PythonProcess {
+    runtime: Runtime,
+    environ: Option<u64>,
+}
+
+/// What one sample reads of it.
+#[derive(Debug)]
+pub(crate) struct PythonPart {
+    pub(crate) runtime: PythonRuntime,
+    pub(crate) interpreters: Vec<Interpreter>,
+    pub(crate) thread_states: Vec<RawThreadState>,
+    pub(crate) waits: Vec<(Tid, PythonWait)>,
+    pub(crate) gaps: Vec<Gap>,
+}
+
+/// A thread that sits in a futex call: its address, to be attributed while memory and kernel agree.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FutexWaiter {
+    /// In the target's pid namespace.
+    pub(crate) native_id: Tid,
+    pub(crate) tid: Tid,
+    pub(crate) address: u64,
+}
+
+impl PythonProcess {
+    pub(crate) fn new(runtime: Runtime, maps: &Maps) -> Self {
+        Self {
+            runtime,
+            environ: environ::find(maps),
+        }
+    }
+
+    /// The pytest test that the process runs, by the live environment. `at_start` is the environment that the process was
+    /// started with: a variable that was there already belongs to a test of its parent.
+    pub(crate) fn running_test(&self, memory: &CachedMemory<'_>, at_start: &[u8]) -> Option<RunningTest> {
+        let value = environ::pytest_current_test(memory, self.environ?)?;
+        let inherited = at_start.split(|byte| *byte == 0).any(|variable| {
+            variable.strip_prefix(b"PYTEST_CURRENT_TEST=") == Some(value.as_slice())
+        });
+        Some(environ::running_test(&value, inherited))
+    }
+
+    /// Reads interpreters, thread states, frames and what the given threads wait for.
+    pub(crate) fn read(
+        &self,
+        pid: Pid,
+        key: &Key,
+        memory: &dyn Memory,
+        waiters: &[FutexWaiter],
+    ) -> PythonPart {
+        match (&self.runtime.offsets, self.runtime.address) {
+            (Some(_), Some(address)) if !self.runtime.free_threaded => {
+                self.read_own(key, memory, address, waiters)
+            }
+            _ => self.read_by_pyspy(pid, key),
+        }
+    }
+
+    fn read_own(
+        &self,
+        key: &Key,
+        memory: &dyn Memory,
+        address: u64,
+        waiters: &[FutexWaiter],
+    ) -> PythonPart {
+        let mut part = self.empty_part(PythonReader::Own);
+        let Some(offsets) = &self.runtime.offsets else {
+            return part;
+        };
+        for attempt in 1..=MAX_ATTEMPTS {
+            let cached = CachedMemory::new(memory);
+            let heap = Heap::new(&cached, offsets);
+            let skeleton = match interpreter::skeleton(&heap, address) {
+                Ok(skeleton) if skeleton.plausible(&heap) => skeleton,
+                Ok(_) => {
+                    part.gaps.push(Gap::new(
+                        Some(key.clone()),
+                        GapKind::Implausible,
+                        "interpreters, thread states and Python frames",
+                        format!(
+                            "no main interpreter where CPython {} keeps it: the process is still starting, \
+                             has finished Python, or is a build with another layout",
+                            self.runtime.version()
+                        ),
+                    ));
+                    return part;
+                }
+                Err(error) => {
+                    part.gaps.push(Gap::new(
+                        Some(key.clone()),
+                        GapKind::Implausible,
+                        "interpreters, thread states and Python frames",
+                        error.to_string(),
+                    ));
+                    return part;
+                }
+            };
+            let codes = CodeCache::default();
+            let mut census = interpreter::census(&heap, &codes, address, &skeleton, key);
+            part.waits = wait::attribute(&heap, &census, waiters, key);
+            part.runtime.finalizing = cached
+                .u64(address.wrapping_add(offsets.runtime_finalizing))
+                .is_ok_and(|thread_state| thread_state != 0);
+            part.runtime.signals = signals::read(&heap, address);
+            part.gaps = std::mem::take(&mut census.gaps);
+            part.interpreters = census.interpreters;
+            part.thread_states = census.thread_states;
+            if same_again(memory, offsets, address, &skeleton) {
+                break;
+            }
+            if attempt == MAX_ATTEMPTS {
+                part.gaps.push(Gap::new(
+                    Some(key.clone()),
+                    GapKind::Moving,
+                    "a consistent list of thread states",
+                    format!("threads came or went in each of {MAX_ATTEMPTS} attempts"),
+                ));
+            }
+        }
+        part
+    }
+
+    fn read_by_pyspy(&self, pid: Pid, key: &Key) -> PythonPart {
+        let mut part = self.empty_part(PythonReader::PySpy);
+        let version = self.runtime.version();
+        let why = if self.runtime.free_threaded {
+            format!("CPython {version} is a free-threaded build, which hangscope cannot read itself yet")
+        } else {
+            format!(
+                "CPython {version} is outside of 3.{OLDEST_MINOR}–3.{NEWEST_MINOR}, which hangscope can read itself"
+            )
+        };
+        match pyspy::read(pid, self.runtime.minor, key) {
+            Ok(found) => {
+                part.runtime.version = found.version;
+                part.interpreters = found.interpreters;
+                part.thread_states = found
+                    .thread_states
+                    .into_iter()
+                    .map(|(state, tid)| RawThreadState {
+                        native_id: tid.unwrap_or(0),
+                        frame_addresses: Vec::new(),
+                        bound: false,
+                        thread_object: None,
+                        state,
+                    })
+                    .collect();
+                part.gaps.push(Gap::new(
+                    Some(key.clone()),
+                    GapKind::NotApplicable,
+                    "thread state flags, interpreter state, locks and joins",
+                    format!("{why}; py-spy read its frames"),
+                ));
+            }
+            Err(error) => part.gaps.push(
+                Gap::new(
+                    Some(key.clone()),
+                    GapKind::Unsupported,
+                    "interpreters, thread states and Python frames",
+                    format!("{why}, and py-spy could not either: {error}"),
+                )
+                .remedy("run the suite on a build of CPython 3.11 to 3.15 with a GIL"),
+            ),
+        }
+        part
+    }
+
+    fn empty_part(&self, reader: PythonReader) -> PythonPart {
+        PythonPart {
+            runtime: PythonRuntime {
+                version: self.runtime.version(),
+                minor: self.runtime.minor,
+                free_threaded: self.runtime.free_threaded,
+                reader,
+                finalizing: false,
+                signals: None,
+            },
+            interpreters: Vec::new(),
+            thread_states: Vec::new(),
+            waits: Vec::new(),
+            gaps: Vec::new(),
+        }
+    }
+}
+
+/// Whether the lists, read with nothing cached, are what they were.
+fn same_again(
+    memory: &dyn Memory,
+    offsets: &offsets::Offsets,
+    runtime: u64,
+    before: &Skeleton,
+) -> bool {
+    let cached = CachedMemory::new(memory);
+    let heap = Heap::new(&cached, offsets);
+    interpreter::skeleton(&heap, runtime).as_ref() == Ok(before)
+}

@@ -1,0 +1,27 @@
+//! CPython's own signal state (`_PyRuntime.signals`, 3.12+).
+
+use super::object::Heap;
+use crate::model::PythonSignals;
+
+/// Bytes between two entries of `handlers`.
+const HANDLER_SIZE: u64 = 16;
+/// Highest signal number.
+const LAST_SIGNAL: i32 = 64;
+
+/// Reads it; `None` where the version keeps it elsewhere or it cannot be read.
+pub(super) fn read(heap: &Heap<'_>, runtime: u64) -> Option<PythonSignals> {
+    let offsets = heap.offsets.runtime_signals?;
+    let at = |offset: u64| runtime.wrapping_add(offset);
+    let mut pending = Vec::new();
+    for signal in 1..=LAST_SIGNAL {
+        let tripped = at(offsets.first_tripped + HANDLER_SIZE * u64::from(signal.unsigned_abs()));
+        if heap.memory.i32(tripped).ok()? != 0 {
+            pending.push(signal);
+        }
+    }
+    let wakeup_fd = heap.memory.i32(at(offsets.wakeup_fd)).ok()?;
+    Some(PythonSignals {
+        pending,
+        wakeup_fd: (wakeup_fd >= 0).then_some(wakeup_fd),
+    })
+}
