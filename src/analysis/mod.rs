@@ -1,6 +1,71 @@
-//! Why: temporary.
-use crate::model::*;
-/// x
-pub fn analyze(_: &[Snapshot]) -> Analysis { Analysis::default() }
-/// x
-pub fn worth_another_look(_: &Snapshot) -> bool { true }
+//! Why: what the samples say about progress, who waits for whom, and which known cause fits.
+//!
+//! A pure function of the samples: the same samples give the same analysis, live or from a saved file.
+
+mod case;
+pub mod detectors;
+mod progress;
+mod signature;
+mod wait_graph;
+mod wording;
+
+use crate::model::{Analysis, Certainty, Finding, Inconclusive, Snapshot, Verdict};
+use case::Case;
+use detectors::{DETECTORS, Outcome};
+use std::collections::BTreeSet;
+
+/// Analyzes the samples of one report.
+#[must_use]
+pub fn analyze(samples: &[Snapshot]) -> Analysis {
+    let Some(case) = Case::new(samples) else {
+        return Analysis {
+            verdict: Verdict::Unknown,
+            ..Analysis::default()
+        };
+    };
+    let mut findings = Vec::new();
+    let mut inconclusive = Vec::new();
+    for detector in DETECTORS {
+        let span = tracing::trace_span!("detect", detector = detector.meta().name);
+        let _entered = span.enter();
+        match detector.detect(&case) {
+            Outcome::NoMatch => {}
+            Outcome::Match(found) => findings.extend(found),
+            Outcome::Inconclusive(gaps) => inconclusive.push(Inconclusive {
+                detector: detector.meta().name.to_owned(),
+                gaps,
+            }),
+        }
+    }
+    // Detectors come most specific first; the sort keeps that order among equally sure findings.
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.certainty));
+    Analysis {
+        verdict: verdict(&case, &findings),
+        findings,
+        edges: case.edges.clone(),
+        progress: case.progress.values().cloned().collect(),
+        inconclusive,
+    }
+}
+
+fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {
+    match findings.iter().map(|finding| finding.certainty).max() {
+        Some(Certainty::Certain | Certainty::Probable) => Verdict::Hang,
+        Some(Certainty::Possible) => Verdict::PossibleHang,
+        None if case.has_stacks() => Verdict::NoHangSeen,
+        None => Verdict::Unknown,
+    }
+}
+
+/// Whether a first sample shows anything that only a second one can judge: a thread with a stack that waits, or
+/// threads that wait for a GIL.
+#[must_use]
+pub fn worth_another_look(first: &Snapshot) -> bool {
+    let mut stacks = BTreeSet::new();
+    for thread in first.processes.iter().flat_map(|process| &process.threads) {
+        if thread.frames().next().is_some() {
+            stacks.insert(thread.wait.is_some());
+        }
+    }
+    stacks.contains(&true)
+}

@@ -1,1 +1,74 @@
-//! x
+//! Say it: one renderer a file, over the same [`Report`].
+
+mod clean;
+mod json;
+mod text;
+
+pub use clean::clean;
+pub use json::schema;
+
+use crate::model::Report;
+use std::io::{self, Write};
+
+/// Formats of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people: the answer, the evidence, the remedy, the stacks.
+    Text,
+    /// For programs: all that was read, in the schema `hangscope/1`.
+    Json,
+}
+
+/// How text is marked up. Decided at the edge, by the terminal and `NO_COLOR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    color: bool,
+}
+
+impl Style {
+    /// No escape sequences at all.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self { color: false }
+    }
+    /// Bold and colour, for a terminal.
+    #[must_use]
+    pub fn color() -> Self {
+        Self { color: true }
+    }
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.color {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+    fn alarm(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+    fn caution(self, text: &str) -> String {
+        self.paint("1;33", text)
+    }
+    fn good(self, text: &str) -> String {
+        self.paint("1;32", text)
+    }
+    fn strong(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+}
+
+/// A way to write a report.
+trait Renderer {
+    fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()>;
+}
+
+/// Writes a report.
+///
+/// # Errors
+/// What the writer returns.
+pub fn render(format: Format, report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    match format {
+        Format::Text => text::Text { style }.render(report, out),
+        Format::Json => json::Json.render(report, out),
+    }
+}

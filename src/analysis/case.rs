@@ -1,0 +1,174 @@
+//! The samples, with what all detectors need of them worked out once.
+
+use super::{progress, wait_graph};
+use crate::model::{
+    Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState, Wait,
+    WaitEdge, WaitKind,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A sleep that ends within this time is taken for a pause, not for a hang.
+const SHORT_WAIT_MS: u64 = 60_000;
+
+/// What keeps a thread from going on, judged over all samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its stack changes, or it uses CPU.
+    Active,
+    /// The machine gives it no CPU.
+    Starved,
+    /// Waits for something that only code of its own process can do, without a deadline.
+    Internal,
+    /// Waits for a GIL.
+    Gil,
+    /// Waits with a deadline that is near, or not known.
+    Timed,
+    /// Sleeps or waits until a time that is far off (milliseconds left).
+    FarOff(u64),
+    /// Waits for something from outside: data, a connection, a child, a signal.
+    External,
+    /// Stopped, traced, or not readable.
+    Unclear,
+}
+
+/// The samples of a report, indexed.
+pub(super) struct Case<'a> {
+    pub(super) samples: &'a [Snapshot],
+    pub(super) last: &'a Snapshot,
+    pub(super) edges: Vec<WaitEdge>,
+    pub(super) progress: BTreeMap<Key, ThreadProgress>,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(samples: &'a [Snapshot]) -> Option<Self> {
+        let last = samples.last()?;
+        Some(Self {
+            samples,
+            last,
+            edges: wait_graph::edges(last),
+            progress: progress::of(samples),
+        })
+    }
+
+    /// Whether any thread of any process has a stack.
+    pub(super) fn has_stacks(&self) -> bool {
+        self.last
+            .processes
+            .iter()
+            .flat_map(|process| &process.threads)
+            .any(|thread| thread.frames().next().is_some())
+    }
+
+    /// Whether there is more than one look: with one, slow and stuck look alike.
+    pub(super) fn has_motion(&self) -> bool {
+        self.samples.len() > 1
+    }
+
+    /// Time from the first to the last sample, in milliseconds.
+    pub(super) fn span_ms(&self) -> u64 {
+        let first = self.samples.first().map_or(0, |sample| sample.at_ms);
+        self.last.at_ms.saturating_sub(first)
+    }
+
+    pub(super) fn motion(&self, thread: &Key) -> Motion {
+        self.progress
+            .get(thread)
+            .map_or(Motion::Unknown, |progress| progress.motion)
+    }
+
+    pub(super) fn cpu_percent(&self, thread: &Key) -> Option<u32> {
+        self.progress.get(thread)?.cpu_percent
+    }
+
+    /// What keeps a thread of the last sample from going on.
+    pub(super) fn standing(&self, thread: &Thread) -> Standing {
+        match self.motion(&thread.key) {
+            Motion::Moving | Motion::Busy | Motion::Looping => return Standing::Active,
+            Motion::Starved => return Standing::Starved,
+            Motion::Still | Motion::Unknown => {}
+        }
+        if matches!(thread.kernel.state.as_str(), "T" | "t" | "Z" | "X") {
+            return Standing::Unclear;
+        }
+        match &thread.wait {
+            Some(wait) => standing_of_wait(wait),
+            None if thread.kernel.state == "R" => Standing::Active,
+            None => Standing::Unclear,
+        }
+    }
+
+    /// Whether no thread but those in `known` can do anything about what the others wait for: all the rest wait,
+    /// without a deadline, for things of the same process. `None` when a thread could not be judged.
+    pub(super) fn is_closed(&self, process: &Process, known: &BTreeSet<&Key>) -> Option<bool> {
+        let mut unclear = false;
+        for thread in &process.threads {
+            if known.contains(&thread.key) {
+                continue;
+            }
+            match self.standing(thread) {
+                Standing::Internal => {}
+                Standing::Unclear => unclear = true,
+                _ => return Some(false),
+            }
+        }
+        (!unclear).then_some(true)
+    }
+
+    /// All samples' views of a thread.
+    pub(super) fn views(&self, thread: &Key) -> impl Iterator<Item = &'a Thread> {
+        self.samples
+            .iter()
+            .filter_map(move |sample| sample.thread(thread))
+    }
+
+    /// The thread that waits for the end of `thread` or for what it holds, directly or through others.
+    pub(super) fn affected_by(&self, threads: &[&Key], except: &[&Key]) -> Vec<Key> {
+        wait_graph::upstream(&self.edges, threads)
+            .into_iter()
+            .filter(|key| key.as_str().contains("/t") && !except.contains(&key))
+            .collect()
+    }
+}
+
+fn standing_of_wait(wait: &Wait) -> Standing {
+    match wait.kind {
+        WaitKind::Gil => return Standing::Gil,
+        kind if kind.is_internal() && wait.timed == Some(false) => return Standing::Internal,
+        _ => {}
+    }
+    match wait.remaining_ms {
+        Some(left) if left >= SHORT_WAIT_MS => Standing::FarOff(left),
+        _ if wait.timed == Some(true) => Standing::Timed,
+        _ if wait.kind.is_internal() => Standing::Timed,
+        _ => Standing::External,
+    }
+}
+
+/// The interpreters of a process that are being ended, each with the thread that ends it and its thread state there.
+pub(super) fn destroyers(process: &Process) -> Vec<(&Interpreter, &Thread, &ThreadState)> {
+    let mut out = Vec::new();
+    for interpreter in &process.interpreters {
+        for thread in &process.threads {
+            let ends_it = |state: &&ThreadState| {
+                state.interpreter == interpreter.key
+                    && match &state.whence {
+                        // 3.13+: a thread state made for the purpose.
+                        Some(whence) => whence == "fini",
+                        // Before: only the interpreter says that it ends, and the thread runs its shutdown.
+                        None => {
+                            interpreter.id != 0
+                                && interpreter.finalizing
+                                && state
+                                    .frames
+                                    .last()
+                                    .is_some_and(|frame| frame.is("_shutdown", "threading.py"))
+                        }
+                    }
+            };
+            if let Some(state) = thread.python.iter().find(ends_it) {
+                out.push((interpreter, thread, state));
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,243 @@
+//! `Thread.join` on a thread that cannot end: the chain of waits is followed to its root. See
+//! `docs/detectors/join-on-blocked-thread.md`.
+
+use super::super::case::{Case, Standing, destroyers};
+use super::super::{signature, wait_graph, wording};
+use super::{Cause, Detector, Meta, Outcome, outcome};
+use crate::model::{
+    Certainty, EdgeKind, Evidence, Finding, Grade, Key, Process, Reference, Thread, WaitKind,
+};
+use std::collections::BTreeSet;
+
+static META: Meta = Meta {
+    name: "join_on_blocked_thread",
+    causes: &[Cause {
+        id: "join-on-blocked-thread",
+        summary: "A thread joins another that waits for something that nobody will do.",
+        page: include_str!("../../../docs/detectors/join-on-blocked-thread.md"),
+    }],
+};
+
+/// Longest chain that is followed.
+const MAX_CHAIN: usize = 1000;
+
+/// The detector.
+pub(super) struct JoinOnBlockedThread;
+
+impl Detector for JoinOnBlockedThread {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    fn detect(&self, case: &Case<'_>) -> Outcome {
+        let mut findings: Vec<Finding> = Vec::new();
+        for process in &case.last.processes {
+            let ending: BTreeSet<&Key> = destroyers(process)
+                .into_iter()
+                .map(|(_, thread, _)| &thread.key)
+                .collect();
+            let joined: BTreeSet<&Key> = joins(process).map(|(_, target)| target).collect();
+            for (waiter, _) in joins(process) {
+                let chain = chain(case, process, waiter);
+                // A chain is told from its start; one that runs into the end of an interpreter is that detector's.
+                let starts_elsewhere = joined.contains(&waiter.key) && !chain.closes;
+                if starts_elsewhere || chain.threads.iter().any(|thread| ending.contains(&thread.key)) {
+                    continue;
+                }
+                findings.extend(judge(case, process, &chain));
+            }
+        }
+        findings.dedup_by(|later, first| same_cycle(later, first));
+        outcome(case, findings)
+    }
+}
+
+/// A chain that closes is found once from each of its threads.
+fn same_cycle(a: &Finding, b: &Finding) -> bool {
+    let members = |finding: &Finding| -> BTreeSet<Key> {
+        finding.blockers.iter().chain([&finding.waiter]).cloned().collect()
+    };
+    members(a) == members(b)
+}
+
+fn joins(process: &Process) -> impl Iterator<Item = (&Thread, &Key)> {
+    process.threads.iter().filter_map(|thread| {
+        let wait = thread.wait.as_ref()?;
+        (wait.kind == WaitKind::ThreadExit).then_some((thread, wait.target.as_ref()?))
+    })
+}
+
+/// Who waits for whom, from a join on.
+struct Chain<'c> {
+    threads: Vec<&'c Thread>,
+    /// How each thread but the last waits for the next.
+    kinds: Vec<EdgeKind>,
+    /// The last thread waits for one of the chain.
+    closes: bool,
+}
+
+fn chain<'c>(case: &Case<'_>, process: &'c Process, start: &'c Thread) -> Chain<'c> {
+    let mut chain = Chain {
+        threads: vec![start],
+        kinds: Vec::new(),
+        closes: false,
+    };
+    let mut last = start;
+    while chain.threads.len() < MAX_CHAIN {
+        let Some((next, kind)) = wait_graph::next_thread(&case.edges, &last.key) else {
+            break;
+        };
+        let Some(next) = process.thread(next) else {
+            break;
+        };
+        // The holder of a GIL is not stuck for that; its own detector judges it.
+        if last.wait.as_ref().is_some_and(|wait| wait.kind == WaitKind::Gil) {
+            break;
+        }
+        chain.kinds.push(kind);
+        if chain.threads.iter().any(|thread| thread.key == next.key) {
+            chain.closes = true;
+            break;
+        }
+        chain.threads.push(next);
+        last = next;
+    }
+    chain
+}
+
+fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Finding> {
+    let (waiter, root) = (*chain.threads.first()?, *chain.threads.last()?);
+    if root.key == waiter.key && !chain.closes {
+        return None;
+    }
+    let unmoved = chain
+        .threads
+        .iter()
+        .all(|thread| matches!(case.standing(thread), Standing::Internal));
+    if !unmoved {
+        return None;
+    }
+    let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
+    let all_joins = chain.kinds.iter().all(|kind| *kind == EdgeKind::Joins);
+    let closed = case.is_closed(process, &known);
+    let certainty = match (case.has_motion(), chain.closes, closed) {
+        (false, _, _) => Certainty::Possible,
+        (true, true, _) if all_joins => Certainty::Certain,
+        (true, true, _) => Certainty::Probable,
+        (true, false, Some(true)) => Certainty::Certain,
+        // A thread that could not be judged, such as a library's own, rarely wakes Python code.
+        (true, false, None) => Certainty::Probable,
+        (true, false, Some(false)) => Certainty::Possible,
+    };
+    let wait = root.wait.as_ref()?;
+    let root_place = wording::place(root).map_or_else(String::new, |place| format!(" at {place}"));
+    let end = if chain.closes {
+        "which waits for it in turn".to_owned()
+    } else {
+        format!("which waits in {}{root_place}", wording::wait(wait))
+    };
+    let through: String = chain.threads[1..chain.threads.len() - 1]
+        .iter()
+        .map(|thread| format!("{}, which waits for ", wording::name(thread)))
+        .collect();
+    let here = wording::place(waiter).map_or_else(String::new, |place| format!(" at {place}"));
+    let operation = if at_exit(waiter) {
+        "at the exit of its interpreter waits for"
+    } else {
+        "joins"
+    };
+    let mut evidence = Vec::new();
+    for (index, kind) in chain.kinds.iter().enumerate() {
+        let from = chain.threads[index];
+        let to = chain.threads.get(index + 1).unwrap_or(&waiter);
+        let (text, grade) = match kind {
+            EdgeKind::Joins => (
+                format!("{} waits for the end of {}", wording::who(from), wording::who(to)),
+                from.wait.as_ref().map_or(Grade::Derived, |wait| wait.grade),
+            ),
+            _ => (
+                format!("{} waits for an RLock whose owner field names {}", wording::who(from), wording::who(to)),
+                Grade::Derived,
+            ),
+        };
+        evidence.push(fact(case, grade, text, &[&from.key, &to.key]));
+    }
+    if !chain.closes {
+        evidence.push(fact(
+            case,
+            wait.grade,
+            format!("{} waits in {}{root_place}, without a deadline", wording::who(root), wording::wait(wait)),
+            &[&root.key],
+        ));
+        let text = match closed {
+            Some(true) => "no other thread of the process could wake it: all wait, without a deadline, for things of the same process",
+            Some(false) => "other threads of the process go on or wait for events, and one of them may wake it",
+            None => "some threads of the process could not be judged",
+        };
+        evidence.push(fact(case, Grade::Derived, text.to_owned(), &[&process.key]));
+    }
+    if case.has_motion() {
+        evidence.push(fact(
+            case,
+            Grade::Derived,
+            format!(
+                "none of them has moved in {} samples over {}",
+                case.views(&root.key).count(),
+                wording::duration(case.span_ms())
+            ),
+            &[&waiter.key, &root.key],
+        ));
+    }
+    let blockers: Vec<Key> = chain.threads[1..].iter().map(|thread| thread.key.clone()).collect();
+    let targets: Vec<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
+    Some(Finding {
+        id: "join-on-blocked-thread".to_owned(),
+        title: format!(
+            "{}{here} {operation} {through}{}, {end}.",
+            wording::name(waiter),
+            wording::name(root)
+        )
+        .into(),
+        certainty,
+        waiter: waiter.key.clone(),
+        blockers,
+        affected: case.affected_by(&targets, &targets),
+        evidence,
+        refuted_if: format!(
+            "a signal handler, native code or another process wakes {}",
+            wording::name(root)
+        )
+        .into(),
+        remedy: format!(
+            "make sure that what {} waits for happens before the join (set the event, put the sentinel, release the lock), \
+             or join with a timeout and report the thread",
+            wording::name(root)
+        )
+        .into(),
+        signature: signature::signature("join-on-blocked-thread", &chain.threads),
+    })
+}
+
+/// Whether the join is the one that the end of the main thread does (`threading._shutdown`).
+fn at_exit(thread: &Thread) -> bool {
+    thread
+        .python
+        .first()
+        .and_then(|state| state.frames.last())
+        .is_some_and(|frame| frame.is("_shutdown", "threading.py"))
+}
+
+fn fact(case: &Case<'_>, grade: Grade, text: String, keys: &[&Key]) -> Evidence {
+    Evidence {
+        text: text.into(),
+        grade,
+        at: keys
+            .iter()
+            .map(|key| Reference {
+                sample: case.samples.len() - 1,
+                key: (*key).clone(),
+                field: "wait".to_owned(),
+            })
+            .collect(),
+    }
+}

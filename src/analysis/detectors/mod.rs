@@ -1,0 +1,87 @@
+//! The known causes. One file each; a detector is pure, independent of the others, and says when it could not look.
+
+mod destroy_blocked;
+mod gil_held_in_native_call;
+mod join_on_blocked_thread;
+
+use super::case::Case;
+use crate::model::{Finding, Gap};
+
+/// One cause that a detector can name.
+#[derive(Debug)]
+pub struct Cause {
+    /// Kebab-case name of the cause; also the name of its page, fixtures and tests.
+    pub id: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    /// Its page, as `hangscope explain ID` prints it.
+    pub page: &'static str,
+}
+
+/// What a detector is.
+#[derive(Debug)]
+pub struct Meta {
+    /// Its name: that of its file.
+    pub name: &'static str,
+    /// The causes that it tells apart.
+    pub causes: &'static [Cause],
+}
+
+/// What a detector has to say of a case.
+pub(super) enum Outcome {
+    /// It looked, and its pattern is not there.
+    NoMatch,
+    /// Its pattern is there.
+    Match(Vec<Finding>),
+    /// It could not look; that is not a "no".
+    Inconclusive(Vec<Gap>),
+}
+
+/// A known pattern of hangs.
+pub(super) trait Detector: Sync {
+    /// What it is.
+    fn meta(&self) -> &'static Meta;
+    /// Looks for it.
+    fn detect(&self, case: &Case<'_>) -> Outcome;
+}
+
+/// All detectors, most specific first.
+pub(super) const DETECTORS: &[&dyn Detector] = &[
+    &destroy_blocked::DestroyBlocked,
+    &join_on_blocked_thread::JoinOnBlockedThread,
+    &gil_held_in_native_call::GilHeldInNativeCall,
+];
+
+/// All causes that hangscope knows, for `explain`.
+pub fn causes() -> impl Iterator<Item = &'static Cause> {
+    DETECTORS.iter().flat_map(|detector| detector.meta().causes)
+}
+
+/// Python processes whose insides could not be read: a detector that needs them has not looked.
+fn unread_pythons(case: &Case<'_>) -> Vec<Gap> {
+    case.last
+        .gaps
+        .iter()
+        .filter(|gap| gap.kind.is_incomplete())
+        .filter(|gap| {
+            gap.subject
+                .as_ref()
+                .and_then(|key| case.last.process(&key.of_process()))
+                .is_some_and(|process| process.python.is_some() && process.interpreters.is_empty())
+        })
+        .cloned()
+        .collect()
+}
+
+/// A detector's answer from what it found and what it could not see.
+fn outcome(case: &Case<'_>, findings: Vec<Finding>) -> Outcome {
+    if !findings.is_empty() {
+        return Outcome::Match(findings);
+    }
+    let gaps = unread_pythons(case);
+    if gaps.is_empty() {
+        Outcome::NoMatch
+    } else {
+        Outcome::Inconclusive(gaps)
+    }
+}

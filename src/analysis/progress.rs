@@ -1,0 +1,104 @@
+//! Whether a thread got anywhere between the samples, judged by content. Counters prove that a thread ran, never that
+//! it got further: a waiter on a GIL that is never released wakes 200 times a second.
+
+use crate::model::{Key, Motion, Snapshot, Thread, ThreadProgress};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// At most so many stacks over the samples count as going round in circles.
+const MAX_LOOP_POSITIONS: usize = 8;
+/// CPU use below this is not work.
+const IDLE_PERCENT: u64 = 1;
+
+type Position<'a> = Vec<(&'a str, &'a str, i64, Option<u32>)>;
+
+/// The progress of each thread of the last sample.
+pub(super) fn of(samples: &[Snapshot]) -> BTreeMap<Key, ThreadProgress> {
+    let Some(last) = samples.last() else {
+        return BTreeMap::new();
+    };
+    last.processes
+        .iter()
+        .flat_map(|process| &process.threads)
+        .map(|thread| (thread.key.clone(), progress(samples, &thread.key)))
+        .collect()
+}
+
+fn progress(samples: &[Snapshot], key: &Key) -> ThreadProgress {
+    let views: Vec<(u64, &Thread)> = samples
+        .iter()
+        .filter_map(|sample| Some((sample.at_ms, sample.thread(key)?)))
+        .collect();
+    let (Some((start, first)), Some((end, last))) = (views.first(), views.last()) else {
+        return unknown(key);
+    };
+    if views.len() < 2 || start == end {
+        return unknown(key);
+    }
+    let window_ns = (end - start) * 1_000_000;
+    let percent = |from: u64, to: u64| to.saturating_sub(from) * 100 / window_ns.max(1);
+    let cpu = percent(first.kernel.cpu_ns, last.kernel.cpu_ns);
+    let delay = percent(first.kernel.run_delay_ns, last.kernel.run_delay_ns);
+    let threads: Vec<&Thread> = views.iter().map(|(_, thread)| *thread).collect();
+    ThreadProgress {
+        thread: key.clone(),
+        motion: motion(&threads, cpu, delay),
+        cpu_percent: u32::try_from(cpu).ok(),
+    }
+}
+
+fn unknown(key: &Key) -> ThreadProgress {
+    ThreadProgress {
+        thread: key.clone(),
+        motion: Motion::Unknown,
+        cpu_percent: None,
+    }
+}
+
+fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
+    let positions: BTreeSet<Position<'_>> = views.iter().map(|thread| position(thread)).collect();
+    let worked = cpu_percent > IDLE_PERCENT;
+    // Runnable at every look and hardly ever on a CPU: the machine is busy, the thread is not stuck.
+    let runnable = views.iter().all(|thread| thread.kernel.state == "R");
+    if runnable && delay_percent >= 50 && cpu_percent < 10 {
+        return Motion::Starved;
+    }
+    if positions.len() == 1 {
+        let calls: BTreeSet<Option<i64>> = views.iter().map(|thread| call_number(thread)).collect();
+        let no_stack = positions.iter().all(Vec::is_empty);
+        return match (worked, no_stack && calls.len() > 1) {
+            (true, _) => Motion::Busy,
+            (false, true) => Motion::Moving,
+            (false, false) => Motion::Still,
+        };
+    }
+    let functions = |position: &Position<'_>| -> Vec<(String, String)> {
+        position
+            .iter()
+            .map(|(function, file, _, _)| ((*function).to_owned(), (*file).to_owned()))
+            .collect()
+    };
+    let chains: BTreeSet<_> = positions.iter().map(functions).collect();
+    if chains.len() == 1 && worked && positions.len() <= MAX_LOOP_POSITIONS {
+        Motion::Looping
+    } else {
+        Motion::Moving
+    }
+}
+
+fn position(thread: &Thread) -> Position<'_> {
+    thread
+        .frames()
+        .map(|frame| {
+            (
+                frame.function.untrusted(),
+                frame.file.untrusted(),
+                frame.instruction,
+                frame.line,
+            )
+        })
+        .collect()
+}
+
+fn call_number(thread: &Thread) -> Option<i64> {
+    thread.kernel.syscall.as_ref().map(|call| call.number)
+}

@@ -1,0 +1,90 @@
+//! Words for threads, places and waits, shared by the detectors.
+
+use crate::model::{Frame, Thread, Wait, WaitKind};
+use std::time::Duration;
+
+/// A thread's name with its id: "`idle-nd` (tid 7)".
+pub(super) fn who(thread: &Thread) -> String {
+    format!("{} (tid {})", name(thread), thread.tid)
+}
+
+/// A thread's name: "MainThread", "`idle-nd`".
+pub(super) fn name(thread: &Thread) -> String {
+    let name = thread.display_name().untrusted();
+    if name == "MainThread" {
+        name.to_owned()
+    } else {
+        format!("`{name}`")
+    }
+}
+
+/// Where the thread is in the project's own code; in the library's if it runs nothing of the project.
+pub(super) fn place(thread: &Thread) -> Option<String> {
+    let own = thread.frames().find(|frame| !frame.is_library());
+    let shown = own.or_else(|| {
+        let call = thread.wait.as_ref()?.call.as_ref()?;
+        thread.frames().find(|frame| &frame.function == call)
+    });
+    shown.or_else(|| thread.frames().next()).map(at)
+}
+
+/// "function (file.py:7)".
+pub(super) fn at(frame: &Frame) -> String {
+    match frame.line {
+        Some(line) => format!("{} ({}:{line})", frame.function.untrusted(), frame.file_name()),
+        None => format!("{} ({})", frame.function.untrusted(), frame.file_name()),
+    }
+}
+
+/// What a thread waits for: "Event.wait", "time to pass (11 days left)", "data on fd 7 (pipe:[5])".
+pub(super) fn wait(wait: &Wait) -> String {
+    let what = match wait.kind {
+        WaitKind::Gil => "the GIL".to_owned(),
+        WaitKind::ThreadExit => "a thread's end".to_owned(),
+        WaitKind::Lock => "a Lock".to_owned(),
+        WaitKind::RLock => "an RLock".to_owned(),
+        WaitKind::Futex => "a lock or semaphore".to_owned(),
+        WaitKind::SharedFutex => "a lock shared with other processes".to_owned(),
+        WaitKind::Sleep => "time to pass".to_owned(),
+        WaitKind::Read => format!("data{}", on_file(wait)),
+        WaitKind::Write => format!("room to write{}", on_file(wait)),
+        WaitKind::Poll => format!("events{}", on_file(wait)),
+        WaitKind::Connection => format!("a connection{}", on_file(wait)),
+        WaitKind::Child => "a child process's end".to_owned(),
+        WaitKind::Signal => "a signal".to_owned(),
+        WaitKind::FileLock => format!("a file lock{}", on_file(wait)),
+        WaitKind::Syscall => "a system call".to_owned(),
+    };
+    let mut text = match &wait.call {
+        Some(call) if wait.kind.is_internal() && wait.kind != WaitKind::Gil => {
+            call.untrusted().to_owned()
+        }
+        Some(call) => format!("{} for {what}", call.untrusted()),
+        None => what,
+    };
+    if let Some(left) = wait.remaining_ms {
+        text.push_str(&format!(" ({} left)", duration(left)));
+    }
+    text
+}
+
+fn on_file(wait: &Wait) -> String {
+    let Some(descriptor) = &wait.descriptor else {
+        return String::new();
+    };
+    match &descriptor.file {
+        Some(file) => format!(" on fd {} ({})", descriptor.number, file.untrusted()),
+        None => format!(" on fd {}", descriptor.number),
+    }
+}
+
+/// "1.5 s", "12 min", "11 days".
+pub(super) fn duration(ms: u64) -> String {
+    let seconds = Duration::from_millis(ms).as_secs_f64();
+    match seconds {
+        s if s < 100.0 => format!("{s:.1} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
+        s => format!("{:.0} days", s / 86_400.0),
+    }
+}

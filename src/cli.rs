@@ -1,0 +1,187 @@
+//! The command line, as typed. No behaviour.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const AFTER_HELP: &str = "\
+Examples:
+  hangscope dump 4242                  why does process 4242 (or a child of it) hang?
+  hangscope dump 4242 --format json -o dump.json
+  hangscope analyze dump.json          the same verdict again, elsewhere and offline
+  hangscope watch --run-timeout 10m -- pytest -n 4 tests/
+  hangscope demo                       see a real hang captured and diagnosed
+
+Exit codes of dump and analyze: 0 no hang seen · 10 hang found · 3 something could
+not be read · 2 usage · 4 no such process · 5 permission. watch: the command's own;
+124 when a limit ended it.";
+
+/// Says why a test run hangs.
+///
+/// hangscope reads a Python process tree from outside, without stopping or changing it, works out who waits
+/// for whom and who holds it, and names the cause with evidence and a remedy.
+#[derive(Debug, Parser)]
+#[command(name = "hangscope", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Tell on stderr what is done (twice: in detail).
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at a running process and its children now, and say why they hang.
+    Dump(DumpArgs),
+    /// Analyze a saved dump again: the same verdict, without the process.
+    Analyze(AnalyzeArgs),
+    /// Explain a diagnosis, or list all that hangscope knows.
+    Explain(ExplainArgs),
+    /// Check what hangscope can read on this machine, and what would help.
+    Doctor,
+    /// Start a real hang in Python, capture and diagnose it, and clean up.
+    Demo(DemoArgs),
+    /// Print the JSON schema of a dump.
+    #[command(hide = true)]
+    Schema,
+}
+
+/// `hangscope dump`.
+#[derive(Args, Debug)]
+pub struct DumpArgs {
+    /// Process id.
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: i32,
+    /// Only this process, not its descendants.
+    #[arg(long)]
+    pub no_tree: bool,
+    /// With all descendants (the default).
+    #[arg(long, conflicts_with = "no_tree")]
+    pub tree: bool,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = FormatArg::Text)]
+    pub format: FormatArg,
+    /// Write to this file instead of stdout.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Number of looks; one cannot tell slow from stuck. Default: 3 if anything waits, else 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub samples: Option<u32>,
+    /// Time between looks, such as 500ms or 2s.
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration)]
+    pub interval: Duration,
+    /// Show the whole stack of every thread.
+    #[arg(long)]
+    pub all: bool,
+    /// No native frames (the default: this version reads none).
+    #[arg(long)]
+    pub no_native: bool,
+    /// Columns of the text; default: the terminal's, else 100.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(40..=1000))]
+    pub width: Option<u16>,
+    /// Colour: auto, always, never. NO_COLOR is respected.
+    #[arg(long, value_enum, default_value_t = ColorArg::Auto)]
+    pub color: ColorArg,
+}
+
+/// `hangscope analyze`.
+#[derive(Args, Debug)]
+pub struct AnalyzeArgs {
+    /// A dump made with --format json, or - for stdin.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = FormatArg::Text)]
+    pub format: FormatArg,
+    /// Write to this file instead of stdout.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// Show the whole stack of every thread.
+    #[arg(long)]
+    pub all: bool,
+    /// Colour: auto, always, never. NO_COLOR is respected.
+    #[arg(long, value_enum, default_value_t = ColorArg::Auto)]
+    pub color: ColorArg,
+}
+
+/// `hangscope explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Id of a diagnosis, as a report names it; without it, all are listed.
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+}
+
+/// `hangscope demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// The Python to use; default: the best that is found.
+    #[arg(long, value_name = "PROGRAM")]
+    pub python: Option<PathBuf>,
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// For people.
+    Text,
+    /// For programs, in the schema hangscope/1.
+    Json,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorArg {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// A time as users write it: `60s`, `2m`, `1h30m`, `500ms`; a bare number is seconds.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds)
+            .map_err(|_| format!("{text} is not a time; write 60s, 2m or 1h30m"));
+    }
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("{text} is not a time; write 60s, 2m or 1h30m"))?;
+    Duration::try_from(span).map_err(|_| "a time cannot be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_as_users_write_them() {
+        for (text, ms) in [
+            ("60", 60_000),
+            ("60s", 60_000),
+            ("1.5", 1500),
+            ("500ms", 500),
+            ("1h30m", 5_400_000),
+            ("2m", 120_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "x", "-1", "-5s", "NaN", "inf", "1e300"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Making text from the target harmless on a terminal.
+
+use crate::model::Foreign;
+
+/// Longest piece of foreign text that is shown.
+const MAX_SHOWN: usize = 400;
+
+/// Text from the target for a terminal or a log: control characters (C0, C1), bidirectional controls and invisible
+/// characters are shown as escapes, so that they can neither move the cursor nor reorder or hide what follows.
+#[must_use]
+pub fn clean(text: &Foreign) -> String {
+    let mut out = String::new();
+    for (count, character) in text.untrusted().chars().enumerate() {
+        if count == MAX_SHOWN {
+            out.push('…');
+            break;
+        }
+        match character {
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            '\u{0}'..='\u{1f}' | '\u{7f}' => out.push_str(&format!("\\x{:02x}", character as u32)),
+            '\u{80}'..='\u{9f}'
+            | '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}' => out.push_str(&format!("\\u{{{:x}}}", character as u32)),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+    use proptest::prelude::*;
+
+    #[test]
+    fn escapes_newlines_and_bidi_become_visible() {
+        assert_eq!(
+            clean(&"\x1b[31mred\x07\n\u{202e}evil\u{9b}x".into()),
+            "\\x1b[31mred\\x07\\n\\u{202e}evil\\u{9b}x"
+        );
+        assert_eq!(clean(&"größe_日本".into()), "größe_日本");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_controls_a_terminal_remains(text: String) {
+            let shown = clean(&text.into());
+            prop_assert!(!shown.chars().any(char::is_control));
+        }
+    }
+}

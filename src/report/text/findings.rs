@@ -1,0 +1,210 @@
+//! The answer: findings, or what was seen instead.
+
+use super::super::{Style, clean};
+use super::layout::Page;
+use crate::model::{
+    Certainty, Finding, Foreign, Gap, GapKind, Grade, Key, Motion, Process, Report, Snapshot,
+    ThreadKind, Verdict,
+};
+use std::collections::BTreeMap;
+
+pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
+    let Some(last) = report.samples.last() else {
+        page.line("nothing was read");
+        return;
+    };
+    let mut shown: BTreeMap<&str, Vec<&Finding>> = BTreeMap::new();
+    for finding in &report.analysis.findings {
+        shown.entry(&finding.signature).or_default().push(finding);
+    }
+    let mut first_of_signature = Vec::new();
+    for finding in &report.analysis.findings {
+        let same = shown.remove(finding.signature.as_str());
+        first_of_signature.extend(same.map(|same| (finding, same.len() - 1)));
+    }
+    for (finding, more) in first_of_signature {
+        page.gap();
+        write_finding(page, style, last, finding, more);
+    }
+    if report.analysis.findings.is_empty() {
+        write_no_finding(page, style, report, last);
+    }
+    for inconclusive in &report.analysis.inconclusive {
+        let name = inconclusive.detector.replace('_', "-");
+        page.wrapped("", "  ", &format!("not looked for: {name} (what it needs could not be read, see below)"));
+    }
+    write_gaps(page, report);
+}
+
+fn write_finding(page: &mut Page, style: Style, last: &Snapshot, finding: &Finding, more: usize) {
+    let process = last.process(&finding.waiter.of_process());
+    let word = match finding.certainty {
+        Certainty::Certain | Certainty::Probable => "hang",
+        Certainty::Possible => "possible hang",
+    };
+    let left = format!("{word}: {}", finding.id);
+    let painted = match finding.certainty {
+        Certainty::Possible => style.caution(&left),
+        _ => style.alarm(&left),
+    };
+    page.left_right(&left, &painted, &process.map_or_else(String::new, test_of));
+    page.wrapped("  ", "  ", &clean(&finding.title));
+    for evidence in &finding.evidence {
+        let mark = match evidence.grade {
+            Grade::Read => "",
+            Grade::Derived => " (derived)",
+            Grade::Guessed => " (guessed)",
+        };
+        page.wrapped("    - ", "      ", &format!("{}{mark}", clean(&evidence.text)));
+    }
+    if !finding.affected.is_empty() {
+        let names: Vec<String> = finding
+            .affected
+            .iter()
+            .take(5)
+            .map(|key| name_of(last, key))
+            .collect();
+        let rest = finding.affected.len().saturating_sub(5);
+        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        page.wrapped("  ", "    ", &format!("also waiting for it: {}{more}", names.join(", ")));
+    }
+    page.wrapped("  ", "       ", &format!("fix: {}", clean(&finding.remedy)));
+    let sure = match finding.certainty {
+        Certainty::Certain => "certain",
+        Certainty::Probable => "probable",
+        Certainty::Possible => "possible",
+    };
+    page.wrapped(
+        "  ",
+        "    ",
+        &format!("certainty: {sure}; wrong if {}", clean(&finding.refuted_if)),
+    );
+    if more > 0 {
+        page.line(&format!("  × {more} more with the same signature ({})", finding.signature));
+    }
+    page.wrapped("  ", "    ", &format!("more: hangscope explain {}", finding.id));
+}
+
+fn name_of(last: &Snapshot, key: &Key) -> String {
+    last.thread(key).map_or_else(
+        || key.as_str().to_owned(),
+        |thread| format!("{} (tid {})", clean(thread.display_name()), thread.tid),
+    )
+}
+
+/// "tests/test_x.py::test_y (call)", for a process that runs a test.
+pub(super) fn test_of(process: &Process) -> String {
+    process.test.as_ref().map_or_else(String::new, |test| {
+        let phase = test.phase.as_ref().map_or_else(String::new, |phase| format!(" ({})", clean(&Foreign::from(phase.as_str()))));
+        let started = if test.inherited { "started by " } else { "" };
+        format!("{started}{}{phase}", clean(&test.id))
+    })
+}
+
+fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snapshot) {
+    let samples = report.samples.len();
+    let span = report
+        .samples
+        .first()
+        .map_or(0, |first| last.at_ms.saturating_sub(first.at_ms));
+    let looked = if samples == 1 {
+        "1 sample".to_owned()
+    } else {
+        format!("{samples} samples over {:.1} s", span as f64 / 1000.0)
+    };
+    if report.analysis.verdict == Verdict::Unknown {
+        let headline = "cannot tell: no stack could be read";
+        page.left_right(headline, &style.caution(headline), "");
+        return;
+    }
+    let mut counts: BTreeMap<Motion, usize> = BTreeMap::new();
+    for progress in &report.analysis.progress {
+        *counts.entry(progress.motion).or_default() += 1;
+    }
+    let count = |motions: &[Motion]| -> usize {
+        motions.iter().filter_map(|motion| counts.get(motion)).sum()
+    };
+    let total = report.analysis.progress.len();
+    let moved = count(&[Motion::Moving, Motion::Looping, Motion::Busy]);
+    let still = count(&[Motion::Still]);
+    let summary = if samples == 1 {
+        let waiting = last
+            .processes
+            .iter()
+            .flat_map(|process| &process.threads)
+            .filter(|thread| thread.wait.is_some())
+            .count();
+        format!("{looked}; {waiting} of {total} threads wait")
+    } else if moved == 0 && still == total {
+        format!("{looked}; nothing moved: all {total} threads wait, and no known cause of a hang fits")
+    } else {
+        format!("{looked}; {moved} of {total} threads ran, {still} stood still")
+    };
+    let headline = "no hang seen";
+    let tests: Vec<String> = last.processes.iter().map(test_of).filter(|test| !test.is_empty()).collect();
+    page.left_right(headline, &style.good(headline), tests.first().map_or("", String::as_str));
+    page.wrapped("  ", "  ", &summary);
+    let starved = count(&[Motion::Starved]);
+    if starved > 0 {
+        page.wrapped("  ", "  ", &format!("{starved} threads are ready to run but get no CPU: the machine is busy"));
+    }
+}
+
+/// What is missing. Gaps that say the same of several processes are told once.
+fn write_gaps(page: &mut Page, report: &Report) {
+    let mut told: Vec<(&Gap, usize)> = Vec::new();
+    for gap in report.samples.iter().rev().flat_map(|sample| &sample.gaps) {
+        match told.iter_mut().find(|(known, _)| {
+            known.missing == gap.missing && known.cause == gap.cause
+        }) {
+            Some((known, count)) => {
+                if known.subject != gap.subject {
+                    *count += 1;
+                }
+            }
+            None => told.push((gap, 0)),
+        }
+    }
+    told.retain(|(gap, _)| gap.kind != GapKind::NotApplicable || report.samples.len() == 1 || told_is_root(report, gap));
+    if told.is_empty() {
+        return;
+    }
+    page.gap();
+    for (gap, more) in told {
+        let subject = gap.subject.as_ref().map_or_else(String::new, |key| format!(" of {}", subject(key)));
+        let others = if more > 0 { " and others".to_owned() } else { String::new() };
+        let remedy = gap.remedy.as_ref().map_or_else(String::new, |remedy| format!("; {}", clean(remedy)));
+        page.wrapped(
+            "not read: ",
+            "          ",
+            &format!("{}{subject}{others}: {}{remedy}", clean(&gap.missing), clean(&gap.cause)),
+        );
+    }
+}
+
+/// Of processes that are simply not Python, only the one asked for is worth a line.
+fn told_is_root(report: &Report, gap: &Gap) -> bool {
+    gap.subject
+        .as_ref()
+        .and_then(|key| report.samples.last()?.process(&key.of_process()))
+        .is_some_and(|process| process.pid == report.options.pid || process.python.is_some())
+}
+
+/// "process 42", "interpreter 1 of process 42".
+fn subject(key: &Key) -> String {
+    let text = key.as_str();
+    let (process, part) = text.split_once('/').unwrap_or((text, ""));
+    let pid = process.trim_start_matches('p').split('.').next().unwrap_or("?");
+    match part.strip_prefix('i') {
+        Some(id) => format!("interpreter {id} of process {pid}"),
+        None => match part.strip_prefix('t') {
+            Some(tid) => format!("thread {tid} of process {pid}"),
+            None => format!("process {pid}"),
+        },
+    }
+}
+
+/// Whether a thread belongs in the list of threads unless all are asked for.
+pub(super) fn is_worth_a_line(kind: ThreadKind) -> bool {
+    kind != ThreadKind::Exited
+}

@@ -1,0 +1,308 @@
+//! All processes with their threads: one line each, or whole stacks.
+
+use super::super::{Style, clean};
+use super::findings::{is_worth_a_line, test_of};
+use super::layout::{Page, cut};
+use crate::model::{
+    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Thread, ThreadKind,
+    ThreadState, WaitKind,
+};
+use comfy_table::{ContentArrangement, Table, presets};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Threads of one process that are listed one by one; identical ones beyond are folded.
+const MAX_LISTED: usize = 40;
+/// Frames of a stack shown at either end when not all are asked for.
+const STACK_ENDS: usize = 12;
+
+pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
+    let Some(last) = report.samples.last() else {
+        return;
+    };
+    let motions: BTreeMap<&Key, Motion> = report
+        .analysis
+        .progress
+        .iter()
+        .map(|progress| (&progress.thread, progress.motion))
+        .collect();
+    let involved: BTreeSet<&Key> = report
+        .analysis
+        .findings
+        .iter()
+        .flat_map(|finding| finding.blockers.iter().chain([&finding.waiter]))
+        .collect();
+    for process in &last.processes {
+        page.gap();
+        write_process(page, style, process);
+        write_table(page, process, &motions, &involved);
+        for thread in &process.threads {
+            if report.options.all || involved.contains(&thread.key) {
+                write_stacks(page, style, thread, report.options.all);
+            }
+        }
+    }
+    if !report.options.all {
+        page.gap();
+        page.line("(all stacks: --all · JSON: --format json)");
+    }
+}
+
+fn write_process(page: &mut Page, style: Style, process: &Process) {
+    let command = process
+        .argv
+        .iter()
+        .map(clean)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let command = if command.is_empty() { clean(&process.name) } else { command };
+    let title = cut(&format!("process {} {command}", process.pid), page.width());
+    page.line(&style.strong(&title));
+    let mut parts = Vec::new();
+    match (&process.python, process.runtime) {
+        (Some(python), _) => {
+            let build = if python.free_threaded { " free-threaded" } else { "" };
+            let reader = match python.reader {
+                PythonReader::Own => "",
+                PythonReader::PySpy => ", read by py-spy",
+            };
+            parts.push(format!("CPython {}{build}{reader}", python.version));
+        }
+        (None, RuntimeKind::Unknown) => parts.push("unknown program".to_owned()),
+        (None, _) => parts.push("not Python".to_owned()),
+    }
+    parts.push(plural(process.coverage.threads, "thread"));
+    if process.coverage.interpreters > 0 {
+        parts.push(plural(process.coverage.interpreters, "interpreter"));
+    }
+    match process.state.as_str() {
+        "T" => parts.push("stopped".to_owned()),
+        "t" => parts.push("stopped by its tracer".to_owned()),
+        "Z" => parts.push("leader has ended".to_owned()),
+        _ => {}
+    }
+    if let Some(tracer) = process.tracer {
+        parts.push(format!("traced by {tracer}"));
+    }
+    let test = test_of(process);
+    if !test.is_empty() {
+        parts.push(format!("test {test}"));
+    }
+    page.wrapped("  ", "  ", &parts.join(" · "));
+    for interpreter in process.interpreters.iter().filter(|interpreter| interpreter.finalizing && interpreter.id != 0) {
+        page.line(&format!("  interpreter {} is being ended", interpreter.id));
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
+fn write_table(
+    page: &mut Page,
+    process: &Process,
+    motions: &BTreeMap<&Key, Motion>,
+    involved: &BTreeSet<&Key>,
+) {
+    let mut rows: Vec<(Vec<String>, usize)> = Vec::new();
+    let mut index: BTreeMap<Vec<String>, usize> = BTreeMap::new();
+    let fold = process.threads.len() > MAX_LISTED;
+    for thread in process.threads.iter().filter(|thread| is_worth_a_line(thread.kind)) {
+        let motion = motions.get(&thread.key).copied().unwrap_or(Motion::Unknown);
+        let what = vec![
+            state_word(thread, motion).to_owned(),
+            doing(process, thread),
+            place(thread),
+        ];
+        // With many threads, those that do the same at the same place share a line.
+        if fold
+            && !involved.contains(&thread.key)
+            && let Some(row) = index.get(&what)
+        {
+            rows[*row].1 += 1;
+            continue;
+        }
+        index.insert(what.clone(), rows.len());
+        let mut row = vec![clean(thread.display_name()), thread.tid.to_string()];
+        row.extend(what);
+        rows.push((row, 0));
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    let limits = column_limits(page.width(), &rows);
+    for (row, more) in rows {
+        let mut cells: Vec<String> = row
+            .iter()
+            .zip(limits)
+            .map(|(cell, limit)| cut(cell, limit))
+            .collect();
+        if more > 0 {
+            cells[0] = cut(&format!("{} × {}", row[0], more + 1), limits[0]);
+        }
+        table.add_row(cells);
+    }
+    for line in table.lines() {
+        page.line(&cut(&format!(" {line}"), page.width()));
+    }
+}
+
+/// Widths of the columns, in proportion to what they need, so that a row fits the page.
+fn column_limits(width: usize, rows: &[(Vec<String>, usize)]) -> [usize; 5] {
+    use unicode_width::UnicodeWidthStr;
+    let mut need = [0_usize; 5];
+    for (row, more) in rows {
+        for (column, cell) in row.iter().enumerate().take(5) {
+            let extra = if column == 0 && *more > 0 { 7 } else { 0 };
+            need[column] = need[column].max(cell.width() + extra);
+        }
+    }
+    // Each column is padded by one space on either side, and the line is indented by one.
+    let space = width.saturating_sub(11);
+    let fixed = need[1] + need[2];
+    let flexible = space.saturating_sub(fixed).max(30);
+    let wanted = need[0] + need[3] + need[4];
+    if wanted <= flexible {
+        return need;
+    }
+    let name = need[0].min(flexible / 4);
+    let doing = need[3].min((flexible - name) / 2);
+    [name, need[1], need[2], doing, flexible - name - doing]
+}
+
+fn state_word(thread: &Thread, motion: Motion) -> &'static str {
+    match (motion, thread.kernel.state.as_str()) {
+        (_, "T" | "t") => "stopped",
+        (Motion::Starved, _) => "starved",
+        (Motion::Busy, _) => "busy",
+        (Motion::Looping, _) => "looping",
+        (Motion::Moving, _) => "running",
+        _ if thread.wait.is_some() => "waiting",
+        (_, "R") => "running",
+        (_, "D") => "in disk wait",
+        _ => "blocked",
+    }
+}
+
+fn doing(process: &Process, thread: &Thread) -> String {
+    let Some(wait) = &thread.wait else {
+        return match thread.kind {
+            ThreadKind::Native => "no Python".to_owned(),
+            _ => String::new(),
+        };
+    };
+    let call = wait.call.as_ref().map(clean);
+    let file = || {
+        wait.descriptor.as_ref().map_or_else(String::new, |descriptor| {
+            let file = descriptor.file.as_ref().map_or_else(String::new, |file| format!(" {}", clean(file)));
+            format!(" fd {}{file}", descriptor.number)
+        })
+    };
+    let mut text = match wait.kind {
+        WaitKind::Gil => "GIL".to_owned(),
+        WaitKind::ThreadExit => {
+            let target = wait.target.as_ref().and_then(|key| process.thread(key));
+            let name = target.map_or_else(|| "a thread".to_owned(), |thread| clean(thread.display_name()));
+            format!("join({name})")
+        }
+        WaitKind::Lock => call.unwrap_or_else(|| "Lock".to_owned()),
+        WaitKind::RLock => match call {
+            Some(call) => format!("{call} (RLock)"),
+            None => "RLock".to_owned(),
+        },
+        WaitKind::Futex => call.unwrap_or_else(|| "lock or semaphore".to_owned()),
+        WaitKind::SharedFutex => "lock between processes".to_owned(),
+        WaitKind::Sleep => "sleep".to_owned(),
+        WaitKind::Read => format!("read{}", file()),
+        WaitKind::Write => format!("write{}", file()),
+        WaitKind::Poll => format!("poll{}", file()),
+        WaitKind::Connection => format!("connection{}", file()),
+        WaitKind::Child => "child's end".to_owned(),
+        WaitKind::Signal => "signal".to_owned(),
+        WaitKind::FileLock => format!("file lock{}", file()),
+        WaitKind::Syscall => thread
+            .kernel
+            .syscall
+            .as_ref()
+            .and_then(|call| call.name.clone())
+            .unwrap_or_else(|| "system call".to_owned()),
+    };
+    if let Some(left) = wait.remaining_ms {
+        text.push_str(&format!(" {} s left", left / 1000));
+    }
+    text
+}
+
+fn place(thread: &Thread) -> String {
+    let mut frames = thread.frames();
+    let own = thread.frames().find(|frame| !frame.is_library());
+    match own.or_else(|| frames.next()) {
+        Some(frame) => spot(frame),
+        None => thread
+            .kernel
+            .wchan
+            .as_ref()
+            .map_or_else(String::new, |wchan| format!("[{}]", clean(wchan))),
+    }
+}
+
+fn spot(frame: &Frame) -> String {
+    let file = clean(&Foreign::from(frame.file_name()));
+    let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
+    format!("{} ({file}{line})", clean(&frame.function))
+}
+
+fn write_stacks(page: &mut Page, style: Style, thread: &Thread, all: bool) {
+    let title = format!("{} (tid {})", clean(thread.display_name()), thread.tid);
+    page.gap();
+    page.line(&format!("  {}", style.strong(&title)));
+    for state in &thread.python {
+        if thread.python.len() > 1 || state.interpreter_id != 0 {
+            page.line(&format!("    in interpreter {}:", state.interpreter_id));
+        }
+        write_frames(page, state, all);
+    }
+    if thread.python.is_empty() {
+        page.line("    no Python frames: it is in no interpreter");
+    }
+}
+
+fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
+    let frames = &state.frames;
+    if frames.is_empty() && state.cut.is_none() {
+        page.line("      no Python frames");
+    }
+    let hidden = if all { 0 } else { frames.len().saturating_sub(2 * STACK_ENDS) };
+    for (index, frame) in frames.iter().enumerate() {
+        if hidden > 0 && (STACK_ENDS..STACK_ENDS + hidden).contains(&index) {
+            if index == STACK_ENDS {
+                page.line(&format!("      … {hidden} frames …"));
+            }
+            continue;
+        }
+        let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
+        let shown = format!("      {} ({}{line})", clean(&frame.function), clean(&frame.file));
+        if all {
+            page.line(&shown);
+        } else {
+            page.line(&shorten_path(&shown, page.width()));
+        }
+    }
+    if let Some(reason) = &state.cut {
+        page.line(&format!("      … cut here: {}", clean(reason)));
+    }
+}
+
+/// Cuts the middle of a line that is too long: its start has the function, its end the file and line.
+fn shorten_path(line: &str, width: usize) -> String {
+    let characters: Vec<char> = line.chars().collect();
+    if characters.len() <= width {
+        return line.to_owned();
+    }
+    let open = characters.iter().position(|c| *c == '(').map_or(width / 2, |at| at + 1);
+    let head = open.min(width / 2);
+    let tail = characters.len() - (width - head - 1);
+    let start: String = characters[..head].iter().collect();
+    let end: String = characters[tail..].iter().collect();
+    format!("{start}…{end}")
+}
