@@ -90,6 +90,9 @@ impl<'a> Case<'a> {
         if matches!(thread.kernel.state.as_str(), "T" | "t" | "Z" | "X") {
             return Standing::Unclear;
         }
+        if self.gil_wanted_by(&thread.key).is_some() {
+            return Standing::Gil;
+        }
         match &thread.wait {
             Some(wait) => standing_of_wait(wait),
             None if thread.kernel.state == "R" => Standing::Active,
@@ -112,6 +115,19 @@ impl<'a> Case<'a> {
             }
         }
         (!unclear).then_some(true)
+    }
+
+    /// The GIL that a thread waits for in most of the samples. Not in all: a waiter wakes every few milliseconds to ask
+    /// for it, and may be seen doing that.
+    pub(super) fn gil_wanted_by(&self, thread: &Key) -> Option<&'a Key> {
+        let wanted: Vec<&Key> = self
+            .views(thread)
+            .filter_map(|view| view.wait.as_ref())
+            .filter(|wait| wait.kind == WaitKind::Gil)
+            .filter_map(|wait| wait.target.as_ref())
+            .collect();
+        let enough = wanted.len() * 2 > self.samples.len();
+        wanted.last().copied().filter(|_| enough)
     }
 
     /// All samples' views of a thread.

@@ -12,7 +12,6 @@ mod wording;
 use crate::model::{Analysis, Certainty, Finding, Inconclusive, Snapshot, Verdict};
 use case::Case;
 use detectors::{DETECTORS, Outcome};
-use std::collections::BTreeSet;
 
 /// Analyzes the samples of one report.
 #[must_use]
@@ -57,15 +56,16 @@ fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {
     }
 }
 
-/// Whether a first sample shows anything that only a second one can judge: a thread with a stack that waits, or
-/// threads that wait for a GIL.
+/// Whether a first sample shows anything that only further ones can judge: a thread with a stack that waits, or
+/// several threads with stacks, of which one may keep the others from running.
 #[must_use]
 pub fn worth_another_look(first: &Snapshot) -> bool {
-    let mut stacks = BTreeSet::new();
-    for thread in first.processes.iter().flat_map(|process| &process.threads) {
-        if thread.frames().next().is_some() {
-            stacks.insert(thread.wait.is_some());
-        }
-    }
-    stacks.contains(&true)
+    first.processes.iter().any(|process| {
+        let mut with_stacks = process
+            .threads
+            .iter()
+            .filter(|thread| thread.frames().next().is_some());
+        let any_waits = with_stacks.clone().any(|thread| thread.wait.is_some());
+        any_waits || with_stacks.nth(1).is_some()
+    })
 }

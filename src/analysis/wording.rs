@@ -1,6 +1,6 @@
 //! Words for threads, places and waits, shared by the detectors.
 
-use crate::model::{Frame, Thread, Wait, WaitKind};
+use crate::model::{Foreign, Frame, Thread, Wait, WaitKind};
 use std::time::Duration;
 
 /// A thread's name with its id: "`idle-nd` (tid 7)".
@@ -36,31 +36,30 @@ pub(super) fn at(frame: &Frame) -> String {
     }
 }
 
-/// What a thread waits for: "Event.wait", "time to pass (11 days left)", "data on fd 7 (pipe:[5])".
-pub(super) fn wait(wait: &Wait) -> String {
-    let what = match wait.kind {
-        WaitKind::Gil => "the GIL".to_owned(),
-        WaitKind::ThreadExit => "a thread's end".to_owned(),
-        WaitKind::Lock => "a Lock".to_owned(),
-        WaitKind::RLock => "an RLock".to_owned(),
-        WaitKind::Futex => "a lock or semaphore".to_owned(),
-        WaitKind::SharedFutex => "a lock shared with other processes".to_owned(),
-        WaitKind::Sleep => "time to pass".to_owned(),
-        WaitKind::Read => format!("data{}", on_file(wait)),
-        WaitKind::Write => format!("room to write{}", on_file(wait)),
-        WaitKind::Poll => format!("events{}", on_file(wait)),
-        WaitKind::Connection => format!("a connection{}", on_file(wait)),
-        WaitKind::Child => "a child process's end".to_owned(),
-        WaitKind::Signal => "a signal".to_owned(),
-        WaitKind::FileLock => format!("a file lock{}", on_file(wait)),
-        WaitKind::Syscall => "a system call".to_owned(),
-    };
-    let mut text = match &wait.call {
-        Some(call) if wait.kind.is_internal() && wait.kind != WaitKind::Gil => {
-            call.untrusted().to_owned()
-        }
-        Some(call) => format!("{} for {what}", call.untrusted()),
-        None => what,
+/// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe:[5])".
+pub(super) fn waits(wait: &Wait) -> String {
+    let call = wait.call.as_ref().map(Foreign::untrusted);
+    let in_call = call.map_or_else(String::new, |call| format!(" in {call}"));
+    let mut text = match wait.kind {
+        WaitKind::Gil => "waits for the GIL".to_owned(),
+        WaitKind::ThreadExit => "waits for a thread's end".to_owned(),
+        WaitKind::RLock => format!("waits for an RLock{in_call}"),
+        WaitKind::Lock | WaitKind::Futex => match call {
+            Some(call) if call.starts_with("idle ") => format!("is an {call}"),
+            Some(call) => format!("waits in {call}"),
+            None if wait.kind == WaitKind::Lock => "waits for a Lock".to_owned(),
+            None => "waits for a lock or semaphore".to_owned(),
+        },
+        WaitKind::SharedFutex => format!("waits for a lock shared with other processes{in_call}"),
+        WaitKind::Sleep => "sleeps".to_owned(),
+        WaitKind::Read => format!("waits for data{}{in_call}", on_file(wait)),
+        WaitKind::Write => format!("waits for room to write{}{in_call}", on_file(wait)),
+        WaitKind::Poll => format!("waits for events{}{in_call}", on_file(wait)),
+        WaitKind::Connection => format!("waits for a connection{}{in_call}", on_file(wait)),
+        WaitKind::Child => format!("waits for a child process's end{in_call}"),
+        WaitKind::Signal => "waits for a signal".to_owned(),
+        WaitKind::FileLock => format!("waits for a file lock{}{in_call}", on_file(wait)),
+        WaitKind::Syscall => format!("waits in a system call{in_call}"),
     };
     if let Some(left) = wait.remaining_ms {
         text.push_str(&format!(" ({} left)", duration(left)));

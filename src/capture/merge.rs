@@ -100,7 +100,9 @@ fn thread(
         _ => ThreadKind::Python,
     };
     let mut wait = None;
-    if (raw.settled || raw.same_call)
+    // A waiter on a GIL wakes every few milliseconds to ask for it, and may be seen doing that at the second look.
+    let asks_for_gil = matches!(python_wait, Some(PythonWait::Gil(_)));
+    if (raw.settled || raw.same_call || asks_for_gil)
         && let Some(meaning) = &raw.meaning
     {
         let frames = python.first().map_or(&[][..], |state| &state.frames);
@@ -219,20 +221,34 @@ fn orphaned_state(raw: &RawThreadState) -> Gap {
 /// The library call that the program itself would name: the outermost standard-library frame above its own code
 /// ("Queue.get" rather than "Condition.wait").
 fn library_call(frames: &[Frame]) -> Option<String> {
-    let is_thread_start = |frame: &Frame| {
-        frame.in_file("threading.py")
-            && matches!(
-                frame.function.untrusted(),
-                "Thread.run" | "Thread._bootstrap_inner" | "Thread._bootstrap"
-                    | "run" | "_bootstrap_inner" | "_bootstrap"
-            )
-    };
+    if let Some(pool) = frames.first().and_then(idle_pool_worker) {
+        return Some(pool.to_owned());
+    }
     frames
         .iter()
-        .take_while(|frame| frame.is_stdlib() && !is_thread_start(frame))
+        .take_while(|frame| frame.is_stdlib() && !starts_a_task(frame))
         .take(16)
         .last()
         .map(|frame| frame.function.untrusted().to_owned())
+}
+
+/// A pool's thread that waits for work: its innermost Python frame is the pool's own loop.
+fn idle_pool_worker(frame: &Frame) -> Option<&'static str> {
+    match frame.function.untrusted() {
+        "_worker" if frame.in_file("concurrent/futures/thread.py") => Some("idle executor worker"),
+        "WorkerThread._work" if frame.in_file("trio/_core/_thread_cache.py") => {
+            Some("idle trio worker")
+        }
+        _ => None,
+    }
+}
+
+/// Library code that runs the program's code rather than being called by it.
+fn starts_a_task(frame: &Frame) -> bool {
+    let function = frame.function.untrusted();
+    let name = function.rsplit('.').next().unwrap_or(function);
+    (frame.in_file("threading.py") && matches!(name, "run" | "_bootstrap_inner" | "_bootstrap"))
+        || (frame.in_file("concurrent/futures/thread.py") && matches!(name, "run" | "_worker"))
 }
 
 #[cfg(test)]

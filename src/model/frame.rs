@@ -19,11 +19,18 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The last component of the file's path.
+    /// The last component of the file's path; with its folder where the name alone says nothing (`logging/__init__.py`).
     #[must_use]
     pub fn file_name(&self) -> &str {
         let file = self.file.untrusted();
-        file.rsplit('/').next().unwrap_or(file)
+        let Some((folders, name)) = file.rsplit_once('/') else {
+            return file;
+        };
+        if !name.starts_with("__") {
+            return name;
+        }
+        let folder = folders.rsplit('/').next().unwrap_or(folders);
+        &file[file.len() - name.len() - folder.len() - 1..]
     }
 
     /// Whether the file's path ends in `suffix`, on a component boundary (`threading.py`,

@@ -109,10 +109,12 @@ struct Verdict<'c> {
 
 impl<'c> Scene<'c, '_> {
     fn judge(&self) -> Option<Finding> {
-        let verdict = match self.waiter.wait.as_ref().map(|wait| wait.kind) {
-            Some(WaitKind::Gil) => self.gil(self.waiter)?,
-            _ if self.in_shutdown() => self.shutdown()?,
-            _ => self.callback_or_teardown()?,
+        let verdict = if self.case.gil_wanted_by(&self.waiter.key).is_some() {
+            self.gil(self.waiter)?
+        } else if self.in_shutdown() {
+            self.shutdown()?
+        } else {
+            self.callback_or_teardown()?
         };
         Some(self.finding(verdict))
     }
@@ -259,7 +261,7 @@ impl<'c> Scene<'c, '_> {
                     .map_or_else(String::new, |percent| format!(" ({percent} % CPU)"));
                 format!("goes round in a loop{place}{cpu}")
             }
-            (Some(wait), _) => format!("waits in {}{place}", wording::wait(wait)),
+            (Some(wait), _) => format!("{}{place}", wording::waits(wait)),
             (None, _) => format!("stands still{place}"),
         }
     }
@@ -328,7 +330,7 @@ impl<'c> Scene<'c, '_> {
             Standing::Gil | Standing::Unclear => Certainty::Possible,
         };
         let wait = self.waiter.wait.as_ref();
-        let waits = wait.map_or_else(|| "stands still".to_owned(), |wait| format!("waits in {}", wording::wait(wait)));
+        let waits = wait.map_or_else(|| "stands still".to_owned(), wording::waits);
         let inner = self.state.frames.first().unwrap_or(callback);
         let mut evidence = vec![
             self.fact(
@@ -395,7 +397,7 @@ impl<'c> Scene<'c, '_> {
         let wait = self.waiter.wait.as_ref()?;
         let mut evidence = vec![self.fact(
             Grade::Read,
-            format!("{} waits in {}", wording::who(self.waiter), wording::wait(wait)),
+            format!("{} {}", wording::who(self.waiter), wording::waits(wait)),
             &[(&self.waiter.key, "wait")],
         )];
         evidence.extend(self.stillness(self.waiter));

@@ -5,7 +5,7 @@ use super::super::case::{Case, Standing};
 use super::super::{signature, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::model::{
-    Certainty, Evidence, Finding, Gil, Grade, Key, Motion, Process, Reference, Thread, WaitKind,
+    Certainty, Evidence, Finding, Gil, Grade, Key, Motion, Process, Reference, Thread,
 };
 use std::collections::BTreeSet;
 
@@ -58,11 +58,10 @@ pub(super) fn stuck_gil<'c>(
     process: &'c Process,
     waiter: &Thread,
 ) -> Option<StuckGil<'c>> {
-    let wait = waiter.wait.as_ref()?;
-    if wait.kind != WaitKind::Gil || !case.has_motion() {
+    if !case.has_motion() {
         return None;
     }
-    let gil = gil_of(process, wait.target.as_ref()?)?;
+    let gil = gil_of(process, case.gil_wanted_by(&waiter.key)?)?;
     let holder = process.thread(gil.holder_thread.as_ref()?)?;
     let unchanged = case.samples.iter().all(|sample| {
         sample
@@ -72,15 +71,8 @@ pub(super) fn stuck_gil<'c>(
                 then.locked && then.holder == gil.holder && then.switches == gil.switches
             })
     });
-    let waited = case.views(&waiter.key).filter(|view| {
-        view.wait
-            .as_ref()
-            .is_some_and(|wait| wait.kind == WaitKind::Gil)
-    });
-    // A waiter wakes every few milliseconds to ask for the GIL, and may be seen doing that.
-    let waits_on = waited.count() * 2 > case.samples.len();
     let motion = case.motion(&holder.key);
-    if !unchanged || !waits_on || !matches!(motion, Motion::Still | Motion::Busy) {
+    if !unchanged || !matches!(motion, Motion::Still | Motion::Busy) {
         return None;
     }
     if case.standing(holder) == Standing::Starved {

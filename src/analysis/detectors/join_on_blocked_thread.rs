@@ -134,7 +134,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let end = if chain.closes {
         "which waits for it in turn".to_owned()
     } else {
-        format!("which waits in {}{root_place}", wording::wait(wait))
+        format!("which {}{root_place}", wording::waits(wait))
     };
     let through: String = chain.threads[1..chain.threads.len() - 1]
         .iter()
@@ -166,7 +166,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         evidence.push(fact(
             case,
             wait.grade,
-            format!("{} waits in {}{root_place}, without a deadline", wording::who(root), wording::wait(wait)),
+            format!("{} {}{root_place}, without a deadline", wording::who(root), wording::waits(wait)),
             &[&root.key],
         ));
         let text = match closed {

@@ -14,8 +14,6 @@ const MAX_FRAMES: usize = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
     pub(crate) frames: Vec<Frame>,
-    /// Addresses of the frames' `_PyInterpreterFrame`, in the same order.
-    pub(crate) addresses: Vec<u64>,
     /// Why the walk ended before the outermost frame.
     pub(crate) cut: Option<Foreign>,
 }
@@ -80,7 +78,6 @@ fn step(
         let instruction = memory.u64(frame.wrapping_add(offsets.frame_instruction))?;
         if let Some(code) = codes.get(heap, code) {
             stack.frames.push(code.frame(heap, instruction));
-            stack.addresses.push(frame);
         }
     }
     Ok(previous)

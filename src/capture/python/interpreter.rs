@@ -28,9 +28,7 @@ pub(crate) struct RawThreadState {
     pub(crate) state: ThreadState,
     /// `native_thread_id`, in the target's pid namespace.
     pub(crate) native_id: Tid,
-    /// Addresses of its frames.
-    pub(crate) frame_addresses: Vec<u64>,
-    /// Where the frame stack lies: the innermost C frame, on versions that keep one (3.11, 3.12).
+    /// It is the one that runs on its thread now (`bound_gilstate`, 3.12+); others of that thread are suspended.
     pub(crate) bound: bool,
     /// The `Thread` object of `threading`, if its interpreter knows the thread.
     pub(crate) thread_object: Option<u64>,
@@ -248,7 +246,6 @@ fn thread_state(
     Ok(RawThreadState {
         native_id: Tid::try_from(memory.u64(at(offsets.thread_native_id))?).unwrap_or(0),
         bound: status.iter().any(|name| name == "bound-gilstate"),
-        frame_addresses: stack.addresses,
         thread_object: thread.map(|thread| thread.object),
         state: ThreadState {
             address: Addr(address),

@@ -24,7 +24,7 @@ use object::Heap;
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
 pub(crate) use runtime::{Located, Runtime, locate};
-pub(crate) use wait::{LockWait, PythonWait};
+pub(crate) use wait::PythonWait;
 
 /// How often changing lists are read anew before that is reported.
 const MAX_ATTEMPTS: usize = 3;
@@ -172,7 +172,6 @@ impl PythonProcess {
                     .into_iter()
                     .map(|(state, tid)| RawThreadState {
                         native_id: tid.unwrap_or(0),
-                        frame_addresses: Vec::new(),
                         bound: false,
                         thread_object: None,
                         state,
