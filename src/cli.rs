@@ -76,6 +76,9 @@ pub struct DumpArgs {
     /// Show the whole stack of every thread.
     #[arg(long)]
     pub all: bool,
+    /// Read and show local variables (off by default: they may hold secrets).
+    #[arg(long)]
+    pub locals: bool,
     /// No native frames (the default: this version reads none).
     #[arg(long)]
     pub no_native: bool,

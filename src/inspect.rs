@@ -16,6 +16,8 @@ pub struct Request {
     pub samples: Samples,
     /// Pause between samples.
     pub interval: Duration,
+    /// Read local variables too.
+    pub locals: bool,
     /// Show all stacks in full.
     pub all: bool,
     /// Columns of the text report.
@@ -56,7 +58,8 @@ pub fn inspect(
     on_report: &mut dyn FnMut(&Report) -> bool,
 ) -> Result<Report, CaptureError> {
     let began = Instant::now();
-    let mut session = capture::Session::new(request.pid, request.tree, &request.exclude);
+    let mut session = capture::Session::new(request.pid, request.tree, &request.exclude)
+        .with_locals(request.locals);
     let mut report = Report {
         schema: SCHEMA.to_owned(),
         tool: Tool {

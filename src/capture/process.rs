@@ -28,6 +28,7 @@ const MAX_ARGV: u64 = 256 << 10;
 #[derive(Debug)]
 pub(super) struct ProcessReader {
     pid: Pid,
+    with_locals: bool,
     known: Option<Known>,
 }
 
@@ -54,8 +55,12 @@ struct ThreadPass {
 }
 
 impl ProcessReader {
-    pub(super) fn new(pid: Pid) -> Self {
-        Self { pid, known: None }
+    pub(super) fn new(pid: Pid, with_locals: bool) -> Self {
+        Self {
+            pid,
+            with_locals,
+            known: None,
+        }
     }
 
     /// One sample.
@@ -163,7 +168,7 @@ impl ProcessReader {
 
     fn describe_runtime(&self, key: &Key, gaps: &mut Vec<Gap>) -> RuntimeKind {
         let gap = |kind, cause: String| {
-            Gap::new(Some(key.clone()), kind, "stacks of its threads", cause)
+            Gap::new(Some(key.clone()), kind, "stacks", cause)
         };
         match self.known.as_ref().map(|known| &known.located) {
             Some(Kind::Python(_)) => RuntimeKind::Python,
@@ -257,7 +262,7 @@ impl ProcessReader {
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
-            part = Some(process.read(self.pid, key, memory, &waiters));
+            part = Some(process.read(self.pid, key, memory, &waiters, self.with_locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&cached, &at_start);
         }

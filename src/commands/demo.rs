@@ -104,6 +104,7 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             tree: true,
             samples: Samples::Exactly(3),
             interval: Duration::from_millis(250),
+            locals: false,
             all: false,
             width: output::width(None),
             trigger: Trigger::Dump,

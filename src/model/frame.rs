@@ -16,6 +16,18 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Offset of the current instruction in the code object, in bytes; -1 where the reader cannot tell.
     pub instruction: i64,
+    /// Its local variables; only where they were asked for (`--locals`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locals: Vec<Local>,
+}
+
+/// A local variable of a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Local {
+    /// Its name.
+    pub name: Foreign,
+    /// Its value: simple values shortened, others by type and address.
+    pub value: Foreign,
 }
 
 impl Frame {

@@ -17,7 +17,7 @@ pub use finding::{
     ThreadProgress, Verdict, WaitEdge,
 };
 pub use foreign::Foreign;
-pub use frame::Frame;
+pub use frame::{Frame, Local};
 pub use gap::{Gap, GapKind};
 pub use ids::{Addr, Key, Pid, Tid};
 pub use interpreter::{

@@ -149,9 +149,14 @@ impl<'c> Scene<'c, '_> {
         let shutdown = frames
             .iter()
             .position(|frame| frame.is("_shutdown", "threading.py"))?;
-        // Up to 3.12 `_shutdown` takes the joined thread's lock itself or through `Thread.join`.
-        let callback = frames.get(shutdown.checked_sub(1)?)?;
-        (!callback.in_file("threading.py")).then_some(callback)
+        let inner = frames.get(..shutdown)?;
+        let called = inner.last()?;
+        // 3.13+ wraps each callback; a callback in C leaves no frame inside of the wrapper.
+        if called.function.untrusted().starts_with("_register_atexit.") {
+            return Some(inner.iter().nth_back(1).unwrap_or(called));
+        }
+        // Before, `_shutdown` calls it directly; frames of `threading` are its own joins then.
+        (!called.in_file("threading.py")).then_some(called)
     }
 
     /// The thread that the waiter joins.
@@ -203,6 +208,12 @@ impl<'c> Scene<'c, '_> {
             format!(
                 "end the task that runs in {}, or call shutdown(cancel_futures=True) and make the task stop, before \
                  interpreter {n} is ended",
+                wording::name(culprit)
+            )
+        } else if self.interpreter.own_gil && n != 0 {
+            format!(
+                "tell {} to stop and join it before interpreter {n} is ended (an isolated interpreter refuses daemon \
+                 threads, so that is the only way)",
                 wording::name(culprit)
             )
         } else {
@@ -369,6 +380,15 @@ impl<'c> Scene<'c, '_> {
                     &[(&self.waiter.key, "wait")],
                 )),
             }
+        }
+        if let Some(thread) = self.awaited_thread() {
+            held = format!(": {}", wording::name(thread));
+            evidence.push(self.fact(
+                Grade::Read,
+                format!("that thread is {}, which {}", wording::who(thread), self.doing(thread)),
+                &[(&self.waiter.key, "wait"), (&thread.key, "wait")],
+            ));
+            blockers.push(thread);
         }
         evidence.extend(self.stillness(self.waiter));
         evidence.extend(self.blocked_signals());

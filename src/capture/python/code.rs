@@ -71,6 +71,7 @@ impl Code {
             file: self.file.clone(),
             line,
             instruction: offset,
+            locals: Vec::new(),
         }
     }
 }

@@ -287,6 +287,9 @@ fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
         } else {
             page.line(&shorten_path(&shown, page.width()));
         }
+        for local in &frame.locals {
+            page.line(&cut(&format!("          {} = {}", clean(&local.name), clean(&local.value)), page.width()));
+        }
     }
     if let Some(reason) = &state.cut {
         page.line(&format!("      … cut here: {}", clean(reason)));
