@@ -8,7 +8,7 @@ use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess};
 use super::syscall;
 use super::{CaptureError, ProcessResult};
 use crate::model::{
-    Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid,
+    Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid, redact,
 };
 use crate::target;
 use std::collections::BTreeMap;
@@ -352,7 +352,11 @@ fn arguments(bytes: &[u8]) -> Vec<Foreign> {
     if bytes.is_empty() {
         return Vec::new();
     }
-    bytes.split(|byte| *byte == 0).map(Foreign::from_bytes).collect()
+    let arguments: Vec<String> = bytes
+        .split(|byte| *byte == 0)
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect();
+    redact(&arguments).into_iter().map(Foreign::from).collect()
 }
 
 fn read_bounded(path: &str) -> Vec<u8> {

@@ -5,7 +5,7 @@ use super::findings::{is_worth_a_line, test_of};
 use super::layout::{Page, cut};
 use crate::model::{
     Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Thread, ThreadKind,
-    ThreadState, WaitKind,
+    ThreadState, Trigger, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,7 +41,7 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
             }
         }
     }
-    if !report.options.all {
+    if !report.options.all && report.trigger == Trigger::Dump {
         page.gap();
         page.line("(all stacks: --all · JSON: --format json)");
     }
