@@ -31,6 +31,25 @@ pub(super) enum Standing {
     Unclear,
 }
 
+/// Signals whose handlers programs use to be told something: HUP, QUIT, USR1, USR2, TERM. Python itself catches INT, and
+/// faulthandler those of crashes; timers (ALRM) are used to end a test, not to feed it.
+const WAKING_SIGNALS: [i32; 5] = [1, 3, 10, 12, 15];
+/// Real-time signals come after it.
+const LAST_STANDARD_SIGNAL: i32 = 33;
+
+/// Whether a wait can be ended by something outside of a set of threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Closure {
+    /// No: all other threads wait, without a deadline, for things of the same process.
+    Closed,
+    /// This thread goes on or waits for events, and may wake others.
+    OpenThread(Key),
+    /// The process catches this signal, and the handler may wake a thread.
+    OpenSignal(i32),
+    /// Some thread could not be judged.
+    Unclear,
+}
+
 /// The samples of a report, indexed.
 pub(super) struct Case<'a> {
     pub(super) samples: &'a [Snapshot],
@@ -100,21 +119,27 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether no thread but those in `known` can do anything about what the others wait for: all the rest wait,
-    /// without a deadline, for things of the same process. `None` when a thread could not be judged.
-    pub(super) fn is_closed(&self, process: &Process, known: &BTreeSet<&Key>) -> Option<bool> {
-        let mut unclear = false;
+    /// Whether anything in the process but the threads in `known` can do something about what those wait for.
+    pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
+        let mut closure = Closure::Closed;
         for thread in &process.threads {
             if known.contains(&thread.key) {
                 continue;
             }
             match self.standing(thread) {
                 Standing::Internal => {}
-                Standing::Unclear => unclear = true,
-                _ => return Some(false),
+                Standing::Unclear => closure = Closure::Unclear,
+                _ => return Closure::OpenThread(thread.key.clone()),
             }
         }
-        (!unclear).then_some(true)
+        let handler = process
+            .caught_signals
+            .iter()
+            .find(|signal| WAKING_SIGNALS.contains(signal) || **signal > LAST_STANDARD_SIGNAL);
+        match (closure, handler) {
+            (Closure::Closed, Some(signal)) => Closure::OpenSignal(*signal),
+            (closure, _) => closure,
+        }
     }
 
     /// The GIL that a thread waits for in most of the samples. Not in all: a waiter wakes every few milliseconds to ask

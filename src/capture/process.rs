@@ -336,6 +336,7 @@ fn assemble(
         argv: arguments(&read_bounded(&format!("/proc/{pid}/task/{alive}/cmdline"))),
         state: leader.state.to_string(),
         tracer: last_number(&status, "TracerPid:").filter(|tracer| *tracer != 0),
+        caught_signals: caught_signals(&status),
         runtime,
         python: merged.runtime,
         test: pass.test,
@@ -365,6 +366,16 @@ fn read_bounded(path: &str) -> Vec<u8> {
         let _ = file.take(MAX_ARGV).read_to_end(&mut bytes);
     }
     bytes
+}
+
+/// The signals in the mask `SigCgt` of `/proc/PID/status`.
+fn caught_signals(status: &str) -> Vec<i32> {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
 }
 
 /// The last number on a line of `/proc/PID/status`.

@@ -5,7 +5,7 @@
 //! registered, then a join of each non-daemon thread), runs its atexit callbacks, and tears it down. It does not wait
 //! for its list of thread states, so a pool thread that ran code there once and idles elsewhere is never the cause.
 
-use super::super::case::{Case, Standing, destroyers};
+use super::super::case::{Case, Closure, Standing, destroyers};
 use super::super::{signature, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::model::{
@@ -241,8 +241,8 @@ impl<'c> Scene<'c, '_> {
         match standing {
             Standing::Internal => {
                 let known = BTreeSet::from([&self.waiter.key, &culprit.key]);
-                match self.case.is_closed(self.process, &known) {
-                    Some(true) => Certainty::Certain,
+                match self.case.closure(self.process, &known) {
+                    Closure::Closed => Certainty::Certain,
                     _ => Certainty::Probable,
                 }
             }
@@ -332,8 +332,8 @@ impl<'c> Scene<'c, '_> {
             _ if !self.case.has_motion() => Certainty::Possible,
             Standing::Internal => {
                 let known = BTreeSet::from([&self.waiter.key]);
-                match self.case.is_closed(self.process, &known) {
-                    Some(true) => Certainty::Certain,
+                match self.case.closure(self.process, &known) {
+                    Closure::Closed => Certainty::Certain,
                     _ => Certainty::Probable,
                 }
             }
@@ -526,7 +526,7 @@ impl<'c> Scene<'c, '_> {
         if pending.is_empty() || !is_main {
             return None;
         }
-        let names: Vec<String> = pending.iter().map(|signal| signal_name(*signal)).collect();
+        let names: Vec<String> = pending.iter().map(|signal| wording::signal(*signal)).collect();
         Some(self.fact(
             Grade::Read,
             format!(
@@ -571,7 +571,3 @@ fn made_by(thread: &Thread, interpreter: i64) -> String {
     text
 }
 
-fn signal_name(number: i32) -> String {
-    nix::sys::signal::Signal::try_from(number)
-        .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
-}

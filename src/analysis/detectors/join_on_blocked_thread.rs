@@ -1,7 +1,7 @@
 //! `Thread.join` on a thread that cannot end: the chain of waits is followed to its root. See
 //! `docs/detectors/join-on-blocked-thread.md`.
 
-use super::super::case::{Case, Standing, destroyers};
+use super::super::case::{Case, Closure, Standing, destroyers};
 use super::super::{signature, wait_graph, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::model::{
@@ -124,17 +124,17 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     let all_joins = chain.kinds.iter().all(|kind| *kind == EdgeKind::Joins);
     let (waiter_name, root_name) = (wording::name(waiter), wording::name(root));
-    let closed = case.is_closed(process, &known);
-    let certainty = match (case.has_motion(), chain.closes, closed) {
+    let closure = case.closure(process, &known);
+    let certainty = match (case.has_motion(), chain.closes, &closure) {
         (false, _, _) => Certainty::Possible,
         (true, true, _) if all_joins => Certainty::Certain,
         (true, true, _) => Certainty::Probable,
         // An owner field names a thread by an id that is used again after the thread's end.
-        (true, false, Some(true)) if !all_joins => Certainty::Probable,
-        (true, false, Some(true)) => Certainty::Certain,
+        (true, false, Closure::Closed) if !all_joins => Certainty::Probable,
+        (true, false, Closure::Closed) => Certainty::Certain,
         // A thread that could not be judged, such as a library's own, rarely wakes Python code.
-        (true, false, None) => Certainty::Probable,
-        (true, false, Some(false)) => Certainty::Possible,
+        (true, false, Closure::Unclear) => Certainty::Probable,
+        (true, false, _) => Certainty::Possible,
     };
     let wait = root.wait.as_ref()?;
     let root_place = wording::place(root).map_or_else(String::new, |place| format!(" at {place}"));
@@ -179,12 +179,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             format!("{} {}{root_place}, without a deadline", wording::who(root), wording::waits(wait)),
             &[&root.key],
         ));
-        let text = match closed {
-            Some(true) => "no other thread of the process could wake it: all wait, without a deadline, for things of the same process",
-            Some(false) => "other threads of the process go on or wait for events, and one of them may wake it",
-            None => "some threads of the process could not be judged",
-        };
-        evidence.push(fact(case, Grade::Derived, text.to_owned(), &[&process.key]));
+        evidence.push(fact(case, Grade::Derived, words(process, &closure), &[&process.key]));
     }
     if case.has_motion() {
         evidence.push(fact(
@@ -222,6 +217,23 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         .into(),
         signature: signature::signature("join-on-blocked-thread", &chain.threads),
     })
+}
+
+/// Who else could wake the root.
+fn words(process: &Process, closure: &Closure) -> String {
+    match closure {
+        Closure::Closed => "no other thread of the process could wake it: all wait, without a deadline, for things of \
+                            the same process"
+            .to_owned(),
+        Closure::OpenThread(key) => {
+            let thread = process.thread(key).map_or_else(|| "another thread".to_owned(), wording::who);
+            format!("{thread} goes on or waits for events, and may wake it")
+        }
+        Closure::OpenSignal(signal) => {
+            format!("the process catches {}, and that handler may wake it", wording::signal(*signal))
+        }
+        Closure::Unclear => "some threads of the process could not be judged".to_owned(),
+    }
 }
 
 /// Whether the join is the one that the end of the main thread does (`threading._shutdown`).

@@ -88,6 +88,9 @@ fn step(
             if with_locals {
                 shown.locals = locals::read(heap, code_address, frame).unwrap_or_default();
             }
+            if !codes.afford(&shown) {
+                return Err(ReadError::Exhausted);
+            }
             stack.frames.push(shown);
         }
     }

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Threads of one process that are listed one by one; identical ones beyond are folded.
 const MAX_LISTED: usize = 40;
+/// Fewest frames of the test runner in a row that are worth folding.
+const MIN_FOLDED: usize = 3;
 /// Frames of a stack shown at either end when not all are asked for.
 const STACK_ENDS: usize = 12;
 
@@ -272,14 +274,15 @@ fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
     if frames.is_empty() && state.cut.is_none() {
         page.line("      no Python frames");
     }
-    let hidden = if all { 0 } else { frames.len().saturating_sub(2 * STACK_ENDS) };
-    for (index, frame) in frames.iter().enumerate() {
-        if hidden > 0 && (STACK_ENDS..STACK_ENDS + hidden).contains(&index) {
-            if index == STACK_ENDS {
-                page.line(&format!("      … {hidden} frames …"));
+    let rows = if all { whole(frames) } else { folded(frames) };
+    for row in rows {
+        let frame = match row {
+            Row::Frame(frame) => frame,
+            Row::Folded { count, of } => {
+                page.line(&format!("      … {count} frames{of} …"));
+                continue;
             }
-            continue;
-        }
+        };
         let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
         let shown = format!("      {} ({}{line})", clean(&frame.function), clean(&frame.file));
         if all {
@@ -294,6 +297,48 @@ fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
     if let Some(reason) = &state.cut {
         page.line(&format!("      … cut here: {}", clean(reason)));
     }
+}
+
+/// A line of a shown stack.
+enum Row<'f> {
+    Frame(&'f Frame),
+    Folded { count: usize, of: &'static str },
+}
+
+fn whole(frames: &[Frame]) -> Vec<Row<'_>> {
+    frames.iter().map(Row::Frame).collect()
+}
+
+/// Frames with the test runner's own ones folded, and the middle left out of what is still long.
+fn folded(frames: &[Frame]) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    for run in frames.chunk_by(|a, b| is_runner(a) == is_runner(b)) {
+        if run.len() >= MIN_FOLDED && run.first().is_some_and(is_runner) {
+            rows.push(Row::Folded {
+                count: run.len(),
+                of: " of the test runner",
+            });
+        } else {
+            rows.extend(run.iter().map(Row::Frame));
+        }
+    }
+    let hidden = rows.len().saturating_sub(2 * STACK_ENDS);
+    if hidden > 1 {
+        let middle = [Row::Folded {
+            count: hidden,
+            of: "",
+        }];
+        rows.splice(STACK_ENDS..STACK_ENDS + hidden, middle);
+    }
+    rows
+}
+
+/// A frame of pytest's machinery, not of the test.
+fn is_runner(frame: &Frame) -> bool {
+    let file = frame.file.untrusted();
+    ["/_pytest/", "/pluggy/", "/pytest/", "/xdist/", "/execnet/"]
+        .iter()
+        .any(|package| file.contains("/site-packages/") && file.contains(package))
 }
 
 /// Cuts the middle of a line that is too long: its start has the function, its end the file and line.
