@@ -67,8 +67,11 @@ fn on_terminal(place: &Place, steps: &str, options: &[&str], command: &[&str]) -
 }
 
 /// It has the terminal a moment after its start; a key pressed before that goes to hangscope.
+///
+/// SIGINT kills it at once: Python's own handler may come between its last look and the read, and then waits.
 const ASK: &str = "
-import os, time
+import os, signal, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 while os.tcgetpgrp(0) != os.getpgrp():
     time.sleep(0.01)
 os.write(1, b'READY')
