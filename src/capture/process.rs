@@ -154,7 +154,7 @@ impl ProcessReader {
                 match python::locate(&maps, &cached) {
                     Located::Python(runtime) => {
                         tracing::debug!(version = runtime.version(), "found CPython");
-                        Kind::Python(Box::new(PythonProcess::new(runtime, &maps)))
+                        Kind::Python(Box::new(PythonProcess::new(*runtime, &maps)))
                     }
                     Located::NotPython => Kind::NotPython,
                     Located::Bits32 => Kind::Bits32,

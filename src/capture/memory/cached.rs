@@ -12,10 +12,13 @@ const MAX_PAGES: usize = 1 << 17;
 /// Most reads of one sample, for the same reason: some seconds' worth. Four thousand threads take some million.
 const MAX_READS: u64 = 100_000_000;
 
+/// A page, or why it cannot be read.
+type Page = Result<Box<[u8]>, ReadError>;
+
 /// Typed little-endian reads over [`Memory`], page by page, each page fetched once.
 pub struct CachedMemory<'m> {
     inner: &'m dyn Memory,
-    pages: RefCell<HashMap<u64, Result<Box<[u8]>, ReadError>>>,
+    pages: RefCell<HashMap<u64, Page>>,
     reads_left: Cell<u64>,
 }
 

@@ -232,3 +232,6 @@ fn same_again(
     let heap = Heap::new(&cached, offsets);
     interpreter::skeleton(&heap, runtime).as_ref() == Ok(before)
 }
+
+#[cfg(test)]
+mod hostile;
