@@ -78,7 +78,7 @@ pub fn inspect(
         },
         trigger: request.trigger.clone(),
         samples: Vec::new(),
-        analysis: analysis::analyze(&[]),
+        analysis: analysis::analyze(&[], &request.trigger),
     };
     for index in 0..request.samples.most() {
         if index > 0 {
@@ -95,7 +95,7 @@ pub fn inspect(
             }
         }
         let span = tracing::debug_span!("analyze", samples = report.samples.len());
-        report.analysis = span.in_scope(|| analysis::analyze(&report.samples));
+        report.analysis = span.in_scope(|| analysis::analyze(&report.samples, &report.trigger));
         let more = on_report(&report);
         let enough = request.samples == Samples::Auto
             && report.samples.first().is_some_and(|first| !analysis::worth_another_look(first));
@@ -109,7 +109,7 @@ pub fn inspect(
 /// Computes the analysis of a saved report again.
 #[must_use]
 pub fn reanalyze(mut report: Report) -> Report {
-    report.analysis = analysis::analyze(&report.samples);
+    report.analysis = analysis::analyze(&report.samples, &report.trigger);
     report
 }
 

@@ -2,8 +2,8 @@
 
 use super::{progress, wait_graph};
 use crate::model::{
-    Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState, Wait,
-    WaitEdge, WaitKind,
+    Frame, Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState, Trigger,
+    Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,16 +56,20 @@ pub(super) struct Case<'a> {
     pub(super) last: &'a Snapshot,
     pub(super) edges: Vec<WaitEdge>,
     pub(super) progress: BTreeMap<Key, ThreadProgress>,
+    /// The run is over its limit: what may be a hang is worth telling, where a look at a process that nobody
+    /// complains of had better be silent.
+    pub(super) overdue: bool,
 }
 
 impl<'a> Case<'a> {
-    pub(super) fn new(samples: &'a [Snapshot]) -> Option<Self> {
+    pub(super) fn new(samples: &'a [Snapshot], trigger: &Trigger) -> Option<Self> {
         let last = samples.last()?;
         Some(Self {
             samples,
             last,
             edges: wait_graph::edges(last),
             progress: progress::of(samples),
+            overdue: matches!(trigger, Trigger::RunTimeout { .. }),
         })
     }
 
@@ -102,7 +106,9 @@ impl<'a> Case<'a> {
     /// What keeps a thread of the last sample from going on.
     pub(super) fn standing(&self, thread: &Thread) -> Standing {
         match self.motion(&thread.key) {
-            Motion::Moving | Motion::Busy | Motion::Looping => return Standing::Active,
+            Motion::Moving | Motion::Busy | Motion::Looping | Motion::Stirring => {
+                return Standing::Active;
+            }
             Motion::Starved => return Standing::Starved,
             Motion::Still | Motion::Unknown => {}
         }
@@ -123,7 +129,7 @@ impl<'a> Case<'a> {
     pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
         let mut closure = Closure::Closed;
         for thread in &process.threads {
-            if known.contains(&thread.key) {
+            if known.contains(&thread.key) || serves_the_runner(thread) {
                 continue;
             }
             match self.standing(thread) {
@@ -169,6 +175,13 @@ impl<'a> Case<'a> {
             .filter(|key| key.as_str().contains("/t") && !except.contains(&key))
             .collect()
     }
+}
+
+/// A thread of the test runner's own, such as execnet's that reads from the xdist controller. It has frames of the runner
+/// only, and wakes nothing of the program's.
+fn serves_the_runner(thread: &Thread) -> bool {
+    let mut own = thread.frames().filter(|frame| !frame.is_stdlib()).peekable();
+    own.peek().is_some() && own.all(Frame::is_test_runner)
 }
 
 fn standing_of_wait(wait: &Wait) -> Standing {

@@ -71,6 +71,16 @@ impl Frame {
             })
     }
 
+    /// Whether the frame is of pytest's machinery: its own packages, pluggy, xdist, execnet.
+    #[must_use]
+    pub fn is_test_runner(&self) -> bool {
+        let file = self.file.untrusted();
+        ["/_pytest/", "/pluggy/", "/pytest/", "/xdist/", "/execnet/"]
+            .iter()
+            .any(|package| file.contains(package))
+            && self.is_library()
+    }
+
     /// Whether the file belongs to the standard library or an installed package, not to the user's project.
     #[must_use]
     pub fn is_library(&self) -> bool {

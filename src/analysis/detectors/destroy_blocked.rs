@@ -9,8 +9,8 @@ use super::super::case::{Case, Closure, Standing, destroyers};
 use super::super::{signature, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::model::{
-    Certainty, Evidence, Finding, Frame, Grade, Interpreter, Key, Process, Reference, Thread,
-    ThreadState, WaitKind,
+    Certainty, Evidence, Finding, Frame, Grade, Interpreter, Key, Motion, Process, Reference,
+    Thread, ThreadState, WaitKind,
 };
 use std::collections::BTreeSet;
 
@@ -278,11 +278,12 @@ impl<'c> Scene<'c, '_> {
     }
 
     fn runs_in_circles(&self, thread: &Thread) -> bool {
-        use crate::model::Motion;
-        matches!(
-            self.case.motion(&thread.key),
-            Motion::Looping | Motion::Busy | Motion::Unknown
-        )
+        match self.case.motion(&thread.key) {
+            Motion::Looping | Motion::Busy | Motion::Unknown => true,
+            // It may work off one short job after the other, which is no news unless the run is overdue.
+            Motion::Stirring => self.case.overdue,
+            Motion::Still | Motion::Moving | Motion::Starved => false,
+        }
     }
 
     /// The GIL that `waiting` needs is kept by a thread that does not move.
@@ -503,7 +504,7 @@ impl<'c> Scene<'c, '_> {
 
     /// "unmoved in 3 samples over 1.0 s", if so.
     fn stillness(&self, thread: &Thread) -> Option<Evidence> {
-        if !self.case.has_motion() || self.case.motion(&thread.key) != crate::model::Motion::Still {
+        if !self.case.has_motion() || self.case.motion(&thread.key) != Motion::Still {
             return None;
         }
         let views = self.case.views(&thread.key).count();

@@ -125,6 +125,11 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let all_joins = chain.kinds.iter().all(|kind| *kind == EdgeKind::Joins);
     let (waiter_name, root_name) = (wording::name(waiter), wording::name(root));
     let closure = case.closure(process, &known);
+    // Whoever goes on may be about to do what the root waits for.
+    let open = matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_));
+    if open && !chain.closes && !case.overdue {
+        return None;
+    }
     let certainty = match (case.has_motion(), chain.closes, &closure) {
         (false, _, _) => Certainty::Possible,
         (true, true, _) if all_joins => Certainty::Certain,

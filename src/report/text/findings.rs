@@ -134,7 +134,7 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         motions.iter().filter_map(|motion| counts.get(motion)).sum()
     };
     let total = report.analysis.progress.len();
-    let moved = count(&[Motion::Moving, Motion::Looping, Motion::Busy]);
+    let moved = count(&[Motion::Moving, Motion::Looping, Motion::Busy, Motion::Stirring]);
     let still = count(&[Motion::Still]);
     let summary = if samples == 1 {
         let waiting = last

@@ -177,6 +177,7 @@ fn state_word(thread: &Thread, motion: Motion) -> &'static str {
         (_, "T" | "t") => "stopped",
         (Motion::Starved, _) => "starved",
         (Motion::Busy, _) => "busy",
+        (Motion::Stirring, _) => "stirring",
         (Motion::Looping, _) => "looping",
         (Motion::Moving, _) => "running",
         _ if thread.wait.is_some() => "waiting",
@@ -312,8 +313,8 @@ fn whole(frames: &[Frame]) -> Vec<Row<'_>> {
 /// Frames with the test runner's own ones folded, and the middle left out of what is still long.
 fn folded(frames: &[Frame]) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
-    for run in frames.chunk_by(|a, b| is_runner(a) == is_runner(b)) {
-        if run.len() >= MIN_FOLDED && run.first().is_some_and(is_runner) {
+    for run in frames.chunk_by(|a, b| a.is_test_runner() == b.is_test_runner()) {
+        if run.len() >= MIN_FOLDED && run.first().is_some_and(Frame::is_test_runner) {
             rows.push(Row::Folded {
                 count: run.len(),
                 of: " of the test runner",
@@ -331,14 +332,6 @@ fn folded(frames: &[Frame]) -> Vec<Row<'_>> {
         rows.splice(STACK_ENDS..STACK_ENDS + hidden, middle);
     }
     rows
-}
-
-/// A frame of pytest's machinery, not of the test.
-fn is_runner(frame: &Frame) -> bool {
-    let file = frame.file.untrusted();
-    ["/_pytest/", "/pluggy/", "/pytest/", "/xdist/", "/execnet/"]
-        .iter()
-        .any(|package| file.contains("/site-packages/") && file.contains(package))
 }
 
 /// Cuts the middle of a line that is too long: its start has the function, its end the file and line.
