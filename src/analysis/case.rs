@@ -129,7 +129,7 @@ impl<'a> Case<'a> {
     pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
         let mut closure = Closure::Closed;
         for thread in &process.threads {
-            if known.contains(&thread.key) || serves_the_runner(thread) {
+            if known.contains(&thread.key) || is_bystander(thread) {
                 continue;
             }
             match self.standing(thread) {
@@ -177,9 +177,17 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A thread of the test runner's own, such as execnet's that reads from the xdist controller. It has frames of the runner
-/// only, and wakes nothing of the program's.
-fn serves_the_runner(thread: &Thread) -> bool {
+/// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
+/// such as execnet's that reads from the xdist controller.
+fn is_bystander(thread: &Thread) -> bool {
+    let idle_in_pool = thread
+        .wait
+        .as_ref()
+        .and_then(|wait| wait.call.as_ref())
+        .is_some_and(|call| call.untrusted().starts_with("idle "));
+    if idle_in_pool {
+        return true;
+    }
     let mut own = thread.frames().filter(|frame| !frame.is_stdlib()).peekable();
     own.peek().is_some() && own.all(Frame::is_test_runner)
 }

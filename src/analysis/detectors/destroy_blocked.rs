@@ -425,7 +425,7 @@ impl<'c> Scene<'c, '_> {
         Some(Verdict {
             id: "destroy-blocked-by-unknown",
             certainty: Certainty::Probable,
-            reason: format!("{place}: no thread or callback of the interpreter explains it"),
+            reason: format!("{place}: none of the threads and callbacks that hangscope sees explains it"),
             blockers: Vec::new(),
             evidence,
             refuted_if: "what it waits for happens".to_owned(),

@@ -43,7 +43,8 @@ impl Page {
             .subsequent_indent(rest)
             .break_words(false)
             .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit)
-            .word_splitter(textwrap::WordSplitter::NoHyphenation);
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .word_separator(textwrap::WordSeparator::AsciiSpace);
         for line in textwrap::wrap(text, options) {
             self.line(&line);
         }

@@ -168,8 +168,10 @@ fn column_limits(width: usize, rows: &[(Vec<String>, usize)]) -> [usize; 5] {
         return need;
     }
     let name = need[0].min(flexible / 4);
-    let doing = need[3].min((flexible - name) / 2);
-    [name, need[1], need[2], doing, flexible - name - doing]
+    // Where a thread is tells more than what it does there.
+    let rest = flexible - name;
+    let place = need[4].min(rest - need[3].min(rest * 2 / 5));
+    [name, need[1], need[2], rest - place, place]
 }
 
 fn state_word(thread: &Thread, motion: Motion) -> &'static str {
