@@ -91,6 +91,11 @@ impl ProcessReader {
         Ok(assemble(pid, key, &leader, alive, runtime, pass, gaps))
     }
 
+    /// A 32-bit process counts its system calls differently; their numbers mean nothing to us.
+    fn is_32_bit(&self) -> bool {
+        matches!(self.known.as_ref().map(|known| &known.located), Some(Kind::Bits32))
+    }
+
     fn absent(&self) -> CaptureError {
         if self.known.is_some() {
             CaptureError::Gone(self.pid)
@@ -239,7 +244,9 @@ impl ProcessReader {
         let mut meanings: BTreeMap<Tid, syscall::Meaning> = BTreeMap::new();
         let mut wchans: BTreeMap<Tid, Foreign> = BTreeMap::new();
         for (task, look) in tasks.iter().zip(&first) {
-            if let SyscallLine::In(call) = &look.syscall {
+            if let SyscallLine::In(call) = &look.syscall
+                && !self.is_32_bit()
+            {
                 let wchan = task.wchan();
                 let place = wchan.as_ref().map(Foreign::untrusted);
                 meanings.insert(task.tid, syscall::meaning(call, place, Some(&cached)));
@@ -270,14 +277,21 @@ impl ProcessReader {
             .into_iter()
             .zip(first)
             .filter_map(|(mut task, first)| {
-                let last = task.last_look();
+                let mut last = task.last_look();
+                let settled = first.settled_until(&last);
+                let same_call = first.syscall == last.syscall;
+                if let SyscallLine::In(call) = &mut last.syscall
+                    && self.is_32_bit()
+                {
+                    call.name = None;
+                }
                 let stat = task.stat()?;
                 let native_id = namespace.inner(task.tid);
                 Some(RawThread {
                     tid: task.tid,
                     native_id,
-                    settled: first.settled_until(&last),
-                    same_call: first.syscall == last.syscall,
+                    settled,
+                    same_call,
                     meaning: meanings.remove(&task.tid),
                     wchan: wchans.remove(&task.tid).or_else(|| task.wchan()),
                     stat,
