@@ -1,1 +1,14 @@
+//! All tests against the built binary and the public pipeline, as one program: one link, one harness.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test fails by panicking and says on stdout what it skips"
+)]
+
+mod support;
+
+mod detectors;
