@@ -1,6 +1,7 @@
 //! The command line, as typed. No behaviour.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ pub struct Cli {
 pub enum Command {
     /// Look at a running process and its children now, and say why they hang.
     Dump(DumpArgs),
+    /// Run a command; when it hangs, say why, and end it if it has a limit.
+    ///
+    /// Without --run-timeout nothing is ever ended. SIGQUIT or SIGUSR1 to hangscope: dump now and go on.
+    Watch(WatchArgs),
     /// Analyze a saved dump again: the same verdict, without the process.
     Analyze(AnalyzeArgs),
     /// Explain a diagnosis, or list all that hangscope knows.
@@ -76,6 +81,9 @@ pub struct DumpArgs {
     /// Show the whole stack of every thread.
     #[arg(long)]
     pub all: bool,
+    /// Read and show local variables (off by default: they may hold secrets).
+    #[arg(long)]
+    pub locals: bool,
     /// No native frames (the default: this version reads none).
     #[arg(long)]
     pub no_native: bool,
@@ -85,6 +93,35 @@ pub struct DumpArgs {
     /// Colour: auto, always, never. NO_COLOR is respected.
     #[arg(long, value_enum, default_value_t = ColorArg::Auto)]
     pub color: ColorArg,
+}
+
+/// `hangscope watch`.
+#[derive(Args, Clone, Debug)]
+pub struct WatchArgs {
+    /// Dump and end the run after this time (60s, 2m, 1h30m; a plain number is seconds).
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub run_timeout: Option<Duration>,
+    /// Time between TERM and KILL when a limit ends the run.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    pub grace: Duration,
+    /// Folder that bundles are written to.
+    #[arg(long, value_name = "DIR", default_value = ".hangscope")]
+    pub archive: PathBuf,
+    /// Write no bundles.
+    #[arg(long, conflicts_with = "archive")]
+    pub no_archive: bool,
+    /// Exit code when a limit ended the run.
+    #[arg(long, value_name = "CODE", default_value_t = 124)]
+    pub hang_exit_code: u8,
+    /// Number of samples [default: 1, and 2 more if anything waits].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub samples: Option<u32>,
+    /// Pause between samples.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "500ms")]
+    pub interval: Duration,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `hangscope analyze`.
@@ -141,6 +178,14 @@ pub enum ColorArg {
     Always,
     /// Never.
     Never,
+}
+
+/// A limit as users write it; none at all is written by leaving the option out.
+fn limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("leave the option out for no limit".to_owned()),
+        limit => Ok(limit),
+    }
 }
 
 /// A time as users write it: `60s`, `2m`, `1h30m`, `500ms`; a bare number is seconds.

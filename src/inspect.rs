@@ -16,6 +16,8 @@ pub struct Request {
     pub samples: Samples,
     /// Pause between samples.
     pub interval: Duration,
+    /// Read local variables too.
+    pub locals: bool,
     /// Show all stacks in full.
     pub all: bool,
     /// Columns of the text report.
@@ -56,7 +58,8 @@ pub fn inspect(
     on_report: &mut dyn FnMut(&Report) -> bool,
 ) -> Result<Report, CaptureError> {
     let began = Instant::now();
-    let mut session = capture::Session::new(request.pid, request.tree, &request.exclude);
+    let mut session = capture::Session::new(request.pid, request.tree, &request.exclude)
+        .with_locals(request.locals);
     let mut report = Report {
         schema: SCHEMA.to_owned(),
         tool: Tool {
@@ -75,7 +78,7 @@ pub fn inspect(
         },
         trigger: request.trigger.clone(),
         samples: Vec::new(),
-        analysis: analysis::analyze(&[]),
+        analysis: analysis::analyze(&[], &request.trigger),
     };
     for index in 0..request.samples.most() {
         if index > 0 {
@@ -92,7 +95,7 @@ pub fn inspect(
             }
         }
         let span = tracing::debug_span!("analyze", samples = report.samples.len());
-        report.analysis = span.in_scope(|| analysis::analyze(&report.samples));
+        report.analysis = span.in_scope(|| analysis::analyze(&report.samples, &report.trigger));
         let more = on_report(&report);
         let enough = request.samples == Samples::Auto
             && report.samples.first().is_some_and(|first| !analysis::worth_another_look(first));
@@ -106,7 +109,7 @@ pub fn inspect(
 /// Computes the analysis of a saved report again.
 #[must_use]
 pub fn reanalyze(mut report: Report) -> Report {
-    report.analysis = analysis::analyze(&report.samples);
+    report.analysis = analysis::analyze(&report.samples, &report.trigger);
     report
 }
 

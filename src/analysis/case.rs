@@ -2,8 +2,8 @@
 
 use super::{progress, wait_graph};
 use crate::model::{
-    Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState, Wait,
-    WaitEdge, WaitKind,
+    Frame, Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState, Trigger,
+    Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,22 +31,45 @@ pub(super) enum Standing {
     Unclear,
 }
 
+/// Signals whose handlers programs use to be told something: HUP, QUIT, USR1, USR2, TERM. Python itself catches INT, and
+/// faulthandler those of crashes; timers (ALRM) are used to end a test, not to feed it.
+const WAKING_SIGNALS: [i32; 5] = [1, 3, 10, 12, 15];
+/// Real-time signals come after it.
+const LAST_STANDARD_SIGNAL: i32 = 33;
+
+/// Whether a wait can be ended by something outside of a set of threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Closure {
+    /// No: all other threads wait, without a deadline, for things of the same process.
+    Closed,
+    /// This thread goes on or waits for events, and may wake others.
+    OpenThread(Key),
+    /// The process catches this signal, and the handler may wake a thread.
+    OpenSignal(i32),
+    /// Some thread could not be judged.
+    Unclear,
+}
+
 /// The samples of a report, indexed.
 pub(super) struct Case<'a> {
     pub(super) samples: &'a [Snapshot],
     pub(super) last: &'a Snapshot,
     pub(super) edges: Vec<WaitEdge>,
     pub(super) progress: BTreeMap<Key, ThreadProgress>,
+    /// The run is over its limit: what may be a hang is worth telling, where a look at a process that nobody
+    /// complains of had better be silent.
+    pub(super) overdue: bool,
 }
 
 impl<'a> Case<'a> {
-    pub(super) fn new(samples: &'a [Snapshot]) -> Option<Self> {
+    pub(super) fn new(samples: &'a [Snapshot], trigger: &Trigger) -> Option<Self> {
         let last = samples.last()?;
         Some(Self {
             samples,
             last,
             edges: wait_graph::edges(last),
             progress: progress::of(samples),
+            overdue: matches!(trigger, Trigger::RunTimeout { .. }),
         })
     }
 
@@ -83,7 +106,9 @@ impl<'a> Case<'a> {
     /// What keeps a thread of the last sample from going on.
     pub(super) fn standing(&self, thread: &Thread) -> Standing {
         match self.motion(&thread.key) {
-            Motion::Moving | Motion::Busy | Motion::Looping => return Standing::Active,
+            Motion::Moving | Motion::Busy | Motion::Looping | Motion::Stirring => {
+                return Standing::Active;
+            }
             Motion::Starved => return Standing::Starved,
             Motion::Still | Motion::Unknown => {}
         }
@@ -100,21 +125,27 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether no thread but those in `known` can do anything about what the others wait for: all the rest wait,
-    /// without a deadline, for things of the same process. `None` when a thread could not be judged.
-    pub(super) fn is_closed(&self, process: &Process, known: &BTreeSet<&Key>) -> Option<bool> {
-        let mut unclear = false;
+    /// Whether anything in the process but the threads in `known` can do something about what those wait for.
+    pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
+        let mut closure = Closure::Closed;
         for thread in &process.threads {
-            if known.contains(&thread.key) {
+            if known.contains(&thread.key) || serves_the_runner(thread) {
                 continue;
             }
             match self.standing(thread) {
                 Standing::Internal => {}
-                Standing::Unclear => unclear = true,
-                _ => return Some(false),
+                Standing::Unclear => closure = Closure::Unclear,
+                _ => return Closure::OpenThread(thread.key.clone()),
             }
         }
-        (!unclear).then_some(true)
+        let handler = process
+            .caught_signals
+            .iter()
+            .find(|signal| WAKING_SIGNALS.contains(signal) || **signal > LAST_STANDARD_SIGNAL);
+        match (closure, handler) {
+            (Closure::Closed, Some(signal)) => Closure::OpenSignal(*signal),
+            (closure, _) => closure,
+        }
     }
 
     /// The GIL that a thread waits for in most of the samples. Not in all: a waiter wakes every few milliseconds to ask
@@ -144,6 +175,13 @@ impl<'a> Case<'a> {
             .filter(|key| key.as_str().contains("/t") && !except.contains(&key))
             .collect()
     }
+}
+
+/// A thread of the test runner's own, such as execnet's that reads from the xdist controller. It has frames of the runner
+/// only, and wakes nothing of the program's.
+fn serves_the_runner(thread: &Thread) -> bool {
+    let mut own = thread.frames().filter(|frame| !frame.is_stdlib()).peekable();
+    own.peek().is_some() && own.all(Frame::is_test_runner)
 }
 
 fn standing_of_wait(wait: &Wait) -> Standing {

@@ -9,14 +9,15 @@ mod signature;
 mod wait_graph;
 mod wording;
 
-use crate::model::{Analysis, Certainty, Finding, Inconclusive, Snapshot, Verdict};
+use crate::model::{Analysis, Certainty, Finding, Inconclusive, Snapshot, Trigger, Verdict};
 use case::Case;
 use detectors::{DETECTORS, Outcome};
 
-/// Analyzes the samples of one report.
+/// Analyzes the samples of one report. The trigger matters where a cause is only possible: it is worth telling when the
+/// run is over its limit, and not when nobody complains.
 #[must_use]
-pub fn analyze(samples: &[Snapshot]) -> Analysis {
-    let Some(case) = Case::new(samples) else {
+pub fn analyze(samples: &[Snapshot], trigger: &Trigger) -> Analysis {
+    let Some(case) = Case::new(samples, trigger) else {
         return Analysis {
             verdict: Verdict::Unknown,
             ..Analysis::default()
@@ -37,6 +38,7 @@ pub fn analyze(samples: &[Snapshot]) -> Analysis {
         }
     }
     // Detectors come most specific first; the sort keeps that order among equally sure findings.
+    let mut findings = subsumed(findings);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.certainty));
     Analysis {
         verdict: verdict(&case, &findings),
@@ -45,6 +47,29 @@ pub fn analyze(samples: &[Snapshot]) -> Analysis {
         progress: case.progress.values().cloned().collect(),
         inconclusive,
     }
+}
+
+/// One finding a root: where a more specific one names the same root blocker, the others' threads are affected by it.
+fn subsumed(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut kept: Vec<Finding> = Vec::new();
+    for finding in findings {
+        let root = finding.blockers.last();
+        let same_root = kept
+            .iter_mut()
+            .find(|first| root.is_some() && first.id != finding.id && first.blockers.last() == root);
+        let Some(first) = same_root else {
+            kept.push(finding);
+            continue;
+        };
+        let more = finding.affected.into_iter().chain([finding.waiter]);
+        for key in more.collect::<Vec<_>>() {
+            let known = key == first.waiter || first.blockers.contains(&key) || first.affected.contains(&key);
+            if !known {
+                first.affected.push(key);
+            }
+        }
+    }
+    kept
 }
 
 fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {

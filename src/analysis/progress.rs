@@ -1,12 +1,14 @@
 //! Whether a thread got anywhere between the samples, judged by content. Counters prove that a thread ran, never that
 //! it got further: a waiter on a GIL that is never released wakes 200 times a second.
 
-use crate::model::{Key, Motion, Snapshot, Thread, ThreadProgress};
+use crate::model::{Key, Motion, Snapshot, Thread, ThreadProgress, WaitKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so many stacks over the samples count as going round in circles.
 const MAX_LOOP_POSITIONS: usize = 8;
-/// CPU use below this is not work.
+/// CPU use from here on is that of a thread that computes rather than waits.
+const COMPUTING_PERCENT: u64 = 50;
+/// CPU use up to this may be the price of being looked at.
 const IDLE_PERCENT: u64 = 1;
 
 type Position<'a> = Vec<(&'a str, &'a str, i64, Option<u32>)>;
@@ -56,18 +58,16 @@ fn unknown(key: &Key) -> ThreadProgress {
 
 fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
     let positions: BTreeSet<Position<'_>> = views.iter().map(|thread| position(thread)).collect();
-    let worked = cpu_percent > IDLE_PERCENT;
+    let computes = cpu_percent >= COMPUTING_PERCENT;
     // Runnable at every look and hardly ever on a CPU: the machine is busy, the thread is not stuck.
     let runnable = views.iter().all(|thread| thread.kernel.state == "R");
     if runnable && delay_percent >= 50 && cpu_percent < 10 {
         return Motion::Starved;
     }
     if positions.len() == 1 {
-        let calls: BTreeSet<Option<i64>> = views.iter().map(|thread| call_number(thread)).collect();
-        let no_stack = positions.iter().all(Vec::is_empty);
-        return match (worked, no_stack && calls.len() > 1) {
+        return match (computes, ran(views) || cpu_percent > IDLE_PERCENT) {
             (true, _) => Motion::Busy,
-            (false, true) => Motion::Moving,
+            (false, true) => Motion::Stirring,
             (false, false) => Motion::Still,
         };
     }
@@ -78,7 +78,7 @@ fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
             .collect()
     };
     let chains: BTreeSet<_> = positions.iter().map(functions).collect();
-    if chains.len() == 1 && worked && positions.len() <= MAX_LOOP_POSITIONS {
+    if chains.len() == 1 && computes && positions.len() <= MAX_LOOP_POSITIONS {
         Motion::Looping
     } else {
         Motion::Moving
@@ -99,6 +99,13 @@ fn position(thread: &Thread) -> Position<'_> {
         .collect()
 }
 
-fn call_number(thread: &Thread) -> Option<i64> {
-    thread.kernel.syscall.as_ref().map(|call| call.number)
+/// Whether a thread was put on a CPU between the samples. One that waits for a GIL wakes every few milliseconds only
+/// to ask for it again; that does not count.
+fn ran(views: &[&Thread]) -> bool {
+    let asks_for_gil = views
+        .iter()
+        .filter_map(|thread| thread.wait.as_ref())
+        .any(|wait| wait.kind == WaitKind::Gil);
+    let runs: BTreeSet<u64> = views.iter().map(|thread| thread.kernel.runs).collect();
+    runs.len() > 1 && !asks_for_gil
 }

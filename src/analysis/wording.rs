@@ -87,3 +87,9 @@ pub(super) fn duration(ms: u64) -> String {
         s => format!("{:.0} days", s / 86_400.0),
     }
 }
+
+/// A signal's name.
+pub(super) fn signal(number: i32) -> String {
+    nix::sys::signal::Signal::try_from(number)
+        .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}

@@ -262,6 +262,7 @@ mod tests {
             file: file.into(),
             line: Some(1),
             instruction: 0,
+            locals: Vec::new(),
         }
     }
 

@@ -76,6 +76,7 @@ pub struct Session {
     root: Pid,
     tree: bool,
     exclude: Vec<Pid>,
+    with_locals: bool,
     readers: BTreeMap<Pid, ProcessReader>,
 }
 
@@ -88,8 +89,16 @@ impl Session {
             root,
             tree,
             exclude: exclude.to_vec(),
+            with_locals: false,
             readers: BTreeMap::new(),
         }
+    }
+
+    /// Reads local variables too. They may hold secrets.
+    #[must_use]
+    pub fn with_locals(mut self, wanted: bool) -> Self {
+        self.with_locals = wanted;
+        self
     }
 
     /// Takes one sample; `at` is the time since the first one began.
@@ -107,7 +116,7 @@ impl Session {
             .iter()
             .map(|pid| {
                 let known = self.readers.remove(pid);
-                Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid)))
+                Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid, self.with_locals)))
             })
             .collect();
         let mut results = read_all(&readers);

@@ -8,7 +8,7 @@ use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess};
 use super::syscall;
 use super::{CaptureError, ProcessResult};
 use crate::model::{
-    Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid,
+    Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid, redact,
 };
 use crate::target;
 use std::collections::BTreeMap;
@@ -28,6 +28,7 @@ const MAX_ARGV: u64 = 256 << 10;
 #[derive(Debug)]
 pub(super) struct ProcessReader {
     pid: Pid,
+    with_locals: bool,
     known: Option<Known>,
 }
 
@@ -54,8 +55,12 @@ struct ThreadPass {
 }
 
 impl ProcessReader {
-    pub(super) fn new(pid: Pid) -> Self {
-        Self { pid, known: None }
+    pub(super) fn new(pid: Pid, with_locals: bool) -> Self {
+        Self {
+            pid,
+            with_locals,
+            known: None,
+        }
     }
 
     /// One sample.
@@ -149,7 +154,7 @@ impl ProcessReader {
                 match python::locate(&maps, &cached) {
                     Located::Python(runtime) => {
                         tracing::debug!(version = runtime.version(), "found CPython");
-                        Kind::Python(Box::new(PythonProcess::new(runtime, &maps)))
+                        Kind::Python(Box::new(PythonProcess::new(*runtime, &maps)))
                     }
                     Located::NotPython => Kind::NotPython,
                     Located::Bits32 => Kind::Bits32,
@@ -163,7 +168,7 @@ impl ProcessReader {
 
     fn describe_runtime(&self, key: &Key, gaps: &mut Vec<Gap>) -> RuntimeKind {
         let gap = |kind, cause: String| {
-            Gap::new(Some(key.clone()), kind, "stacks of its threads", cause)
+            Gap::new(Some(key.clone()), kind, "stacks", cause)
         };
         match self.known.as_ref().map(|known| &known.located) {
             Some(Kind::Python(_)) => RuntimeKind::Python,
@@ -257,7 +262,7 @@ impl ProcessReader {
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
-            part = Some(process.read(self.pid, key, memory, &waiters));
+            part = Some(process.read(self.pid, key, memory, &waiters, self.with_locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&cached, &at_start);
         }
@@ -331,6 +336,7 @@ fn assemble(
         argv: arguments(&read_bounded(&format!("/proc/{pid}/task/{alive}/cmdline"))),
         state: leader.state.to_string(),
         tracer: last_number(&status, "TracerPid:").filter(|tracer| *tracer != 0),
+        caught_signals: caught_signals(&status),
         runtime,
         python: merged.runtime,
         test: pass.test,
@@ -347,7 +353,11 @@ fn arguments(bytes: &[u8]) -> Vec<Foreign> {
     if bytes.is_empty() {
         return Vec::new();
     }
-    bytes.split(|byte| *byte == 0).map(Foreign::from_bytes).collect()
+    let arguments: Vec<String> = bytes
+        .split(|byte| *byte == 0)
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect();
+    redact(&arguments).into_iter().map(Foreign::from).collect()
 }
 
 fn read_bounded(path: &str) -> Vec<u8> {
@@ -356,6 +366,16 @@ fn read_bounded(path: &str) -> Vec<u8> {
         let _ = file.take(MAX_ARGV).read_to_end(&mut bytes);
     }
     bytes
+}
+
+/// The signals in the mask `SigCgt` of `/proc/PID/status`.
+fn caught_signals(status: &str) -> Vec<i32> {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
 }
 
 /// The last number on a line of `/proc/PID/status`.

@@ -94,6 +94,8 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             .read_line(&mut ready)
             .map_err(|error| format!("the program said nothing: {error}"))?;
     }
+    // Python has read it; should we be killed now, it is not left over.
+    drop(folder);
     if ready.trim() != "READY" {
         return Err(format!("{} ended before it hung", python.program.display()));
     }
@@ -104,6 +106,7 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             tree: true,
             samples: Samples::Exactly(3),
             interval: Duration::from_millis(250),
+            locals: false,
             all: false,
             width: output::width(None),
             trigger: Trigger::Dump,
@@ -117,8 +120,23 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
     last
 }
 
+/// Starts the program, tied to our own life where util-linux has `setpriv`: in the hang that it shows, it does not
+/// heed Ctrl-C.
 fn start(python: &Path, script: &Path) -> Result<Ended, String> {
-    Command::new(python)
+    let tied = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "true"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    let mut command = if tied {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(python);
+        command
+    } else {
+        Command::new(python)
+    };
+    command
         .arg(script)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -14,6 +14,7 @@ impl From<&DumpArgs> for Request {
             tree: !args.no_tree,
             samples: args.samples.map_or(Samples::Auto, Samples::Exactly),
             interval: args.interval,
+            locals: args.locals,
             all: args.all,
             width: output::width(args.width),
             trigger: Trigger::Dump,

@@ -7,6 +7,7 @@ mod dump;
 mod explain;
 mod output;
 mod python_finder;
+mod watch;
 
 use crate::cli::{Cli, Command};
 use crate::exit_code::ExitCode;
@@ -17,6 +18,10 @@ use tracing_subscriber::EnvFilter;
 /// Runs the command that the process was called with.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Not a command for people: hangscope starts itself so, see `crate::watch`.
+    if std::env::args_os().nth(1).is_some_and(|word| word == crate::watch::GUARDIAN) {
+        return ExitCode::Other(crate::watch::guardian());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -24,6 +29,10 @@ pub fn main() -> ExitCode {
     start_tracing(cli.verbose);
     match cli.command {
         Command::Dump(args) => dump::run(&args),
+        Command::Watch(args) => match watch::run(&args) {
+            watch::Ending::Code(code) => code,
+            watch::Ending::Signal(signal) => watch::die_by(signal),
+        },
         Command::Analyze(args) => analyze::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor => doctor::run(),

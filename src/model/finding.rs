@@ -149,11 +149,13 @@ pub struct ThreadProgress {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Motion {
-    /// Same stack in all samples, no CPU used.
+    /// Same stack in all samples, and it has not run in between.
     Still,
+    /// Same stack in all samples, but it ran in between: woken, and back in the same place.
+    Stirring,
     /// Same stack in all samples, using CPU: inside one native call, or a loop with one position.
     Busy,
-    /// The same functions in all samples, at few positions.
+    /// Using CPU, the same functions in all samples, at few positions.
     Looping,
     /// Its stack changed.
     Moving,

@@ -16,6 +16,18 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Offset of the current instruction in the code object, in bytes; -1 where the reader cannot tell.
     pub instruction: i64,
+    /// Its local variables; only where they were asked for (`--locals`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locals: Vec<Local>,
+}
+
+/// A local variable of a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Local {
+    /// Its name.
+    pub name: Foreign,
+    /// Its value: simple values shortened, others by type and address.
+    pub value: Foreign,
 }
 
 impl Frame {
@@ -57,6 +69,16 @@ impl Frame {
             || file.find("/lib/python3").is_some_and(|at| {
                 !file[at..].contains("/site-packages/") && !file[at..].contains("/dist-packages/")
             })
+    }
+
+    /// Whether the frame is of pytest's machinery: its own packages, pluggy, xdist, execnet.
+    #[must_use]
+    pub fn is_test_runner(&self) -> bool {
+        let file = self.file.untrusted();
+        ["/_pytest/", "/pluggy/", "/pytest/", "/xdist/", "/execnet/"]
+            .iter()
+            .any(|package| file.contains(package))
+            && self.is_library()
     }
 
     /// Whether the file belongs to the standard library or an installed package, not to the user's project.

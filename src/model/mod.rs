@@ -1,5 +1,6 @@
 //! Plain serializable data: what was seen and what follows from it. No I/O, no clock, no printing.
 
+mod event;
 mod finding;
 mod foreign;
 mod frame;
@@ -7,23 +8,24 @@ mod gap;
 mod ids;
 mod interpreter;
 mod process;
+mod redact;
 mod report;
 mod snapshot;
 mod thread;
 mod wait;
 
+pub use event::{Event, LeftProcess, Outcome, OutcomeKind};
 pub use finding::{
     Analysis, Certainty, EdgeKind, Evidence, Finding, Inconclusive, Motion, Reference,
     ThreadProgress, Verdict, WaitEdge,
 };
 pub use foreign::Foreign;
-pub use frame::Frame;
+pub use frame::{Frame, Local};
 pub use gap::{Gap, GapKind};
 pub use ids::{Addr, Key, Pid, Tid};
-pub use interpreter::{
-    Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState,
-};
+pub use interpreter::{Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState};
 pub use process::{Coverage, Process, RunningTest, RuntimeKind};
+pub use redact::redact;
 pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};
 pub use snapshot::{Pause, Snapshot};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind};

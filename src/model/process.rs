@@ -25,6 +25,9 @@ pub struct Process {
     /// Pid of the process that traces it, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracer: Option<Pid>,
+    /// Signals that it catches (`SigCgt` of `proc_pid_status(5)`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caught_signals: Vec<i32>,
     /// What it runs.
     pub runtime: RuntimeKind,
     /// Its CPython runtime.

@@ -21,3 +21,15 @@ pub fn schema() -> String {
     text.push('\n');
     text
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_documented_schema_is_that_of_the_types() {
+        let documented = include_str!("../../docs/schema.json");
+        assert!(
+            super::schema() == documented,
+            "the types have changed: cargo run -- schema > docs/schema.json, and say so in docs/schema.md"
+        );
+    }
+}

@@ -10,5 +10,11 @@
 )]
 
 mod support;
+mod support_watch;
 
+mod archive;
 mod detectors;
+mod watch;
+mod watch_signals;
+mod watch_terminal;
+mod watch_tree;

@@ -5,12 +5,12 @@
 //! registered, then a join of each non-daemon thread), runs its atexit callbacks, and tears it down. It does not wait
 //! for its list of thread states, so a pool thread that ran code there once and idles elsewhere is never the cause.
 
-use super::super::case::{Case, Standing, destroyers};
+use super::super::case::{Case, Closure, Standing, destroyers};
 use super::super::{signature, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::model::{
-    Certainty, Evidence, Finding, Frame, Grade, Interpreter, Key, Process, Reference, Thread,
-    ThreadState, WaitKind,
+    Certainty, Evidence, Finding, Frame, Grade, Interpreter, Key, Motion, Process, Reference,
+    Thread, ThreadState, WaitKind,
 };
 use std::collections::BTreeSet;
 
@@ -149,9 +149,14 @@ impl<'c> Scene<'c, '_> {
         let shutdown = frames
             .iter()
             .position(|frame| frame.is("_shutdown", "threading.py"))?;
-        // Up to 3.12 `_shutdown` takes the joined thread's lock itself or through `Thread.join`.
-        let callback = frames.get(shutdown.checked_sub(1)?)?;
-        (!callback.in_file("threading.py")).then_some(callback)
+        let inner = frames.get(..shutdown)?;
+        let called = inner.last()?;
+        // 3.13+ wraps each callback; a callback in C leaves no frame inside of the wrapper.
+        if called.function.untrusted().starts_with("_register_atexit.") {
+            return Some(inner.iter().nth_back(1).unwrap_or(called));
+        }
+        // Before, `_shutdown` calls it directly; frames of `threading` are its own joins then.
+        (!called.in_file("threading.py")).then_some(called)
     }
 
     /// The thread that the waiter joins.
@@ -205,6 +210,12 @@ impl<'c> Scene<'c, '_> {
                  interpreter {n} is ended",
                 wording::name(culprit)
             )
+        } else if self.interpreter.own_gil && n != 0 {
+            format!(
+                "tell {} to stop and join it before interpreter {n} is ended (an isolated interpreter refuses daemon \
+                 threads, so that is the only way)",
+                wording::name(culprit)
+            )
         } else {
             format!(
                 "tell {} to stop and join it before interpreter {n} is ended, or start it with daemon=True; whether a \
@@ -230,8 +241,8 @@ impl<'c> Scene<'c, '_> {
         match standing {
             Standing::Internal => {
                 let known = BTreeSet::from([&self.waiter.key, &culprit.key]);
-                match self.case.is_closed(self.process, &known) {
-                    Some(true) => Certainty::Certain,
+                match self.case.closure(self.process, &known) {
+                    Closure::Closed => Certainty::Certain,
                     _ => Certainty::Probable,
                 }
             }
@@ -267,11 +278,12 @@ impl<'c> Scene<'c, '_> {
     }
 
     fn runs_in_circles(&self, thread: &Thread) -> bool {
-        use crate::model::Motion;
-        matches!(
-            self.case.motion(&thread.key),
-            Motion::Looping | Motion::Busy | Motion::Unknown
-        )
+        match self.case.motion(&thread.key) {
+            Motion::Looping | Motion::Busy | Motion::Unknown => true,
+            // It may work off one short job after the other, which is no news unless the run is overdue.
+            Motion::Stirring => self.case.overdue,
+            Motion::Still | Motion::Moving | Motion::Starved => false,
+        }
     }
 
     /// The GIL that `waiting` needs is kept by a thread that does not move.
@@ -321,8 +333,8 @@ impl<'c> Scene<'c, '_> {
             _ if !self.case.has_motion() => Certainty::Possible,
             Standing::Internal => {
                 let known = BTreeSet::from([&self.waiter.key]);
-                match self.case.is_closed(self.process, &known) {
-                    Some(true) => Certainty::Certain,
+                match self.case.closure(self.process, &known) {
+                    Closure::Closed => Certainty::Certain,
                     _ => Certainty::Probable,
                 }
             }
@@ -369,6 +381,15 @@ impl<'c> Scene<'c, '_> {
                     &[(&self.waiter.key, "wait")],
                 )),
             }
+        }
+        if let Some(thread) = self.awaited_thread() {
+            held = format!(": {}", wording::name(thread));
+            evidence.push(self.fact(
+                Grade::Read,
+                format!("that thread is {}, which {}", wording::who(thread), self.doing(thread)),
+                &[(&self.waiter.key, "wait"), (&thread.key, "wait")],
+            ));
+            blockers.push(thread);
         }
         evidence.extend(self.stillness(self.waiter));
         evidence.extend(self.blocked_signals());
@@ -483,7 +504,7 @@ impl<'c> Scene<'c, '_> {
 
     /// "unmoved in 3 samples over 1.0 s", if so.
     fn stillness(&self, thread: &Thread) -> Option<Evidence> {
-        if !self.case.has_motion() || self.case.motion(&thread.key) != crate::model::Motion::Still {
+        if !self.case.has_motion() || self.case.motion(&thread.key) != Motion::Still {
             return None;
         }
         let views = self.case.views(&thread.key).count();
@@ -506,7 +527,7 @@ impl<'c> Scene<'c, '_> {
         if pending.is_empty() || !is_main {
             return None;
         }
-        let names: Vec<String> = pending.iter().map(|signal| signal_name(*signal)).collect();
+        let names: Vec<String> = pending.iter().map(|signal| wording::signal(*signal)).collect();
         Some(self.fact(
             Grade::Read,
             format!(
@@ -551,7 +572,3 @@ fn made_by(thread: &Thread, interpreter: i64) -> String {
     text
 }
 
-fn signal_name(number: i32) -> String {
-    nix::sys::signal::Signal::try_from(number)
-        .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
-}

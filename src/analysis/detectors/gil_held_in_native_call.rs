@@ -72,7 +72,7 @@ pub(super) fn stuck_gil<'c>(
             })
     });
     let motion = case.motion(&holder.key);
-    if !unchanged || !matches!(motion, Motion::Still | Motion::Busy) {
+    if !unchanged || !matches!(motion, Motion::Still | Motion::Busy | Motion::Stirring) {
         return None;
     }
     if case.standing(holder) == Standing::Starved {

@@ -1,7 +1,7 @@
 //! `Thread.join` on a thread that cannot end: the chain of waits is followed to its root. See
 //! `docs/detectors/join-on-blocked-thread.md`.
 
-use super::super::case::{Case, Standing, destroyers};
+use super::super::case::{Case, Closure, Standing, destroyers};
 use super::super::{signature, wait_graph, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::model::{
@@ -40,24 +40,25 @@ impl Detector for JoinOnBlockedThread {
             for (waiter, _) in joins(process) {
                 let chain = chain(case, process, waiter);
                 // A chain is told from its start; one that runs into the end of an interpreter is that detector's.
-                let starts_elsewhere = joined.contains(&waiter.key) && !chain.closes;
+                let starts_elsewhere = !chain.closes && joined.contains(&waiter.key);
                 if starts_elsewhere || chain.threads.iter().any(|thread| ending.contains(&thread.key)) {
                     continue;
                 }
-                findings.extend(judge(case, process, &chain));
+                let Some(finding) = judge(case, process, &chain) else {
+                    continue;
+                };
+                // A cycle is found again from each of its threads.
+                if !findings.iter().any(|known| members(known) == members(&finding)) {
+                    findings.push(finding);
+                }
             }
         }
-        findings.dedup_by(|later, first| same_cycle(later, first));
         outcome(case, findings)
     }
 }
 
-/// A chain that closes is found once from each of its threads.
-fn same_cycle(a: &Finding, b: &Finding) -> bool {
-    let members = |finding: &Finding| -> BTreeSet<Key> {
-        finding.blockers.iter().chain([&finding.waiter]).cloned().collect()
-    };
-    members(a) == members(b)
+fn members(finding: &Finding) -> BTreeSet<&Key> {
+    finding.blockers.iter().chain([&finding.waiter]).collect()
 }
 
 fn joins(process: &Process) -> impl Iterator<Item = (&Thread, &Key)> {
@@ -72,7 +73,7 @@ struct Chain<'c> {
     threads: Vec<&'c Thread>,
     /// How each thread but the last waits for the next.
     kinds: Vec<EdgeKind>,
-    /// The last thread waits for one of the chain.
+    /// The last thread waits for the first: a cycle.
     closes: bool,
 }
 
@@ -95,7 +96,10 @@ fn chain<'c>(case: &Case<'_>, process: &'c Process, start: &'c Thread) -> Chain<
             break;
         }
         chain.kinds.push(kind);
-        if chain.threads.iter().any(|thread| thread.key == next.key) {
+        if let Some(start) = chain.threads.iter().position(|thread| thread.key == next.key) {
+            // Those that lead into the cycle are not part of it; they are told as affected.
+            chain.threads.drain(..start);
+            chain.kinds.drain(..start);
             chain.closes = true;
             break;
         }
@@ -119,24 +123,35 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     }
     let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     let all_joins = chain.kinds.iter().all(|kind| *kind == EdgeKind::Joins);
-    let closed = case.is_closed(process, &known);
-    let certainty = match (case.has_motion(), chain.closes, closed) {
+    let (waiter_name, root_name) = (wording::name(waiter), wording::name(root));
+    let closure = case.closure(process, &known);
+    // Whoever goes on may be about to do what the root waits for.
+    let open = matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_));
+    if open && !chain.closes && !case.overdue {
+        return None;
+    }
+    let certainty = match (case.has_motion(), chain.closes, &closure) {
         (false, _, _) => Certainty::Possible,
         (true, true, _) if all_joins => Certainty::Certain,
         (true, true, _) => Certainty::Probable,
-        (true, false, Some(true)) => Certainty::Certain,
+        // An owner field names a thread by an id that is used again after the thread's end.
+        (true, false, Closure::Closed) if !all_joins => Certainty::Probable,
+        (true, false, Closure::Closed) => Certainty::Certain,
         // A thread that could not be judged, such as a library's own, rarely wakes Python code.
-        (true, false, None) => Certainty::Probable,
-        (true, false, Some(false)) => Certainty::Possible,
+        (true, false, Closure::Unclear) => Certainty::Probable,
+        (true, false, _) => Certainty::Possible,
     };
     let wait = root.wait.as_ref()?;
     let root_place = wording::place(root).map_or_else(String::new, |place| format!(" at {place}"));
     let end = if chain.closes {
-        "which waits for it in turn".to_owned()
+        format!("which waits for {waiter_name} in turn")
     } else {
         format!("which {}{root_place}", wording::waits(wait))
     };
-    let through: String = chain.threads[1..chain.threads.len() - 1]
+    let through: String = chain
+        .threads
+        .get(1..chain.threads.len() - 1)
+        .unwrap_or_default()
         .iter()
         .map(|thread| format!("{}, which waits for ", wording::name(thread)))
         .collect();
@@ -169,12 +184,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             format!("{} {}{root_place}, without a deadline", wording::who(root), wording::waits(wait)),
             &[&root.key],
         ));
-        let text = match closed {
-            Some(true) => "no other thread of the process could wake it: all wait, without a deadline, for things of the same process",
-            Some(false) => "other threads of the process go on or wait for events, and one of them may wake it",
-            None => "some threads of the process could not be judged",
-        };
-        evidence.push(fact(case, Grade::Derived, text.to_owned(), &[&process.key]));
+        evidence.push(fact(case, Grade::Derived, words(process, &closure), &[&process.key]));
     }
     if case.has_motion() {
         evidence.push(fact(
@@ -188,14 +198,12 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             &[&waiter.key, &root.key],
         ));
     }
-    let blockers: Vec<Key> = chain.threads[1..].iter().map(|thread| thread.key.clone()).collect();
+    let blockers: Vec<Key> = chain.threads.iter().skip(1).map(|thread| thread.key.clone()).collect();
     let targets: Vec<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     Some(Finding {
         id: "join-on-blocked-thread".to_owned(),
         title: format!(
-            "{}{here} {operation} {through}{}, {end}.",
-            wording::name(waiter),
-            wording::name(root)
+            "{waiter_name}{here} {operation} {through}{root_name}, {end}."
         )
         .into(),
         certainty,
@@ -204,18 +212,33 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         affected: case.affected_by(&targets, &targets),
         evidence,
         refuted_if: format!(
-            "a signal handler, native code or another process wakes {}",
-            wording::name(root)
+            "a signal handler, native code or another process wakes {root_name}"
         )
         .into(),
         remedy: format!(
-            "make sure that what {} waits for happens before the join (set the event, put the sentinel, release the lock), \
-             or join with a timeout and report the thread",
-            wording::name(root)
+            "make sure that what {root_name} waits for happens before the join (set the event, put the sentinel, release \
+             the lock), or join with a timeout and report the thread"
         )
         .into(),
         signature: signature::signature("join-on-blocked-thread", &chain.threads),
     })
+}
+
+/// Who else could wake the root.
+fn words(process: &Process, closure: &Closure) -> String {
+    match closure {
+        Closure::Closed => "no other thread of the process could wake it: all wait, without a deadline, for things of \
+                            the same process"
+            .to_owned(),
+        Closure::OpenThread(key) => {
+            let thread = process.thread(key).map_or_else(|| "another thread".to_owned(), wording::who);
+            format!("{thread} goes on or waits for events, and may wake it")
+        }
+        Closure::OpenSignal(signal) => {
+            format!("the process catches {}, and that handler may wake it", wording::signal(*signal))
+        }
+        Closure::Unclear => "some threads of the process could not be judged".to_owned(),
+    }
 }
 
 /// Whether the join is the one that the end of the main thread does (`threading._shutdown`).

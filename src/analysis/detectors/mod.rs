@@ -5,7 +5,7 @@ mod gil_held_in_native_call;
 mod join_on_blocked_thread;
 
 use super::case::Case;
-use crate::model::{Finding, Gap};
+use crate::model::{Finding, Gap, PythonReader};
 
 /// One cause that a detector can name.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub fn causes() -> impl Iterator<Item = &'static Cause> {
     DETECTORS.iter().flat_map(|detector| detector.meta().causes)
 }
 
-/// Python processes whose insides could not be read: a detector that needs them has not looked.
+/// Python processes of which only frames, or nothing, could be read: a detector that needs more has not looked.
 fn unread_pythons(case: &Case<'_>) -> Vec<Gap> {
     case.last
         .gaps
@@ -67,7 +67,11 @@ fn unread_pythons(case: &Case<'_>) -> Vec<Gap> {
             gap.subject
                 .as_ref()
                 .and_then(|key| case.last.process(&key.of_process()))
-                .is_some_and(|process| process.python.is_some() && process.interpreters.is_empty())
+                .is_some_and(|process| {
+                    process.python.as_ref().is_some_and(|python| {
+                        process.interpreters.is_empty() || python.reader == PythonReader::PySpy
+                    })
+                })
         })
         .cloned()
         .collect()

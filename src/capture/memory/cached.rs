@@ -1,16 +1,25 @@
 //! A page-wise read-through cache. Made anew for each sample: what it returns is as old as its first read.
 
 use super::{Memory, PAGE, Range, ReadError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 /// Longest piece read at once; nothing we look at is longer.
 const MAX_READ: usize = 1 << 20;
+/// Most pages fetched for one sample (512 MiB): a target that leads us in circles must not cost us our memory. Four
+/// thousand threads take some 20,000.
+const MAX_PAGES: usize = 1 << 17;
+/// Most reads of one sample, for the same reason: some seconds' worth. Four thousand threads take some million.
+const MAX_READS: u64 = 100_000_000;
+
+/// A page, or why it cannot be read.
+type Page = Result<Box<[u8]>, ReadError>;
 
 /// Typed little-endian reads over [`Memory`], page by page, each page fetched once.
 pub struct CachedMemory<'m> {
     inner: &'m dyn Memory,
-    pages: RefCell<HashMap<u64, Result<Box<[u8]>, ReadError>>>,
+    pages: RefCell<HashMap<u64, Page>>,
+    reads_left: Cell<u64>,
 }
 
 impl std::fmt::Debug for CachedMemory<'_> {
@@ -28,6 +37,7 @@ impl<'m> CachedMemory<'m> {
         Self {
             inner,
             pages: RefCell::default(),
+            reads_left: Cell::new(MAX_READS),
         }
     }
 
@@ -51,6 +61,11 @@ impl<'m> CachedMemory<'m> {
     }
 
     fn fetch(&self, wanted: &[u64]) {
+        let room = MAX_PAGES.saturating_sub(self.pages.borrow().len());
+        let wanted = &wanted[..wanted.len().min(room)];
+        if wanted.is_empty() {
+            return;
+        }
         let ranges: Vec<Range> = wanted
             .iter()
             .map(|page| Range {
@@ -74,6 +89,10 @@ impl<'m> CachedMemory<'m> {
         {
             return Err(ReadError::Unmapped(address));
         }
+        self.reads_left.set(self.reads_left.get().saturating_sub(1));
+        if self.reads_left.get() == 0 {
+            return Err(ReadError::Exhausted);
+        }
         let mut done = 0;
         while done < out.len() {
             let at = address + done as u64;
@@ -85,7 +104,7 @@ impl<'m> CachedMemory<'m> {
             let bytes = match pages.get(&page) {
                 Some(Ok(bytes)) => bytes,
                 Some(Err(error)) => return Err(*error),
-                None => return Err(ReadError::Unmapped(at)),
+                None => return Err(ReadError::Exhausted),
             };
             let offset = (at % PAGE) as usize;
             let count = (bytes.len() - offset).min(out.len() - done);

@@ -16,6 +16,9 @@ pub enum ReadError {
     /// Nothing is mapped there, or it is not readable.
     #[error("nothing readable at {0:#x}")]
     Unmapped(u64),
+    /// More was to be read than a sane process has.
+    #[error("more memory than hangscope reads of one process")]
+    Exhausted,
     /// The process has ended.
     #[error("the process has ended")]
     Gone,

@@ -2,7 +2,7 @@
 
 use super::object::{Heap, ObjectError};
 use crate::model::{Foreign, Frame};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -19,13 +19,33 @@ pub(crate) struct Code {
     lines: RefCell<HashMap<i64, Option<u32>>>,
 }
 
+/// Most text of frames that is kept of one process, in bytes. Ten thousand frames take one million.
+const MAX_TEXT: usize = 256 << 20;
+
 /// The code objects met so far.
-#[derive(Default)]
 pub(crate) struct CodeCache {
     codes: RefCell<HashMap<u64, Option<Rc<Code>>>>,
+    text_left: Cell<usize>,
+}
+
+impl Default for CodeCache {
+    fn default() -> Self {
+        Self {
+            codes: RefCell::default(),
+            text_left: Cell::new(MAX_TEXT),
+        }
+    }
 }
 
 impl CodeCache {
+    /// Takes a frame's share of the text that may be kept; false when all is used up.
+    pub(crate) fn afford(&self, frame: &Frame) -> bool {
+        let size = size_of::<Frame>() + frame.function.untrusted().len() + frame.file.untrusted().len();
+        let left = self.text_left.get().checked_sub(size);
+        self.text_left.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
     /// The code object at `address`; `None` when no code object is there.
     pub(crate) fn get(&self, heap: &Heap<'_>, address: u64) -> Option<Rc<Code>> {
         if let Some(code) = self.codes.borrow().get(&address) {
@@ -71,6 +91,7 @@ impl Code {
             file: self.file.clone(),
             line,
             instruction: offset,
+            locals: Vec::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Walking the frames of a thread state.
 
 use super::code::CodeCache;
+use super::locals;
 use super::object::Heap;
 use super::offsets::FrameRoot;
 use crate::capture::memory::ReadError;
@@ -33,7 +34,12 @@ pub(crate) fn innermost(heap: &Heap<'_>, thread_state: u64) -> Result<u64, ReadE
 }
 
 /// Walks from the innermost frame outwards.
-pub(crate) fn walk(heap: &Heap<'_>, codes: &CodeCache, thread_state: u64) -> Stack {
+pub(crate) fn walk(
+    heap: &Heap<'_>,
+    codes: &CodeCache,
+    thread_state: u64,
+    with_locals: bool,
+) -> Stack {
     let mut stack = Stack::default();
     let mut seen = HashSet::new();
     let mut next = match innermost(heap, thread_state) {
@@ -52,7 +58,7 @@ pub(crate) fn walk(heap: &Heap<'_>, codes: &CodeCache, thread_state: u64) -> Sta
             stack.cut = Some(format!("more than {MAX_FRAMES} frames").into());
             break;
         }
-        match step(heap, codes, next, &mut stack) {
+        match step(heap, codes, next, with_locals, &mut stack) {
             Ok(previous) => next = previous,
             Err(error) => {
                 stack.cut = Some(error.to_string().into());
@@ -67,17 +73,25 @@ fn step(
     heap: &Heap<'_>,
     codes: &CodeCache,
     frame: u64,
+    with_locals: bool,
     stack: &mut Stack,
 ) -> Result<u64, ReadError> {
     let (memory, offsets) = (heap.memory, heap.offsets);
     let owner = memory.u8(frame.wrapping_add(offsets.frame_owner))?;
     let previous = memory.u64(frame.wrapping_add(offsets.frame_previous))?;
     if owner < offsets.frame_first_foreign_owner {
-        let code = memory.u64(frame.wrapping_add(offsets.frame_code))?
-            & !offsets.frame_code_tag_mask;
+        let code_address =
+            memory.u64(frame.wrapping_add(offsets.frame_code))? & !offsets.frame_tag_mask;
         let instruction = memory.u64(frame.wrapping_add(offsets.frame_instruction))?;
-        if let Some(code) = codes.get(heap, code) {
-            stack.frames.push(code.frame(heap, instruction));
+        if let Some(code) = codes.get(heap, code_address) {
+            let mut shown = code.frame(heap, instruction);
+            if with_locals {
+                shown.locals = locals::read(heap, code_address, frame).unwrap_or_default();
+            }
+            if !codes.afford(&shown) {
+                return Err(ReadError::Exhausted);
+            }
+            stack.frames.push(shown);
         }
     }
     Ok(previous)

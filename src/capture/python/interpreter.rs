@@ -108,6 +108,7 @@ pub(crate) fn census(
     runtime: u64,
     skeleton: &Skeleton,
     process: &Key,
+    with_locals: bool,
 ) -> Census {
     let mut census = Census::default();
     for reason in &skeleton.broken {
@@ -125,7 +126,7 @@ pub(crate) fn census(
             Ok(found) => {
                 let known = known_threads(heap, *address);
                 for &state in states {
-                    match thread_state(heap, codes, state, &found, &known) {
+                    match thread_state(heap, codes, state, &found, &known, with_locals) {
                         Ok(raw) => census.thread_states.push(raw),
                         Err(error) => census.gaps.push(Gap::new(
                             Some(found.key.clone()),
@@ -223,6 +224,7 @@ fn thread_state(
     address: u64,
     interpreter: &Interpreter,
     known: &BTreeMap<u64, KnownThread>,
+    with_locals: bool,
 ) -> Result<RawThreadState, ReadError> {
     let (memory, offsets) = (heap.memory, heap.offsets);
     let at = |offset: u64| address.wrapping_add(offset);
@@ -242,7 +244,7 @@ fn thread_state(
             .is_some_and(|gil| gil.holder == Some(Addr(address))),
     };
     let thread = known.get(&ident);
-    let stack = frame::walk(heap, codes, address);
+    let stack = frame::walk(heap, codes, address, with_locals);
     Ok(RawThreadState {
         native_id: Tid::try_from(memory.u64(at(offsets.thread_native_id))?).unwrap_or(0),
         bound: status.iter().any(|name| name == "bound-gilstate"),

@@ -4,6 +4,7 @@ mod code;
 mod environ;
 mod frame;
 mod interpreter;
+mod locals;
 mod names;
 mod object;
 mod offsets;
@@ -80,10 +81,11 @@ impl PythonProcess {
         key: &Key,
         memory: &dyn Memory,
         waiters: &[FutexWaiter],
+        with_locals: bool,
     ) -> PythonPart {
         match (&self.runtime.offsets, self.runtime.address) {
             (Some(_), Some(address)) if !self.runtime.free_threaded => {
-                self.read_own(key, memory, address, waiters)
+                self.read_own(key, memory, address, waiters, with_locals)
             }
             _ => self.read_by_pyspy(pid, key),
         }
@@ -95,6 +97,7 @@ impl PythonProcess {
         memory: &dyn Memory,
         address: u64,
         waiters: &[FutexWaiter],
+        with_locals: bool,
     ) -> PythonPart {
         let mut part = self.empty_part(PythonReader::Own);
         let Some(offsets) = &self.runtime.offsets else {
@@ -129,7 +132,7 @@ impl PythonProcess {
                 }
             };
             let codes = CodeCache::default();
-            let mut census = interpreter::census(&heap, &codes, address, &skeleton, key);
+            let mut census = interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
             part.waits = wait::attribute(&heap, &census, waiters, key);
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
@@ -177,12 +180,15 @@ impl PythonProcess {
                         state,
                     })
                     .collect();
-                part.gaps.push(Gap::new(
-                    Some(key.clone()),
-                    GapKind::NotApplicable,
-                    "thread state flags, interpreter state, locks and joins",
-                    format!("{why}; py-spy read its frames"),
-                ));
+                part.gaps.push(
+                    Gap::new(
+                        Some(key.clone()),
+                        GapKind::Unsupported,
+                        "interpreter and thread state, joins and locks",
+                        format!("{why}; py-spy read its frames"),
+                    )
+                    .remedy("for a diagnosis, run the suite on CPython 3.11 to 3.15 with a GIL"),
+                );
             }
             Err(error) => part.gaps.push(
                 Gap::new(
@@ -226,3 +232,6 @@ fn same_again(
     let heap = Heap::new(&cached, offsets);
     interpreter::skeleton(&heap, runtime).as_ref() == Ok(before)
 }
+
+#[cfg(test)]
+mod hostile;

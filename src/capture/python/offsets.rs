@@ -43,14 +43,18 @@ pub(crate) struct Offsets {
     pub(crate) frame_locals: u64,
     /// Values of `owner` from here on are not Python frames.
     pub(crate) frame_first_foreign_owner: u8,
-    /// `f_executable` is a tagged reference (3.14+).
-    pub(crate) frame_code_tag_mask: u64,
+    /// References in frames are tagged in these bits (3.14+).
+    pub(crate) frame_tag_mask: u64,
     // PyCodeObject
     pub(crate) code_filename: u64,
     pub(crate) code_qualname: u64,
     pub(crate) code_linetable: u64,
     pub(crate) code_first_line: u64,
     pub(crate) code_instructions: u64,
+    pub(crate) code_local_names: u64,
+    pub(crate) code_local_count: u64,
+    /// First item of a tuple.
+    pub(crate) tuple_items: u64,
     // Objects
     pub(crate) unicode_ascii_size: u64,
     pub(crate) unicode_compact_size: u64,
@@ -160,12 +164,15 @@ fn v3_11() -> Offsets {
         frame_owner: 69,
         frame_locals: 72,
         frame_first_foreign_owner: 3,
-        frame_code_tag_mask: 0,
+        frame_tag_mask: 0,
         code_filename: 112,
         code_qualname: 128,
         code_linetable: 136,
         code_first_line: 72,
         code_instructions: 184,
+        code_local_names: 96,
+        code_local_count: 76,
+        tuple_items: 24,
         unicode_ascii_size: 48,
         unicode_compact_size: 72,
         heap_type_cached_keys: 872,
@@ -202,6 +209,7 @@ fn v3_12() -> Offsets {
         frame_owner: 70,
         code_first_line: 68,
         code_instructions: 192,
+        code_local_count: 72,
         unicode_ascii_size: 40,
         unicode_compact_size: 56,
         heap_type_cached_keys: 880,
@@ -266,8 +274,9 @@ fn v3_14() -> Offsets {
         thread_holds_gil: Some(36),
         frame_owner: 74,
         frame_locals: 80,
-        frame_code_tag_mask: 3,
+        frame_tag_mask: 3,
         code_instructions: 208,
+        tuple_items: 32,
         locks: LockLayout::Mutex,
         ..v3_13()
     }
@@ -457,6 +466,8 @@ pub(crate) mod fixed {
     pub(crate) const KEYS_INDICES: u64 = 32;
     /// `PyModuleObject.md_dict`.
     pub(crate) const MODULE_DICT: u64 = 16;
+    /// `PyCellObject.ob_ref`.
+    pub(crate) const CELL_VALUE: u64 = 16;
     /// First digit of an int.
     pub(crate) const INT_DIGITS: u64 = 24;
     /// `_gil_runtime_state.last_holder`.

@@ -116,6 +116,7 @@ fn thread_state(trace: StackTrace, number: usize, key: &Key, interpreter: i64) -
                 file: frame.filename.into(),
                 line: u32::try_from(frame.line).ok().filter(|line| *line != 0),
                 instruction: -1,
+                locals: Vec::new(),
             })
             .collect(),
         cut: None,

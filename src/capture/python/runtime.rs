@@ -33,7 +33,7 @@ impl Runtime {
 /// What a process turned out to be.
 #[derive(Debug)]
 pub(crate) enum Located {
-    Python(Runtime),
+    Python(Box<Runtime>),
     NotPython,
     /// A 32-bit program.
     Bits32,
@@ -63,7 +63,7 @@ pub(crate) fn locate(maps: &Maps, memory: &CachedMemory<'_>) -> Located {
         }
         let version_constant = file.exported(b"Py_Version").map(|a| a.wrapping_add(bias));
         return match identify(address, version_constant, &module.name, memory) {
-            Some(runtime) => Located::Python(runtime),
+            Some(runtime) => Located::Python(Box::new(runtime)),
             None => Located::Unreadable(format!(
                 "{}: a Python whose version could not be read",
                 module.open_path

@@ -29,9 +29,18 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     if report.analysis.findings.is_empty() {
         write_no_finding(page, style, report, last);
     }
-    for inconclusive in &report.analysis.inconclusive {
-        let name = inconclusive.detector.replace('_', "-");
-        page.wrapped("", "  ", &format!("not looked for: {name} (what it needs could not be read, see below)"));
+    let unlooked: Vec<String> = report
+        .analysis
+        .inconclusive
+        .iter()
+        .map(|inconclusive| inconclusive.detector.replace('_', "-"))
+        .collect();
+    if !unlooked.is_empty() {
+        page.wrapped(
+            "  ",
+            "  ",
+            &format!("not looked for: {} (what they need could not be read, see below)", unlooked.join(", ")),
+        );
     }
     write_gaps(page, report);
 }
@@ -125,7 +134,7 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         motions.iter().filter_map(|motion| counts.get(motion)).sum()
     };
     let total = report.analysis.progress.len();
-    let moved = count(&[Motion::Moving, Motion::Looping, Motion::Busy]);
+    let moved = count(&[Motion::Moving, Motion::Looping, Motion::Busy, Motion::Stirring]);
     let still = count(&[Motion::Still]);
     let summary = if samples == 1 {
         let waiting = last
@@ -144,6 +153,19 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
     let tests: Vec<String> = last.processes.iter().map(test_of).filter(|test| !test.is_empty()).collect();
     page.left_right(headline, &style.good(headline), tests.first().map_or("", String::as_str));
     page.wrapped("  ", "  ", &summary);
+    for process in &last.processes {
+        if matches!(process.state.as_str(), "T" | "t") {
+            page.wrapped(
+                "  ",
+                "  ",
+                &format!(
+                    "process {pid} is stopped (SIGSTOP, Ctrl-Z or a debugger): nothing in it can move until it is \
+                     continued (kill -CONT {pid})",
+                    pid = process.pid
+                ),
+            );
+        }
+    }
     let starved = count(&[Motion::Starved]);
     if starved > 0 {
         page.wrapped("  ", "  ", &format!("{starved} threads are ready to run but get no CPU: the machine is busy"));

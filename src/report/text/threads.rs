@@ -5,13 +5,15 @@ use super::findings::{is_worth_a_line, test_of};
 use super::layout::{Page, cut};
 use crate::model::{
     Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Thread, ThreadKind,
-    ThreadState, WaitKind,
+    ThreadState, Trigger, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Threads of one process that are listed one by one; identical ones beyond are folded.
 const MAX_LISTED: usize = 40;
+/// Fewest frames of the test runner in a row that are worth folding.
+const MIN_FOLDED: usize = 3;
 /// Frames of a stack shown at either end when not all are asked for.
 const STACK_ENDS: usize = 12;
 
@@ -41,7 +43,7 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
             }
         }
     }
-    if !report.options.all {
+    if !report.options.all && report.trigger == Trigger::Dump {
         page.gap();
         page.line("(all stacks: --all · JSON: --format json)");
     }
@@ -175,6 +177,7 @@ fn state_word(thread: &Thread, motion: Motion) -> &'static str {
         (_, "T" | "t") => "stopped",
         (Motion::Starved, _) => "starved",
         (Motion::Busy, _) => "busy",
+        (Motion::Stirring, _) => "stirring",
         (Motion::Looping, _) => "looping",
         (Motion::Moving, _) => "running",
         _ if thread.wait.is_some() => "waiting",
@@ -272,14 +275,15 @@ fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
     if frames.is_empty() && state.cut.is_none() {
         page.line("      no Python frames");
     }
-    let hidden = if all { 0 } else { frames.len().saturating_sub(2 * STACK_ENDS) };
-    for (index, frame) in frames.iter().enumerate() {
-        if hidden > 0 && (STACK_ENDS..STACK_ENDS + hidden).contains(&index) {
-            if index == STACK_ENDS {
-                page.line(&format!("      … {hidden} frames …"));
+    let rows = if all { whole(frames) } else { folded(frames) };
+    for row in rows {
+        let frame = match row {
+            Row::Frame(frame) => frame,
+            Row::Folded { count, of } => {
+                page.line(&format!("      … {count} frames{of} …"));
+                continue;
             }
-            continue;
-        }
+        };
         let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
         let shown = format!("      {} ({}{line})", clean(&frame.function), clean(&frame.file));
         if all {
@@ -287,10 +291,47 @@ fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
         } else {
             page.line(&shorten_path(&shown, page.width()));
         }
+        for local in &frame.locals {
+            page.line(&cut(&format!("          {} = {}", clean(&local.name), clean(&local.value)), page.width()));
+        }
     }
     if let Some(reason) = &state.cut {
         page.line(&format!("      … cut here: {}", clean(reason)));
     }
+}
+
+/// A line of a shown stack.
+enum Row<'f> {
+    Frame(&'f Frame),
+    Folded { count: usize, of: &'static str },
+}
+
+fn whole(frames: &[Frame]) -> Vec<Row<'_>> {
+    frames.iter().map(Row::Frame).collect()
+}
+
+/// Frames with the test runner's own ones folded, and the middle left out of what is still long.
+fn folded(frames: &[Frame]) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    for run in frames.chunk_by(|a, b| a.is_test_runner() == b.is_test_runner()) {
+        if run.len() >= MIN_FOLDED && run.first().is_some_and(Frame::is_test_runner) {
+            rows.push(Row::Folded {
+                count: run.len(),
+                of: " of the test runner",
+            });
+        } else {
+            rows.extend(run.iter().map(Row::Frame));
+        }
+    }
+    let hidden = rows.len().saturating_sub(2 * STACK_ENDS);
+    if hidden > 1 {
+        let middle = [Row::Folded {
+            count: hidden,
+            of: "",
+        }];
+        rows.splice(STACK_ENDS..STACK_ENDS + hidden, middle);
+    }
+    rows
 }
 
 /// Cuts the middle of a line that is too long: its start has the function, its end the file and line.

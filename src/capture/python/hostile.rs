@@ -1,0 +1,102 @@
+//! Memory of a target that is garbage, or made to lead us in circles: the reader must end, without a panic, with gaps.
+
+use super::code::CodeCache;
+use super::object::Heap;
+use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
+use super::runtime::Runtime;
+use super::{FutexWaiter, PythonProcess, interpreter, wait};
+use crate::capture::memory::{Memory, PAGE, Range, ReadError};
+use crate::model::Key;
+use proptest::prelude::*;
+
+/// First address of the made-up memory.
+const BASE: u64 = 0x10_0000;
+
+/// A few pages whose 8-byte words are mostly pointers back into them: lists and trees turn into circles.
+#[derive(Debug)]
+struct Arena {
+    bytes: Vec<u8>,
+}
+
+impl Arena {
+    fn new(words: &[u64], pages: u64) -> Self {
+        let size = pages * PAGE;
+        let bytes = (0..size / 8)
+            .flat_map(|index| {
+                let word = words[index as usize % words.len()].wrapping_mul(index | 1);
+                let value = match word % 8 {
+                    0..=4 => BASE + (word / 8 % size) / 8 * 8,
+                    5 => word % 64,
+                    6 => 0,
+                    _ => word,
+                };
+                value.to_le_bytes()
+            })
+            .collect();
+        Self { bytes }
+    }
+}
+
+impl Memory for Arena {
+    fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
+        ranges
+            .iter()
+            .map(|range| {
+                let start = usize::try_from(range.address.wrapping_sub(BASE)).unwrap_or(usize::MAX);
+                let end = start.saturating_add(range.length);
+                self.bytes
+                    .get(start..end)
+                    .map(<[u8]>::to_vec)
+                    .ok_or(ReadError::Unmapped(range.address))
+            })
+            .collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn garbage_ends_in_gaps(
+        minor in OLDEST_MINOR..=NEWEST_MINOR,
+        words in proptest::collection::vec(any::<u64>(), 1..512),
+        pages in 1_u64..64,
+        runtime in 0_u64..65_536,
+        futex in any::<u64>(),
+    ) {
+        let arena = Arena::new(&words, pages);
+        let process = PythonProcess {
+            runtime: Runtime {
+                major: 3,
+                minor,
+                rest: None,
+                free_threaded: false,
+                address: Some(BASE + runtime % (pages * PAGE)),
+                offsets: for_minor(minor),
+            },
+            environ: Some(BASE),
+        };
+        let waiter = FutexWaiter { native_id: 1, tid: 1, address: BASE + futex % (pages * PAGE) };
+        let key = Key::process(1, 1);
+        // Past the check for a main interpreter, which garbage seldom passes.
+        let offsets = for_minor(minor).expect("in range");
+        let cached = crate::capture::memory::CachedMemory::new(&arena);
+        let heap = Heap::new(&cached, &offsets);
+        if let Ok(skeleton) = interpreter::skeleton(&heap, BASE) {
+            let codes = CodeCache::default();
+            let census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
+            let _ = wait::attribute(&heap, &census, &[waiter], &key);
+        }
+        for object in (0..64).map(|index| BASE + 16 * index) {
+            let _ = heap.string(object);
+            let _ = heap.dict(object);
+            let _ = heap.attribute(object, "_name");
+            let _ = super::frame::walk(&heap, &CodeCache::default(), object, true);
+        }
+        let part = process.read_own(&key, &arena, process.runtime.address.unwrap_or(0), &[waiter], true);
+        // Whatever came out must survive the trip through JSON.
+        for raw in &part.thread_states {
+            prop_assert!(serde_json::to_string(&raw.state).is_ok());
+        }
+        let _ = process.running_test(&cached, b"");
+    }
+}

@@ -1,0 +1,70 @@
+//! Local variables of a frame, shortened. Read only when asked for.
+
+use super::object::{Heap, ObjectError};
+use super::offsets::fixed;
+use crate::model::Local;
+
+/// Most variables of one frame.
+const MAX_LOCALS: u64 = 256;
+/// Longest text value shown, in characters.
+const MAX_TEXT: usize = 80;
+
+/// Reads the variables that have a value now.
+pub(super) fn read(heap: &Heap<'_>, code: u64, frame: u64) -> Result<Vec<Local>, ObjectError> {
+    let (memory, offsets) = (heap.memory, heap.offsets);
+    let names = memory.u64(code.wrapping_add(offsets.code_local_names))?;
+    let count = memory.u32(code.wrapping_add(offsets.code_local_count))?;
+    let mut out = Vec::new();
+    for index in 0..u64::from(count).min(MAX_LOCALS) {
+        let name = memory.u64(names.wrapping_add(offsets.tuple_items + 8 * index))?;
+        let slot = memory.u64(frame.wrapping_add(offsets.frame_locals + 8 * index))?;
+        let value = slot & !offsets.frame_tag_mask;
+        // A slot may be empty, or hold a tagged number rather than a reference (3.14+).
+        if value == 0 || (offsets.frame_tag_mask != 0 && slot & 3 == 3) {
+            continue;
+        }
+        let name = heap.string(name)?;
+        let value = unwrapped(heap, value);
+        if value != 0 {
+            out.push(Local {
+                name: name.into(),
+                value: shown(heap, value).into(),
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// What a cell holds; anything else as it is.
+fn unwrapped(heap: &Heap<'_>, object: u64) -> u64 {
+    if heap.is(object, "cell") {
+        heap.memory.u64(object.wrapping_add(fixed::CELL_VALUE)).unwrap_or(0)
+    } else {
+        object
+    }
+}
+
+fn shown(heap: &Heap<'_>, object: u64) -> String {
+    let Ok(kind) = heap.type_name(object) else {
+        return format!("<unreadable at {object:#x}>");
+    };
+    let simple = match &*kind {
+        "NoneType" => Some("None".to_owned()),
+        "str" => heap.string(object).ok().map(|text| {
+            let mut short: String = text.chars().take(MAX_TEXT).collect();
+            if text.chars().nth(MAX_TEXT).is_some() {
+                short.push('…');
+            }
+            format!("{short:?}")
+        }),
+        "bool" => heap.int(object).ok().map(|value| if value == 0 { "False" } else { "True" }.to_owned()),
+        "int" => heap.int(object).ok().map(|value| value.to_string()),
+        "float" => heap
+            .memory
+            .u64(object.wrapping_add(fixed::SIZE))
+            .ok()
+            .map(|bits| f64::from_bits(bits).to_string()),
+        _ => None,
+    };
+    simple.unwrap_or_else(|| format!("<{kind} at {object:#x}>"))
+}

@@ -1,0 +1,78 @@
+//! After the end of a run: the terminal, the orphans, the bundles' last words.
+
+use super::WatchError;
+use super::processes::Process;
+use super::supervisor::{Phase, Supervisor};
+use crate::model::{Event, Outcome, OutcomeKind};
+use rustix::io::Errno;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How long processes that end along with the command are waited for before they count as left behind.
+const ORPHANS_SETTLE: Duration = Duration::from_millis(200);
+/// How long the end of a run waits for the sink: whoever reads our standard error may have stopped.
+const SINK_AT_MOST: Duration = Duration::from_secs(3);
+
+impl Supervisor {
+    /// Puts all in order and says how the run ended.
+    pub(super) fn finish(mut self) -> Result<Outcome, WatchError> {
+        let timed_out = self.phase == Phase::Gone;
+        if let Some(terminal) = &mut self.terminal {
+            terminal.take_back();
+            if timed_out {
+                terminal.restore_modes();
+            }
+        }
+        if let Some(errno) = self.not_started {
+            self.link.release();
+            return Err(self.start_error(errno));
+        }
+        if !timed_out {
+            self.tell_orphans();
+        }
+        self.link.release();
+        let outcome = if timed_out {
+            Outcome::timed_out(self.options.hang_exit_code)
+        } else {
+            self.end.unwrap_or(Outcome::RUNNING)
+        };
+        for bundle in &mut self.bundles {
+            // The run may have deleted it; that is its right.
+            let _ = bundle.set_outcome(outcome);
+        }
+        self.sink.flush(SINK_AT_MOST);
+        Ok(outcome)
+    }
+
+    fn start_error(&self, errno: i32) -> WatchError {
+        let command = self.options.command.first().cloned().unwrap_or_default();
+        let source = io::Error::from_raw_os_error(errno);
+        match Errno::from_raw_os_error(errno) {
+            Errno::NOENT => WatchError::NotFound { command, source },
+            Errno::AGAIN | Errno::NOMEM => WatchError::Guardian(source),
+            _ => WatchError::CannotRun { command, source },
+        }
+    }
+
+    /// Says which processes outlive the command.
+    fn tell_orphans(&mut self) {
+        if self.end.is_some_and(|end| end.kind == OutcomeKind::Unknown) {
+            self.sink.send(Event::Trouble {
+                what: "how the command ended is not known: its status was lost".into(),
+            });
+        }
+        let until = Instant::now() + ORPHANS_SETTLE;
+        loop {
+            let left = self.link.alive();
+            if left.is_empty() {
+                return;
+            }
+            if Instant::now() >= until {
+                self.sink
+                    .send(Event::LeftBehind(left.iter().map(Process::left).collect()));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

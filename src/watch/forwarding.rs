@@ -1,0 +1,133 @@
+//! Signals to hangscope, and the terminal's job control.
+
+use super::signals::{self, Request};
+use super::supervisor::{Phase, Supervisor};
+use super::wire::Order;
+use crate::inspect::Samples;
+use crate::model::Trigger;
+use nix::libc::{SIGCONT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::time::{Duration, Instant};
+
+/// How long a signal that ends the run is held for the first sample. GitHub sends KILL 10 s after the first.
+const FORWARD_AT_LATEST: Duration = Duration::from_secs(5);
+/// How long to wait for the SIGCONT that shows that we were stopped.
+const STOP_SEEN: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
+impl Supervisor {
+    /// Acts on a signal to hangscope.
+    pub(super) fn signal(&mut self, signal: i32) {
+        match signals::request(signal) {
+            Request::Forward => self.forward(signal),
+            Request::Resume => self.resume(),
+            Request::Look if self.is_undisturbed() && self.dump.is_none() => {
+                self.look(
+                    Trigger::Signal {
+                        name: signals::name(signal),
+                    },
+                    self.options.samples,
+                );
+            }
+            Request::Look => {}
+            Request::LookThenForward => self.look_then_forward(signal, signals::name(signal)),
+            Request::LookAtParent => self.look_at_parent(),
+        }
+    }
+
+    /// If our parent has ended, that is as good as a SIGTERM.
+    pub(super) fn look_at_parent(&mut self) {
+        if rustix::process::getppid() != self.parent {
+            self.look_then_forward(SIGTERM, "the end of the parent process".to_owned());
+        }
+    }
+
+    /// Whether nothing has begun to end the run.
+    fn is_undisturbed(&self) -> bool {
+        self.phase == Phase::Running && self.end.is_none()
+    }
+
+    fn look_then_forward(&mut self, signal: i32, name: String) {
+        if std::mem::replace(&mut self.signalled, true) || !self.is_undisturbed() {
+            self.forward_held();
+            self.forward(signal);
+            return;
+        }
+        self.held = Some((vec![signal], Instant::now() + FORWARD_AT_LATEST));
+        match &self.dump {
+            // Two seconds may be all that is left: no more samples. If one is on disk, that is enough.
+            Some(dump) => {
+                dump.stop();
+                if dump.is_saved() {
+                    self.forward_held();
+                }
+            }
+            None => self.look(Trigger::Signal { name }, Samples::Exactly(1)),
+        }
+    }
+
+    fn forward(&mut self, signal: i32) {
+        self.link.order(Order::Signal(signal));
+    }
+
+    /// Passes on the signals that waited for a capture.
+    pub(super) fn forward_held(&mut self) {
+        for signal in self
+            .held
+            .take()
+            .map(|(signals, _)| signals)
+            .unwrap_or_default()
+        {
+            self.forward(signal);
+        }
+    }
+
+    /// The command was stopped. If that is the terminal's doing, so are we.
+    pub(super) fn mirror_stop(&mut self, signal: i32) {
+        let by_terminal = matches!(signal, SIGTTIN | SIGTTOU);
+        let (Some(terminal), Some(group)) = (&mut self.terminal, self.link.command()) else {
+            // No terminal, no shell that could continue us: whoever stopped the command continues it.
+            return;
+        };
+        // It wanted the terminal before it had it.
+        if by_terminal && terminal.give(group) {
+            self.forward(SIGCONT);
+            return;
+        }
+        terminal.take_back();
+        let now = Instant::now();
+        if let Some(limit) = &mut self.limit {
+            limit.stand(now);
+        }
+        // To the whole job, as the terminal would have sent it, a script around us included. Not SIGSTOP: of
+        // these the kernel spares an orphaned group, where nobody could continue us.
+        let ours = if by_terminal { signal } else { SIGTSTP };
+        super::kill::signal_group(rustix::process::getpgrp().as_raw_nonzero().get(), ours);
+        let _ = poll(
+            &mut [PollFd::new(&self.signals, PollFlags::IN)],
+            Some(&STOP_SEEN),
+        );
+        if self.signals.read_continued() {
+            self.resume();
+        } else if !by_terminal {
+            // We were spared, as the command would have been in our place.
+            self.resume();
+        }
+    }
+
+    /// We were continued, and so is the command; in the foreground it gets the terminal again.
+    fn resume(&mut self) {
+        if let Some(limit) = &mut self.limit {
+            limit.go_on(Instant::now());
+        }
+        if let (Some(terminal), Some(group)) = (&mut self.terminal, self.link.command())
+            && self.end.is_none()
+            && terminal.is_for_command()
+        {
+            terminal.give(group);
+        }
+        self.forward(SIGCONT);
+    }
+}

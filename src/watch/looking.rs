@@ -1,0 +1,101 @@
+//! Captures of the run: begun, heard, told of.
+
+use super::dump::{Dump, Said, Taken, Target};
+use super::supervisor::{Phase, Supervisor};
+use crate::inspect::Samples;
+use crate::model::{Event, Trigger};
+use std::time::{Duration, Instant};
+
+/// How long a capture is waited for when the command has ended meanwhile.
+pub(super) const TAIL_AT_MOST: Duration = Duration::from_secs(10);
+
+impl Supervisor {
+    /// Begins a capture.
+    pub(super) fn look(&mut self, trigger: Trigger, samples: Samples) {
+        let target = Target {
+            root: self.link.root(),
+            guardian: self.link.guardian(),
+            command: self.link.command().unwrap_or_default(),
+        };
+        let failure = if self.plain {
+            Some("hangscope has failed before".to_owned())
+        } else {
+            match Dump::start(
+                self.inspect,
+                target,
+                &self.options,
+                samples,
+                trigger.clone(),
+            ) {
+                Ok(dump) => {
+                    self.dump = Some(dump);
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            }
+        };
+        if let Some(why) = failure {
+            let taken = Taken {
+                failure: Some(why),
+                ..Taken::default()
+            };
+            self.looked(&trigger, taken);
+        }
+    }
+
+    /// Hears what a capture says.
+    pub(super) fn read_dump(&mut self) {
+        for said in self.dump.as_mut().map(Dump::read).unwrap_or_default() {
+            match said {
+                Said::Saved => self.forward_held(),
+                Said::Done(taken) => {
+                    if let Some(dump) = self.dump.take() {
+                        self.looked(&dump.trigger, *taken);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn give_dump_up(&mut self, why: &str) {
+        if let Some(dump) = self.dump.take() {
+            let taken = Taken {
+                failure: Some(why.to_owned()),
+                ..Taken::default()
+            };
+            self.looked(&dump.trigger, taken);
+        }
+    }
+
+    /// A capture is over, well or not.
+    fn looked(&mut self, trigger: &Trigger, taken: Taken) {
+        self.tail = None;
+        self.forward_held();
+        if let Some(why) = taken.archive_failure {
+            self.sink.send(Event::ArchiveFailed { why: why.into() });
+        }
+        if let Some(why) = taken.failure {
+            self.sink.send(Event::CaptureFailed { why: why.into() });
+        }
+        let told = taken.report.is_some();
+        if let Some(report) = taken.report {
+            self.sink.send(Event::Verdict {
+                report: Box::new(report),
+                bundle: taken.bundle.as_ref().map(|bundle| bundle.path().to_owned()),
+                ended: self.end.is_some(),
+            });
+        }
+        self.bundles.extend(taken.bundle);
+        if !matches!(self.phase, Phase::LookingAtHang(_)) {
+            return;
+        }
+        if self.end.is_some() {
+            // It ended by itself while we looked: that is how the run ended.
+            self.phase = Phase::Running;
+        } else if matches!(trigger, Trigger::RunTimeout { .. }) {
+            self.end_run(told);
+        } else {
+            self.reach_limit(Instant::now());
+        }
+    }
+}
