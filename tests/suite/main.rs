@@ -1,8 +1,19 @@
-//! All tests against the built binary, as one program: one link, one harness.
+//! All tests against the built binary and the public pipeline, as one program: one link, one harness.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test fails by panicking and says on stdout what it skips"
+)]
+
+mod support;
 mod support_watch;
 
 mod archive;
+mod detectors;
 mod watch;
 mod watch_signals;
 mod watch_terminal;

@@ -1,0 +1,522 @@
+//! Each cause, shown by programs that hang and by near misses that must stay silent, on each Python that it applies to.
+//!
+//! A test is a row: the fixture with its arguments, the versions, and what must be said of it.
+
+use crate::support::hangscope::{Run, assert_resolves, dump};
+use crate::support::program::Program;
+use crate::support::{detector_fixture, pythons};
+use hangscope::model::{Certainty, Finding, Report, Snapshot, Verdict};
+use std::time::{Duration, Instant};
+
+/// `READY` comes just before the hang, and a busy machine may need long for that little.
+const HANGS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A hang that is recognised as another one so many times in a row will not be recognised rightly later.
+const MISTAKEN_AT_MOST: u32 = 10;
+
+/// Any of the threads may be named.
+const ANY: &str = "";
+
+/// A program that hangs.
+struct Hang {
+    /// Folder, file and arguments.
+    fixture: &'static str,
+    id: &'static str,
+    /// At least so sure.
+    certainty: Certainty,
+    waiter: &'static str,
+    /// The last of the blockers; `None` where there is no thread to name.
+    culprit: Option<&'static str>,
+    /// All of these are in the title or the evidence.
+    says: &'static [&'static str],
+}
+
+/// A program that does not hang, though it looks like it.
+struct NearMiss {
+    fixture: &'static str,
+    /// Whether a finding that is called possible (and does not count as a hang) may be told.
+    at_most: Verdict,
+    dumps: u32,
+}
+
+impl Hang {
+    fn check(&self, version: &str) {
+        let Some(mut program) = start(self.fixture, version) else {
+            return;
+        };
+        let wanted = if self.certainty == Certainty::Possible { Verdict::PossibleHang } else { Verdict::Hang };
+        let began = Instant::now();
+        let mut mistaken = 0;
+        let (run, report) = loop {
+            let run = dump(program.pid());
+            program.must_be_alive();
+            let report = run.report();
+            mistaken = if report.analysis.verdict == Verdict::Hang { mistaken + 1 } else { 0 };
+            let found = report.analysis.findings.iter().any(|finding| self.is_found(&report, finding));
+            if found && report.analysis.verdict == wanted {
+                break (run, report);
+            }
+            assert!(
+                began.elapsed() < HANGS_WITHIN && mistaken < MISTAKEN_AT_MOST,
+                "{} on {version}: {} not found, but {}",
+                self.fixture,
+                self.id,
+                told(&report)
+            );
+        };
+        let context = format!("{} on {version}: {}", self.fixture, told(&report));
+        let code = if wanted == Verdict::Hang { 10 } else { 0 };
+        assert_eq!(run.code, Some(code), "{context}");
+        self.check_words(&report, &context);
+        for other in &report.analysis.findings {
+            assert!(
+                other.id == self.id || other.certainty == Certainty::Possible,
+                "{context}: {} is told, too",
+                other.id
+            );
+        }
+        assert_resolves(&report);
+        assert!(report.samples.iter().all(|sample| sample.pauses.is_empty()), "{context}: it was stopped");
+    }
+
+    fn is_found(&self, report: &Report, finding: &Finding) -> bool {
+        finding.id == self.id
+            && finding.certainty >= self.certainty
+            && (self.waiter == ANY || name(report, &finding.waiter) == self.waiter)
+            && finding.blockers.last().map(|key| name(report, key)).as_deref() == self.culprit
+    }
+
+    fn check_words(&self, report: &Report, context: &str) {
+        let finding = report.analysis.findings.iter().find(|finding| self.is_found(report, finding));
+        let finding = finding.unwrap_or_else(|| panic!("{context}"));
+        let mut words = finding.title.untrusted().to_owned();
+        for evidence in &finding.evidence {
+            words.push('\n');
+            words.push_str(evidence.text.untrusted());
+        }
+        for text in self.says {
+            assert!(words.contains(text), "{context}: {text:?} is not in\n{words}");
+        }
+        assert!(finding.title.untrusted().ends_with('.') && !finding.title.untrusted().contains('\n'), "{context}");
+        assert!(!finding.remedy.is_empty() && !finding.refuted_if.is_empty(), "{context}");
+        let hash = finding.signature.strip_prefix("v1:");
+        assert!(hash.is_some_and(|hash| hash.len() == 16), "{context}: {}", finding.signature);
+    }
+}
+
+impl NearMiss {
+    fn check(&self, version: &str) {
+        let Some(mut program) = start(self.fixture, version) else {
+            return;
+        };
+        for number in 1..=self.dumps {
+            let run = dump(program.pid());
+            program.must_be_alive();
+            let report = run.report();
+            let context = format!("dump {number} of {} on {version}: {}", self.fixture, told(&report));
+            let silent = report.analysis.findings.is_empty() && report.analysis.verdict == Verdict::NoHangSeen;
+            let tolerated = self.at_most == Verdict::PossibleHang && report.analysis.verdict == Verdict::PossibleHang;
+            assert!(silent || tolerated, "{context}");
+            assert_eq!(run.code, Some(0), "{context}: {run:?}", run = Short(&run, &report));
+            // The looks fall on different moments of the program.
+            std::thread::sleep(Duration::from_millis(u64::from(37 * number)));
+        }
+    }
+}
+
+fn start(fixture: &str, version: &str) -> Option<Program> {
+    let mut words = fixture.split(' ');
+    let file = words.next().unwrap_or_default();
+    let args: Vec<&str> = words.collect();
+    // Only what needs packages gets them: start-up is faster without.
+    let python = if args.contains(&"trio") {
+        pythons::python_with_packages(version)?
+    } else {
+        pythons::python(version)?
+    };
+    Some(Program::ready(&python, &detector_fixture(file), &args))
+}
+
+fn name(report: &Report, key: &hangscope::model::Key) -> String {
+    let thread = report.samples.last().and_then(|sample| sample.thread(key));
+    // From 3.13 on, the main thread's name is not readable once its interpreter's `threading` was not imported.
+    thread.map_or_else(
+        || format!("no thread {key:?}"),
+        |thread| {
+            let name = thread.display_name().untrusted();
+            if name.starts_with("python") { "main".to_owned() } else { name.replace("MainThread", "main") }
+        },
+    )
+}
+
+fn told(report: &Report) -> String {
+    let findings: Vec<String> = report
+        .analysis
+        .findings
+        .iter()
+        .map(|finding| format!("{} ({:?}): {}", finding.id, finding.certainty, finding.title.untrusted()))
+        .collect();
+    format!("{:?} {findings:#?} motions {:?}", report.analysis.verdict, report.analysis.progress)
+}
+
+/// The exit code and the gaps of a run.
+struct Short<'a>(&'a Run, &'a Report);
+
+impl std::fmt::Debug for Short<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let gaps: Vec<_> = self.1.samples.iter().flat_map(|sample: &Snapshot| &sample.gaps).collect();
+        write!(f, "exit code {:?}, gaps {gaps:#?}", self.0.code)
+    }
+}
+
+/// A row a program; a test a version.
+macro_rules! cases {
+    ($($name:ident [$($version:ident)*] $case:expr;)*) => {$(
+        mod $name {
+            use super::*;
+            $(#[test]
+            fn $version() {
+                let version = stringify!($version).replace("py3", "3.");
+                ($case).check(&version);
+            })*
+        }
+    )*};
+}
+
+mod destroy_blocked_by_idle_thread {
+    use super::*;
+
+    const ID: &str = "destroy-blocked-by-idle-thread";
+
+    const fn idle(fixture: &'static str, certainty: Certainty, says: &'static [&'static str]) -> Hang {
+        Hang { fixture, id: ID, certainty, waiter: "main", culprit: Some("idle-nd"), says }
+    }
+
+    cases! {
+        event_legacy [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py event legacy",
+            Certainty::Certain,
+            &["destroy(1) at close_actor (hang.py:28)", "`idle-nd`", "waits in Event.wait at idle_worker (", "daemon=False"],
+        );
+        event_isolated [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py event isolated",
+            Certainty::Certain,
+            &["destroy(1) at close_actor (hang.py:28)", "waits in Event.wait at idle_worker ("],
+        );
+        queue_legacy [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py queue legacy",
+            Certainty::Certain,
+            &["waits in Queue.get at idle_worker ("],
+        );
+        queue_isolated [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py queue isolated",
+            Certainty::Certain,
+            &["waits in Queue.get at idle_worker ("],
+        );
+        sleep_legacy [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py sleep legacy",
+            Certainty::Probable,
+            &["sleeps (12 days left) at idle_worker ("],
+        );
+        sleep_isolated [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py sleep isolated",
+            Certainty::Probable,
+            &["sleeps (12 days left) at idle_worker ("],
+        );
+        pipe_legacy [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py pipe legacy",
+            Certainty::Probable,
+            &["waits for data on fd 3 (pipe:[", "at idle_worker ("],
+        );
+        pipe_isolated [py313 py314 py315] idle(
+            "destroy-blocked-by-idle-thread/hang.py pipe isolated",
+            Certainty::Probable,
+            &["waits for data on fd 3 (pipe:[", "at idle_worker ("],
+        );
+        close [py314 py315] Hang {
+            fixture: "destroy-blocked-by-idle-thread/hang_close.py",
+            id: ID,
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit: Some("listener"),
+            says: &["Interpreter.close() of interpreter 1 at retire (hang_close.py:19)", "waits in Queue.get at listen ("],
+        };
+        at_exit [py314 py315] Hang {
+            fixture: "destroy-blocked-by-idle-thread/hang_at_exit.py",
+            id: ID,
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit: Some("heartbeat"),
+            says: &["the exit of the process, which ends interpreter 1", "waits in Event.wait at heartbeat ("],
+        };
+        in_worker [py313 py314 py315] Hang {
+            fixture: "destroy-blocked-by-idle-thread/hang_in_worker.py",
+            id: ID,
+            certainty: Certainty::Certain,
+            waiter: "reaper",
+            culprit: Some("mailbox"),
+            says: &["destroy(1) at reap (hang_in_worker.py:23)", "waits in Condition.wait at wait_for_mail ("],
+        };
+        near_miss_trio_other [py313 py314 py315] silent("destroy-blocked-by-idle-thread/near_miss_idle_pool.py trio other");
+        near_miss_trio_none [py314] silent("destroy-blocked-by-idle-thread/near_miss_idle_pool.py trio none");
+        near_miss_executor_other [py313 py314 py315] silent("destroy-blocked-by-idle-thread/near_miss_idle_pool.py executor other");
+        near_miss_executor_none [py314] silent("destroy-blocked-by-idle-thread/near_miss_idle_pool.py executor none");
+        near_miss_orphan [py314 py315] silent("destroy-blocked-by-idle-thread/near_miss_orphan.py");
+        near_miss_running [py313 py314 py315] silent("destroy-blocked-by-idle-thread/near_miss_running.py");
+    }
+}
+
+mod destroy_blocked_by_busy_thread {
+    use super::*;
+
+    const fn busy(fixture: &'static str) -> Hang {
+        Hang {
+            fixture,
+            id: "destroy-blocked-by-busy-thread",
+            certainty: Certainty::Possible,
+            waiter: "main",
+            culprit: Some("spinner"),
+            says: &["destroy(1) at close_actor (hang.py:26)", "`spinner`, which goes round in a loop at spin ("],
+        }
+    }
+
+    cases! {
+        legacy [py313 py314 py315] busy("destroy-blocked-by-busy-thread/hang.py legacy");
+        isolated [py313 py314 py315] busy("destroy-blocked-by-busy-thread/hang.py isolated");
+        near_miss_legacy [py313 py314 py315] silent("destroy-blocked-by-busy-thread/near_miss.py legacy");
+        near_miss_isolated [py314] silent("destroy-blocked-by-busy-thread/near_miss.py isolated");
+    }
+}
+
+mod destroy_blocked_by_executor {
+    use super::*;
+
+    const fn stuck(fixture: &'static str) -> Hang {
+        Hang {
+            fixture,
+            id: "destroy-blocked-by-executor",
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit: Some("jobs_0"),
+            says: &["destroy(1) at close_actor (hang.py:30)", "executor worker `jobs_0`", "waits in Event.wait at wait_for_approval ("],
+        }
+    }
+
+    cases! {
+        legacy [py313 py314 py315] stuck("destroy-blocked-by-executor/hang.py legacy");
+        isolated [py313 py314 py315] stuck("destroy-blocked-by-executor/hang.py isolated");
+        near_miss_legacy [py313 py314 py315] silent("destroy-blocked-by-executor/near_miss.py legacy");
+        near_miss_isolated [py314] silent("destroy-blocked-by-executor/near_miss.py isolated");
+    }
+}
+
+mod destroy_blocked_by_atexit {
+    use super::*;
+
+    const ID: &str = "destroy-blocked-by-atexit";
+
+    const fn callback(fixture: &'static str, certainty: Certainty, says: &'static [&'static str]) -> Hang {
+        Hang { fixture, id: ID, certainty, waiter: "main", culprit: None, says }
+    }
+
+    cases! {
+        event_legacy [py313 py314 py315] callback(
+            "destroy-blocked-by-atexit/hang.py event legacy",
+            Certainty::Certain,
+            &["destroy(1) at close_actor (hang.py:25)", "in its exit callback say_goodbye (", "waits in Event.wait"],
+        );
+        event_isolated [py313 py314 py315] callback(
+            "destroy-blocked-by-atexit/hang.py event isolated",
+            Certainty::Certain,
+            &["in its exit callback say_goodbye (", "waits in Event.wait"],
+        );
+        pipe [py313 py314 py315] callback(
+            "destroy-blocked-by-atexit/hang.py pipe legacy",
+            Certainty::Probable,
+            &["in its exit callback say_goodbye (", "waits for data on fd 3 (pipe:["],
+        );
+        logging [py314 py315] Hang {
+            fixture: "destroy-blocked-by-atexit/hang_logging.py",
+            id: ID,
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit: Some("log-writer"),
+            says: &["in its exit callback shutdown (logging/__init__.py:", "waits for an RLock", "whose owner is `log-writer`", "now at write_slowly ("],
+        };
+        near_miss_legacy [py313 py314 py315] silent("destroy-blocked-by-atexit/near_miss.py legacy");
+        near_miss_isolated [py314] silent("destroy-blocked-by-atexit/near_miss.py isolated");
+    }
+}
+
+mod destroy_blocked_by_gil {
+    use super::*;
+
+    cases! {
+        hang [py313 py314 py315] Hang {
+            fixture: "destroy-blocked-by-gil/hang.py",
+            id: "destroy-blocked-by-gil",
+            certainty: Certainty::Probable,
+            waiter: "main",
+            culprit: Some("driver"),
+            says: &["destroy(1) at close_actor (hang.py:29) waits for the GIL", "`driver` keeps in a native call made at wait_for_device (hang.py:22)", "nanosleep"],
+        };
+        near_miss [py313 py314 py315] silent("destroy-blocked-by-gil/near_miss.py");
+    }
+}
+
+mod destroy_blocked_by_unknown {
+    use super::*;
+
+    const fn finalizer(fixture: &'static str, says: &'static [&'static str]) -> Hang {
+        Hang {
+            fixture,
+            id: "destroy-blocked-by-unknown",
+            certainty: Certainty::Probable,
+            waiter: "main",
+            culprit: None,
+            says,
+        }
+    }
+
+    cases! {
+        lock [py313 py314 py315] finalizer(
+            "destroy-blocked-by-unknown/hang.py lock legacy",
+            &["destroy(1) at close_actor (hang.py:36)", "in Connection.__del__ (", "torn down"],
+        );
+        pipe [py313 py314 py315] finalizer(
+            "destroy-blocked-by-unknown/hang.py pipe isolated",
+            &["in Connection.__del__ (", "waits for data on fd "],
+        );
+        sleep [py313 py314 py315] finalizer(
+            "destroy-blocked-by-unknown/hang.py sleep legacy",
+            &["in Connection.__del__ (", "sleeps (12 days left)"],
+        );
+        // At its exit, CPython 3.13.0 takes the idle thread's state off the interpreter's list: nothing names the thread.
+        at_exit_without_thread_state [py313] finalizer(
+            "destroy-blocked-by-idle-thread/hang_at_exit.py",
+            &["the exit of the process, which ends interpreter 1", "in the thread shutdown of the interpreter"],
+        );
+        near_miss_finalizers [py313 py314 py315] silent("destroy-blocked-by-unknown/near_miss.py finalizers");
+        near_miss_garbage [py313 py314 py315] silent("destroy-blocked-by-unknown/near_miss.py garbage");
+    }
+}
+
+mod join_on_blocked_thread {
+    use super::*;
+
+    const ID: &str = "join-on-blocked-thread";
+
+    const fn join(fixture: &'static str, culprit: &'static str, says: &'static [&'static str]) -> Hang {
+        Hang { fixture, id: ID, certainty: Certainty::Certain, waiter: "main", culprit: Some(culprit), says }
+    }
+
+    cases! {
+        event [py311 py312 py313 py314 py315] join(
+            "join-on-blocked-thread/hang.py",
+            "worker",
+            &["at <module> (hang.py:14) joins `worker`", "waits in Event.wait at worker (hang.py:8)"],
+        );
+        chain [py311 py312 py313 py314 py315] join(
+            "join-on-blocked-thread/hang_chain.py",
+            "packer",
+            &[
+                "at run_service (hang_chain.py:27) joins `loader`, which waits for `sorter`, which waits for `packer`",
+                "waits in Queue.get at pack (hang_chain.py:9)",
+            ],
+        );
+        rlock [py314 py315] Hang {
+            fixture: "join-on-blocked-thread/hang_rlock.py",
+            id: ID,
+            certainty: Certainty::Probable,
+            waiter: "main",
+            culprit: Some("updater"),
+            says: &["at replace_catalogue (hang_rlock.py:17) joins `updater`", "RLock whose owner field names MainThread"],
+        };
+        at_exit [py311 py312 py313 py314 py315] join(
+            "join-on-blocked-thread/hang_at_exit.py",
+            "forgotten",
+            &["`forgotten`, which waits in Queue.get at work (hang_at_exit.py:10)"],
+        );
+        near_miss_compute [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss.py compute");
+        near_miss_sleep [py311 py313 py315] silent("join-on-blocked-thread/near_miss.py sleep");
+        near_miss_socket [py311 py312 py314] silent("join-on-blocked-thread/near_miss.py socket");
+        near_miss_consumer [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_consumer.py 0.05");
+        near_miss_slow_consumer [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_consumer.py 20");
+        near_miss_asyncio [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_server.py asyncio");
+        near_miss_trio [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_server.py trio");
+        near_miss_churn [py311 py312 py313 py314 py315] silent_for("join-on-blocked-thread/near_miss_churn.py", 6);
+    }
+
+    /// The cycle is told once, and truly.
+    fn check_cycle(version: &str) {
+        let Some(mut program) = start("join-on-blocked-thread/hang_cycle.py", version) else {
+            return;
+        };
+        let began = Instant::now();
+        let report = loop {
+            let report = dump(program.pid()).report();
+            program.must_be_alive();
+            if report.analysis.verdict == Verdict::Hang {
+                break report;
+            }
+            assert!(began.elapsed() < HANGS_WITHIN, "{}", told(&report));
+        };
+        assert_resolves(&report);
+        let told = told(&report);
+        assert!(report.analysis.findings.iter().all(|finding| finding.id == ID), "{told}");
+        assert!(report.analysis.findings.iter().any(|finding| finding.certainty == Certainty::Certain), "{told}");
+        for finding in &report.analysis.findings {
+            for evidence in &finding.evidence {
+                let text = evidence.text.untrusted();
+                let false_claim = text.starts_with("`writer` ") && text.contains("waits for the end of MainThread");
+                assert!(!false_claim, "the writer joins the reader, not MainThread: {text}");
+            }
+        }
+        assert_eq!(report.analysis.findings.len(), 1, "one hang, told once: {told}");
+    }
+
+    mod cycle {
+        #[test]
+        fn py311() {
+            super::check_cycle("3.11");
+        }
+        #[test]
+        fn py313() {
+            super::check_cycle("3.13");
+        }
+        #[test]
+        fn py314() {
+            super::check_cycle("3.14");
+        }
+    }
+}
+
+mod gil_held_in_native_call {
+    use super::*;
+
+    cases! {
+        hang [py311 py312 py313 py314 py315] Hang {
+            fixture: "gil-held-in-native-call/hang.py",
+            id: "gil-held-in-native-call",
+            certainty: Certainty::Probable,
+            waiter: ANY,
+            culprit: Some("driver"),
+            says: &["`driver` keeps the GIL in a native call made at wait_for_device (hang.py:16)", "nanosleep"],
+        };
+        near_miss [py311 py312 py313 py314 py315] silent_for("gil-held-in-native-call/near_miss.py", 5);
+        near_miss_long_call [py311 py312 py313 py314 py315] NearMiss {
+            fixture: "gil-held-in-native-call/near_miss_long_call.py",
+            at_most: Verdict::PossibleHang,
+            dumps: 3,
+        };
+        near_miss_released [py311 py313 py315] silent("gil-held-in-native-call/near_miss_released.py");
+    }
+}
+
+const fn silent(fixture: &'static str) -> NearMiss {
+    silent_for(fixture, 3)
+}
+
+const fn silent_for(fixture: &'static str, dumps: u32) -> NearMiss {
+    NearMiss { fixture, at_most: Verdict::NoHangSeen, dumps }
+}

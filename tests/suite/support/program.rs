@@ -1,0 +1,137 @@
+//! Programs to look at. Each runs in a process group of its own and is killed however the test ends.
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+/// Longest time that a program may take to say that it is ready, on a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running program.
+pub(crate) struct Program {
+    child: Child,
+    lines: Receiver<String>,
+    stderr: File,
+}
+
+impl Program {
+    /// Starts a Python script and waits until it prints `READY`.
+    pub(crate) fn ready(python: &Path, script: &Path, args: &[&str]) -> Self {
+        let mut program = Self::start(Command::new(python).arg(script).args(args));
+        program.wait_for("READY");
+        program
+    }
+
+    /// Starts a program.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let stderr = tempfile::tempfile().expect("a file for stderr");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr.try_clone().expect("a second handle"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env_remove("PYTEST_CURRENT_TEST")
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let lines = read_lines(child.stdout.take().expect("a pipe"));
+        Self {
+            child,
+            lines,
+            stderr,
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        match self.lines.recv_timeout(READY_WITHIN) {
+            Ok(line) => line,
+            Err(error) => panic!("the program says nothing ({error}); {}", self.state()),
+        }
+    }
+
+    /// Reads lines up to one that is `text`, and returns those before it.
+    pub(crate) fn wait_for(&mut self, text: &str) -> Vec<String> {
+        let mut before = Vec::new();
+        loop {
+            let line = self.line();
+            if line == text {
+                return before;
+            }
+            before.push(line);
+        }
+    }
+
+    /// Fails if it has ended.
+    pub(crate) fn must_be_alive(&mut self) {
+        assert!(
+            matches!(self.child.try_wait(), Ok(None)),
+            "the program has ended: {}",
+            self.state()
+        );
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(self.pid()), signal).expect("kill");
+    }
+
+    /// Waits until its main thread is in this state, as in `/proc/PID/stat`.
+    pub(crate) fn wait_for_state(&mut self, state: char) {
+        let path = format!("/proc/{}/stat", self.pid());
+        let wanted = format!(") {state} ");
+        until(&format!("state {state} of {path}"), || {
+            std::fs::read_to_string(&path).is_ok_and(|stat| stat.contains(&wanted))
+        });
+    }
+
+    /// What is known of it, for a message.
+    pub(crate) fn state(&mut self) -> String {
+        let status = self.child.try_wait();
+        let mut text = String::new();
+        let _ = self.stderr.rewind();
+        let _ = self.stderr.read_to_string(&mut text);
+        format!("status {status:?}, stderr: {text}")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_lines(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            let Ok(line) = line else { break };
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Waits until something is so, by looking; fails after a minute.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < READY_WITHIN, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
