@@ -66,7 +66,9 @@ pub fn inspect(
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
-        created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        created: jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string(),
         host: host(),
         options: Options {
             pid: request.pid,
@@ -98,7 +100,10 @@ pub fn inspect(
         report.analysis = span.in_scope(|| analysis::analyze(&report.samples, &report.trigger));
         let more = on_report(&report);
         let enough = request.samples == Samples::Auto
-            && report.samples.first().is_some_and(|first| !analysis::worth_another_look(first));
+            && report
+                .samples
+                .first()
+                .is_some_and(|first| !analysis::worth_another_look(first));
         if !more || enough || report.samples.len() <= index as usize {
             break;
         }

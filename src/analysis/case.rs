@@ -2,8 +2,8 @@
 
 use super::{progress, wait_graph};
 use crate::model::{
-    Frame, Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState, Trigger,
-    Wait, WaitEdge, WaitKind,
+    Frame, Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState,
+    Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -188,17 +188,21 @@ fn is_bystander(thread: &Thread) -> bool {
     if idle_in_pool {
         return true;
     }
-    let mut own = thread.frames().filter(|frame| !frame.is_stdlib()).peekable();
+    let mut own = thread
+        .frames()
+        .filter(|frame| !frame.is_stdlib())
+        .peekable();
     own.peek().is_some() && own.all(Frame::is_test_runner)
 }
 
 fn standing_of_wait(wait: &Wait) -> Standing {
     match wait.kind {
         WaitKind::Gil => return Standing::Gil,
+        WaitKind::Read | WaitKind::Write if wait.is_internal() => return Standing::Internal,
         kind if kind.is_internal() && wait.timed == Some(false) => return Standing::Internal,
         _ => {}
     }
-    match wait.remaining_ms {
+    match wait.remaining_ms.or(wait.length_ms) {
         Some(left) if left >= SHORT_WAIT_MS => Standing::FarOff(left),
         _ if wait.timed == Some(true) => Standing::Timed,
         _ if wait.kind.is_internal() => Standing::Timed,

@@ -54,16 +54,18 @@ fn subsumed(findings: Vec<Finding>) -> Vec<Finding> {
     let mut kept: Vec<Finding> = Vec::new();
     for finding in findings {
         let root = finding.blockers.last();
-        let same_root = kept
-            .iter_mut()
-            .find(|first| root.is_some() && first.id != finding.id && first.blockers.last() == root);
+        let same_root = kept.iter_mut().find(|first| {
+            root.is_some() && first.id != finding.id && first.blockers.last() == root
+        });
         let Some(first) = same_root else {
             kept.push(finding);
             continue;
         };
         let more = finding.affected.into_iter().chain([finding.waiter]);
         for key in more.collect::<Vec<_>>() {
-            let known = key == first.waiter || first.blockers.contains(&key) || first.affected.contains(&key);
+            let known = key == first.waiter
+                || first.blockers.contains(&key)
+                || first.affected.contains(&key);
             if !known {
                 first.affected.push(key);
             }

@@ -42,7 +42,12 @@ fn process_edges(process: &Process) -> Vec<WaitEdge> {
         }
     }
     for (interpreter, thread, _) in destroyers(process) {
-        push(EdgeKind::Finalizes, &thread.key, &interpreter.key, Grade::Read);
+        push(
+            EdgeKind::Finalizes,
+            &thread.key,
+            &interpreter.key,
+            Grade::Read,
+        );
         for other in &process.threads {
             let needed = other.python.iter().any(|state| {
                 state.interpreter == interpreter.key
@@ -50,7 +55,12 @@ fn process_edges(process: &Process) -> Vec<WaitEdge> {
                     && state.daemon == Some(false)
             });
             if needed && other.key != thread.key {
-                push(EdgeKind::NeedsEndOf, &interpreter.key, &other.key, Grade::Derived);
+                push(
+                    EdgeKind::NeedsEndOf,
+                    &interpreter.key,
+                    &other.key,
+                    Grade::Derived,
+                );
             }
         }
     }

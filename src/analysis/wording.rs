@@ -31,7 +31,11 @@ pub(super) fn place(thread: &Thread) -> Option<String> {
 /// "function (file.py:7)".
 pub(super) fn at(frame: &Frame) -> String {
     match frame.line {
-        Some(line) => format!("{} ({}:{line})", frame.function.untrusted(), frame.file_name()),
+        Some(line) => format!(
+            "{} ({}:{line})",
+            frame.function.untrusted(),
+            frame.file_name()
+        ),
         None => format!("{} ({})", frame.function.untrusted(), frame.file_name()),
     }
 }
@@ -63,6 +67,8 @@ pub(super) fn waits(wait: &Wait) -> String {
     };
     if let Some(left) = wait.remaining_ms {
         text.push_str(&format!(" ({} left)", duration(left)));
+    } else if let Some(length) = wait.length_ms {
+        text.push_str(&format!(" ({} in all)", duration(length)));
     }
     text
 }
@@ -90,6 +96,8 @@ pub(super) fn duration(ms: u64) -> String {
 
 /// A signal's name.
 pub(super) fn signal(number: i32) -> String {
-    nix::sys::signal::Signal::try_from(number)
-        .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+    nix::sys::signal::Signal::try_from(number).map_or_else(
+        |_| format!("signal {number}"),
+        |signal| signal.as_str().to_owned(),
+    )
 }

@@ -43,7 +43,10 @@ impl ElfFile {
         if !follow {
             flags |= nix::fcntl::OFlag::O_NOFOLLOW;
         }
-        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Err(ElfError::NotRegular);
@@ -55,11 +58,14 @@ impl ElfFile {
     }
 
     fn parse(cache: ReadCache<File>) -> Result<Self, ElfError> {
-        let ident = (&cache).read_bytes_at(0, 16).map_err(|()| ElfError::Malformed)?;
+        let ident = (&cache)
+            .read_bytes_at(0, 16)
+            .map_err(|()| ElfError::Malformed)?;
         if ident.starts_with(b"\x7fELF") && ident.get(4) == Some(&elf::ELFCLASS32.0) {
             return Err(ElfError::Bits32);
         }
-        let header = *elf::FileHeader64::<Endianness>::parse(&cache).map_err(|_| ElfError::Malformed)?;
+        let header =
+            *elf::FileHeader64::<Endianness>::parse(&cache).map_err(|_| ElfError::Malformed)?;
         let endian = header.endian().map_err(|_| ElfError::Malformed)?;
         let first_load = if header.e_type(endian) == elf::ET_EXEC {
             None

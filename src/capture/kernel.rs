@@ -144,7 +144,9 @@ impl Task {
         let schedstat = File::open(format!("{}schedstat", self.folder)).ok();
         let counters = schedstat.as_ref().and_then(read_schedstat);
         let syscall = File::open(format!("{}syscall", self.folder)).ok();
-        let line = syscall.as_ref().map_or(SyscallLine::Unreadable, read_syscall);
+        let line = syscall
+            .as_ref()
+            .map_or(SyscallLine::Unreadable, read_syscall);
         if keep_open {
             self.schedstat = schedstat;
             self.syscall = syscall;
@@ -159,7 +161,9 @@ impl Task {
     pub(super) fn last_look(&mut self) -> Look {
         let open = |name: &str| File::open(format!("{}{name}", self.folder)).ok();
         let syscall = self.syscall.take().or_else(|| open("syscall"));
-        let line = syscall.as_ref().map_or(SyscallLine::Unreadable, read_syscall);
+        let line = syscall
+            .as_ref()
+            .map_or(SyscallLine::Unreadable, read_syscall);
         let schedstat = self.schedstat.take().or_else(|| open("schedstat"));
         Look {
             schedstat: schedstat.as_ref().and_then(read_schedstat),
@@ -193,8 +197,9 @@ fn read_schedstat(file: &File) -> Option<SchedStat> {
 fn read_syscall(file: &File) -> SyscallLine {
     let mut buffer = [0; 512];
     match file.read_at(&mut buffer, 0) {
-        Ok(length) => std::str::from_utf8(&buffer[..length])
-            .map_or(SyscallLine::Unreadable, parse_syscall),
+        Ok(length) => {
+            std::str::from_utf8(&buffer[..length]).map_or(SyscallLine::Unreadable, parse_syscall)
+        }
         Err(_) => SyscallLine::Unreadable,
     }
 }
@@ -238,7 +243,8 @@ mod tests {
 
     #[test]
     fn stat_fields_are_counted_from_the_last_parenthesis() {
-        let line = b"77 (a) R (\n\x1b[31m) S 1 77 77 0 -1 4194560 1 0 0 0 5 6 0 0 20 0 3 0 98765 1 2";
+        let line =
+            b"77 (a) R (\n\x1b[31m) S 1 77 77 0 -1 4194560 1 0 0 0 5 6 0 0 20 0 3 0 98765 1 2";
         let stat = parse_stat(line).expect("parses");
         assert_eq!(stat.comm.untrusted(), "a) R (\n\x1b[31m");
         assert_eq!((stat.state, stat.ppid, stat.start_ticks), ('S', 1, 98765));
@@ -251,8 +257,7 @@ mod tests {
         assert_eq!(parse_syscall("-1 0x7ff 0x401\n"), SyscallLine::Outside);
         assert_eq!(parse_syscall(""), SyscallLine::Unreadable);
         assert_eq!(parse_syscall("garbage"), SyscallLine::Unreadable);
-        let SyscallLine::In(call) =
-            parse_syscall("0 0x3 0x7f00 0x1 0x0 0x0 0x0 0x7ffc 0x7f33\n")
+        let SyscallLine::In(call) = parse_syscall("0 0x3 0x7f00 0x1 0x0 0x0 0x0 0x7ffc 0x7f33\n")
         else {
             panic!("a system call");
         };

@@ -1,8 +1,8 @@
 //! The memory map of a process: which files are mapped where, and how to open them.
 
 use crate::model::{Pid, Tid};
-use procfs::process::{MMapPath, MemoryMaps};
 use procfs::FromBufRead;
+use procfs::process::{MMapPath, MemoryMaps};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;

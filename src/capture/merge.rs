@@ -36,7 +36,7 @@ pub(super) fn merge(
     process: &Key,
     raw_threads: Vec<RawThread>,
     python: Option<PythonPart>,
-    file_of: &dyn Fn(i32) -> Option<Foreign>,
+    file_of: &dyn Fn(i32) -> Descriptor,
 ) -> Merged {
     let mut merged = Merged {
         threads: Vec::new(),
@@ -58,7 +58,9 @@ pub(super) fn merge(
     for raw in raw_threads {
         let own_states = states.remove(&raw.native_id).unwrap_or_default();
         let wait = waits.remove(&raw.tid);
-        merged.threads.push(thread(process, raw, own_states, wait, file_of));
+        merged
+            .threads
+            .push(thread(process, raw, own_states, wait, file_of));
     }
     for raw in states.into_values().flatten() {
         merged.gaps.push(orphaned_state(&raw));
@@ -83,10 +85,16 @@ fn thread(
     raw: RawThread,
     mut states: Vec<RawThreadState>,
     python_wait: Option<PythonWait>,
-    file_of: &dyn Fn(i32) -> Option<Foreign>,
+    file_of: &dyn Fn(i32) -> Descriptor,
 ) -> Thread {
     // The thread state bound to the thread is the one that runs now; the others are suspended below it.
-    states.sort_by_key(|raw| (!raw.bound, raw.state.frames.is_empty(), -raw.state.interpreter_id));
+    states.sort_by_key(|raw| {
+        (
+            !raw.bound,
+            raw.state.frames.is_empty(),
+            -raw.state.interpreter_id,
+        )
+    });
     let python: Vec<ThreadState> = states
         .into_iter()
         .map(|mut state| {
@@ -106,7 +114,14 @@ fn thread(
         && let Some(meaning) = &raw.meaning
     {
         let frames = python.first().map_or(&[][..], |state| &state.frames);
-        wait = Some(join_wait(process, meaning, python_wait, frames, raw.settled, file_of));
+        wait = Some(join_wait(
+            process,
+            meaning,
+            python_wait,
+            frames,
+            raw.settled,
+            file_of,
+        ));
     }
     Thread {
         key: process.thread(raw.tid),
@@ -126,7 +141,7 @@ fn join_wait(
     python: Option<PythonWait>,
     frames: &[Frame],
     settled: bool,
-    file_of: &dyn Fn(i32) -> Option<Foreign>,
+    file_of: &dyn Fn(i32) -> Descriptor,
 ) -> Wait {
     let mut wait = Wait {
         kind: meaning.kind,
@@ -134,11 +149,9 @@ fn join_wait(
         address: meaning.futex.map(Addr),
         target: None,
         owner: None,
-        descriptor: meaning.descriptor.map(|number| Descriptor {
-            number,
-            file: file_of(number),
-        }),
+        descriptor: meaning.descriptor.map(file_of),
         remaining_ms: meaning.remaining_ms,
+        length_ms: meaning.length_ms,
         timed: meaning.timed,
         grade: if settled { Grade::Read } else { Grade::Derived },
     };

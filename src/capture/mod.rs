@@ -7,12 +7,14 @@ mod kernel;
 mod maps;
 mod merge;
 pub mod memory;
+mod pipes;
 mod process;
 mod python;
 mod syscall;
 
 use crate::model::{Gap, GapKind, Pid, Snapshot};
 use crate::target::{self, AccessDenied};
+use pipes::PipeHolders;
 use process::ProcessReader;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -119,7 +121,7 @@ impl Session {
                 Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid, self.with_locals)))
             })
             .collect();
-        let mut results = read_all(&readers);
+        let mut results = read_all(&readers, &PipeHolders::default());
         for (pid, reader) in pids.iter().zip(readers) {
             if let Ok(reader) = reader.into_inner() {
                 self.readers.insert(*pid, reader);
@@ -155,10 +157,10 @@ impl Session {
 type ProcessResult = Result<(crate::model::Process, Vec<Gap>), CaptureError>;
 
 /// Reads processes, the first ones first, on as many threads as there are CPUs.
-fn read_all(readers: &[Mutex<ProcessReader>]) -> Vec<ProcessResult> {
+fn read_all(readers: &[Mutex<ProcessReader>], pipes: &PipeHolders) -> Vec<ProcessResult> {
     let read = |reader: &Mutex<ProcessReader>| match reader.lock() {
-        Ok(mut reader) => reader.sample(),
-        Err(poisoned) => poisoned.into_inner().sample(),
+        Ok(mut reader) => reader.sample(pipes),
+        Err(poisoned) => poisoned.into_inner().sample(pipes),
     };
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)

@@ -4,11 +4,12 @@ use super::kernel::{self, Look, Stat, SyscallLine, Task};
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
+use super::pipes::PipeHolders;
 use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess};
 use super::syscall;
 use super::{CaptureError, ProcessResult};
 use crate::model::{
-    Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid, redact,
+    Coverage, Descriptor, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid, redact,
 };
 use crate::target;
 use std::collections::BTreeMap;
@@ -64,7 +65,7 @@ impl ProcessReader {
     }
 
     /// One sample.
-    pub(super) fn sample(&mut self) -> ProcessResult {
+    pub(super) fn sample(&mut self, pipes: &PipeHolders) -> ProcessResult {
         let pid = self.pid;
         let span = tracing::debug_span!("process", pid);
         let _entered = span.enter();
@@ -88,12 +89,23 @@ impl ProcessReader {
         self.identify(alive, &leader, &memory);
         let pass = self.read_threads(&key, alive, tids, &memory, &mut gaps)?;
         let runtime = self.describe_runtime(&key, &mut gaps);
-        Ok(assemble(pid, key, &leader, alive, runtime, pass, gaps))
+        Ok(assemble(
+            key,
+            &leader,
+            (pid, alive),
+            runtime,
+            pass,
+            gaps,
+            pipes,
+        ))
     }
 
     /// A 32-bit process counts its system calls differently; their numbers mean nothing to us.
     fn is_32_bit(&self) -> bool {
-        matches!(self.known.as_ref().map(|known| &known.located), Some(Kind::Bits32))
+        matches!(
+            self.known.as_ref().map(|known| &known.located),
+            Some(Kind::Bits32)
+        )
     }
 
     fn absent(&self) -> CaptureError {
@@ -172,9 +184,7 @@ impl ProcessReader {
     }
 
     fn describe_runtime(&self, key: &Key, gaps: &mut Vec<Gap>) -> RuntimeKind {
-        let gap = |kind, cause: String| {
-            Gap::new(Some(key.clone()), kind, "stacks", cause)
-        };
+        let gap = |kind, cause: String| Gap::new(Some(key.clone()), kind, "stacks", cause);
         match self.known.as_ref().map(|known| &known.located) {
             Some(Kind::Python(_)) => RuntimeKind::Python,
             Some(Kind::NotPython) => {
@@ -309,22 +319,33 @@ impl ProcessReader {
 
 /// Puts a process together from its parts.
 fn assemble(
-    pid: Pid,
     key: Key,
     leader: &Stat,
-    alive: Tid,
+    (pid, alive): (Pid, Tid),
     runtime: RuntimeKind,
     pass: ThreadPass,
     mut gaps: Vec<Gap>,
+    pipes: &PipeHolders,
 ) -> (Process, Vec<Gap>) {
-    let files = |descriptor: i32| {
-        fs::read_link(format!("/proc/{pid}/task/{alive}/fd/{descriptor}"))
+    let files = |number: i32| {
+        let file = fs::read_link(format!("/proc/{pid}/task/{alive}/fd/{number}"))
             .ok()
-            .map(|path| Foreign::from(path.to_string_lossy().into_owned()))
+            .map(|path| path.to_string_lossy().into_owned());
+        let pipe = file.as_ref().filter(|file| file.starts_with("pipe:["));
+        Descriptor {
+            number,
+            also_open_in: pipe.and_then(|pipe| pipes.others(pipe, pid)),
+            file: file.map(Foreign::from),
+        }
     };
     let merged = merge::merge(&key, pass.threads, pass.python, &files);
     gaps.extend(merged.gaps);
-    if !merged.threads.is_empty() && merged.threads.iter().all(|thread| thread.kernel.runs == 0 && !thread.settled) {
+    if !merged.threads.is_empty()
+        && merged
+            .threads
+            .iter()
+            .all(|thread| thread.kernel.runs == 0 && !thread.settled)
+    {
         gaps.push(Gap::new(
             Some(key.clone()),
             GapKind::Unsupported,
@@ -334,10 +355,22 @@ fn assemble(
     }
     let coverage = Coverage {
         threads: merged.threads.len(),
-        settled: merged.threads.iter().filter(|thread| thread.settled).count(),
+        settled: merged
+            .threads
+            .iter()
+            .filter(|thread| thread.settled)
+            .count(),
         interpreters: merged.interpreters.len(),
-        thread_states: merged.threads.iter().map(|thread| thread.python.len()).sum(),
-        frames: merged.threads.iter().map(|thread| thread.frames().count()).sum(),
+        thread_states: merged
+            .threads
+            .iter()
+            .map(|thread| thread.python.len())
+            .sum(),
+        frames: merged
+            .threads
+            .iter()
+            .map(|thread| thread.frames().count())
+            .sum(),
     };
     let status = read_bounded(&format!("/proc/{pid}/status"));
     let status = String::from_utf8_lossy(&status).into_owned();
@@ -389,7 +422,9 @@ fn caught_signals(status: &str) -> Vec<i32> {
         .find_map(|line| line.strip_prefix("SigCgt:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
+    (1..=64)
+        .filter(|signal| mask >> (signal - 1) & 1 == 1)
+        .collect()
 }
 
 /// The last number on a line of `/proc/PID/status`.

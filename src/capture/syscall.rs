@@ -26,11 +26,17 @@ pub(super) struct Meaning {
     pub(super) descriptor: Option<i32>,
     pub(super) timed: Option<bool>,
     pub(super) remaining_ms: Option<u64>,
+    /// A relative time that was asked for.
+    pub(super) length_ms: Option<u64>,
 }
 
 /// Reads a system call. `wchan` tells a restarted wait's origin: after a stop, timed waits show as
 /// `restart_syscall` with the original arguments.
-pub(super) fn meaning(call: &Syscall, wchan: Option<&str>, memory: Option<&CachedMemory<'_>>) -> Meaning {
+pub(super) fn meaning(
+    call: &Syscall,
+    wchan: Option<&str>,
+    memory: Option<&CachedMemory<'_>>,
+) -> Meaning {
     let name = match (call.name.as_deref().unwrap_or(""), wchan.unwrap_or("")) {
         ("restart_syscall", place) if place.contains("futex") => "futex",
         ("restart_syscall", place) if place.contains("nanosleep") => "clock_nanosleep",
@@ -45,6 +51,7 @@ pub(super) fn meaning(call: &Syscall, wchan: Option<&str>, memory: Option<&Cache
         descriptor: None,
         timed: None,
         remaining_ms: None,
+        length_ms: None,
     };
     match name {
         "futex" => {
@@ -73,9 +80,17 @@ pub(super) fn meaning(call: &Syscall, wchan: Option<&str>, memory: Option<&Cache
                     _ => ClockId::CLOCK_MONOTONIC,
                 };
                 meaning.remaining_ms = until(memory, arg(2), clock);
+            } else {
+                let request = if name == "nanosleep" { arg(0) } else { arg(2) };
+                meaning.length_ms = timespec(memory, request).and_then(|length| {
+                    let ms = i128::from(length.tv_sec()) * 1000
+                        + i128::from(length.tv_nsec()) / 1_000_000;
+                    u64::try_from(ms).ok()
+                });
             }
         }
-        "read" | "pread64" | "readv" | "preadv" | "preadv2" | "recvfrom" | "recvmsg" | "recvmmsg" => {
+        "read" | "pread64" | "readv" | "preadv" | "preadv2" | "recvfrom" | "recvmsg"
+        | "recvmmsg" => {
             meaning.kind = WaitKind::Read;
             meaning.descriptor = descriptor();
         }
@@ -131,15 +146,21 @@ pub(super) fn meaning(call: &Syscall, wchan: Option<&str>, memory: Option<&Cache
 
 /// Milliseconds until the absolute `struct timespec` at `address` in the target.
 fn until(memory: Option<&CachedMemory<'_>>, address: u64, clock: ClockId) -> Option<u64> {
-    let memory = memory?;
-    let deadline = TimeSpec::new(
-        memory.i64(address).ok()?,
-        memory.i64(address.checked_add(8)?).ok()?,
-    );
+    let deadline = timespec(memory, address)?;
     let now = clock_gettime(clock).ok()?;
     let left_ms = (i128::from(deadline.tv_sec()) - i128::from(now.tv_sec())) * 1000
         + (i128::from(deadline.tv_nsec()) - i128::from(now.tv_nsec())) / 1_000_000;
     u64::try_from(left_ms.max(0)).ok()
+}
+
+/// The `struct timespec` at `address` in the target.
+fn timespec(memory: Option<&CachedMemory<'_>>, address: u64) -> Option<TimeSpec> {
+    let memory = memory?;
+    let seconds = memory.i64(address).ok()?;
+    Some(TimeSpec::new(
+        seconds,
+        memory.i64(address.checked_add(8)?).ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -161,7 +182,10 @@ mod tests {
     fn infinite_and_finite_polls() {
         let timed = |name, args| meaning(&call(name, args), None, None).timed;
         assert_eq!(timed("poll", [0, 0, 0xffff_ffff, 0, 0, 0]), Some(false));
-        assert_eq!(timed("poll", [0, 0, 0xffff_ffff_ffff_ffff, 0, 0, 0]), Some(false));
+        assert_eq!(
+            timed("poll", [0, 0, 0xffff_ffff_ffff_ffff, 0, 0, 0]),
+            Some(false)
+        );
         assert_eq!(timed("epoll_wait", [3, 0, 1, 50, 0, 0]), Some(true));
         assert_eq!(timed("select", [0, 0, 0, 0, 0, 0]), Some(false));
     }

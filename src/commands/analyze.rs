@@ -25,7 +25,12 @@ pub(super) fn run(args: &AnalyzeArgs) -> ExitCode {
             }
             report.options.all |= args.all;
             let report = reanalyze(report);
-            output::write(&report, args.format.into(), args.color, args.output.as_deref())
+            output::write(
+                &report,
+                args.format.into(),
+                args.color,
+                args.output.as_deref(),
+            )
         }
         Err(reason) => {
             complain(&format!("cannot analyze {}: {reason}", args.file.display()));
@@ -68,9 +73,15 @@ fn parse(bytes: &[u8]) -> Result<Report, String> {
         Some(SCHEMA) => {}
         Some(other) => {
             let other = crate::report::clean(&other.into());
-            return Err(format!("its schema is {other:?}, this version reads {SCHEMA:?}"));
+            return Err(format!(
+                "its schema is {other:?}, this version reads {SCHEMA:?}"
+            ));
         }
-        None => return Err(format!("it has no schema; a dump starts with \"schema\": {SCHEMA:?}")),
+        None => {
+            return Err(format!(
+                "it has no schema; a dump starts with \"schema\": {SCHEMA:?}"
+            ));
+        }
     }
     serde_json::from_slice(bytes).map_err(|error| format!("it is damaged ({error})"))
 }

@@ -33,7 +33,10 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
         return ExitCode::Usage;
     };
     let (script, what) = if python.minor >= FLAGSHIP_MINOR {
-        (FLAGSHIP, "destroys a sub-interpreter that a thread still lives in")
+        (
+            FLAGSHIP,
+            "destroys a sub-interpreter that a thread still lives in",
+        )
     } else {
         (JOIN, "joins a thread that waits for an event nobody sets")
     };
@@ -46,8 +49,14 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
         Ok(report) => {
             let code = output::write(&report, FormatArg::Text.into(), ColorArg::Auto, None);
             if report.analysis.verdict != Verdict::Hang {
-                complain("the demo's hang was not recognised; please report this with the text above");
-                return if code == ExitCode::Success { ExitCode::Incomplete } else { code };
+                complain(
+                    "the demo's hang was not recognised; please report this with the text above",
+                );
+                return if code == ExitCode::Success {
+                    ExitCode::Incomplete
+                } else {
+                    code
+                };
             }
             let _ = writeln!(
                 io::stderr(),
@@ -85,7 +94,8 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
         .tempdir()
         .map_err(|error| format!("no temporary folder: {error}"))?;
     let path = folder.path().join("demo_hang.py");
-    std::fs::write(&path, script).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    std::fs::write(&path, script)
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     let mut program = start(&python.program, &path)?;
     let pid = i32::try_from(program.0.id()).map_err(|error| error.to_string())?;
     let mut ready = String::new();
@@ -113,7 +123,10 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             exclude: Vec::new(),
         };
         last = inspect(&request, &mut |_| true).map_err(|error| error.to_string());
-        if last.as_ref().is_ok_and(|report| report.analysis.verdict == Verdict::Hang) {
+        if last
+            .as_ref()
+            .is_ok_and(|report| report.analysis.verdict == Verdict::Hang)
+        {
             break;
         }
     }

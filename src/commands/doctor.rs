@@ -21,13 +21,21 @@ pub(super) fn run() -> ExitCode {
         lines.push("  none of 3.11 to 3.15 on PATH, under pyenv or known to uv".to_owned());
     }
     for python in pythons {
-        lines.push(format!("  {:<9} {}", python.version, python.program.display()));
+        lines.push(format!(
+            "  {:<9} {}",
+            python.version,
+            python.program.display()
+        ));
     }
     lines.push(String::new());
     lines.push("What this version reads".to_owned());
     lines.push("  CPython 3.11–3.15 with a GIL: interpreters, thread states, frames, joins, GIL, locks' types".to_owned());
-    lines.push("  CPython 3.10 and older, and free-threaded builds where py-spy can: frames".to_owned());
-    lines.push("  any process: threads, system calls, what they wait for as the kernel sees it".to_owned());
+    lines.push(
+        "  CPython 3.10 and older, and free-threaded builds where py-spy can: frames".to_owned(),
+    );
+    lines.push(
+        "  any process: threads, system calls, what they wait for as the kernel sees it".to_owned(),
+    );
     lines.push("  not yet: native frames, other runtimes' stacks".to_owned());
     lines.push(String::new());
     print(&lines.join("\n"))
@@ -57,7 +65,11 @@ fn thread_files() -> (bool, String) {
     let syscall = fs::read_to_string("/proc/thread-self/syscall").is_ok();
     let schedstat = fs::read_to_string("/proc/thread-self/schedstat").is_ok();
     if syscall && schedstat {
-        (true, "/proc shows system calls and run counts: standing still is told from running".to_owned())
+        (
+            true,
+            "/proc shows system calls and run counts: standing still is told from running"
+                .to_owned(),
+        )
     } else {
         (
             false,
@@ -70,7 +82,10 @@ fn thread_files() -> (bool, String) {
 fn process_memory() -> (bool, String) {
     use crate::capture::memory::{Memory, ProcessMemory, Range, ReadError};
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let probe = ProcessMemory::new(own).read_many(&[Range { address: 4096, length: 1 }]);
+    let probe = ProcessMemory::new(own).read_many(&[Range {
+        address: 4096,
+        length: 1,
+    }]);
     match probe.first() {
         Some(Err(ReadError::Unmapped(_)) | Ok(_)) => (true, "process_vm_readv works".to_owned()),
         _ => (

@@ -33,7 +33,12 @@ pub(super) fn run(args: &DumpArgs) -> ExitCode {
     // A dump of an ancestor, such as the shell, would otherwise show hangscope at work.
     request.exclude.push(own_pid);
     match inspect(&request, &mut |_| true) {
-        Ok(report) => output::write(&report, args.format.into(), args.color, args.output.as_deref()),
+        Ok(report) => output::write(
+            &report,
+            args.format.into(),
+            args.color,
+            args.output.as_deref(),
+        ),
         Err(error) => refuse(&error),
     }
 }

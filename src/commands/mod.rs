@@ -19,7 +19,10 @@ use tracing_subscriber::EnvFilter;
 #[must_use]
 pub fn main() -> ExitCode {
     // Not a command for people: hangscope starts itself so, see `crate::watch`.
-    if std::env::args_os().nth(1).is_some_and(|word| word == crate::watch::GUARDIAN) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == crate::watch::GUARDIAN)
+    {
         return ExitCode::Other(crate::watch::guardian());
     }
     let cli = match Cli::try_parse() {

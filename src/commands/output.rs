@@ -59,7 +59,8 @@ pub(super) fn write(
         // A reader that has seen enough is a success.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => outcome(report),
         Err(error) => {
-            let target = file.map_or_else(|| "stdout".to_owned(), |path| path.display().to_string());
+            let target =
+                file.map_or_else(|| "stdout".to_owned(), |path| path.display().to_string());
             complain(&format!("cannot write the report to {target}: {error}"));
             ExitCode::Usage
         }
@@ -76,7 +77,11 @@ fn style(color: ColorArg, to_stdout: bool) -> Style {
             to_stdout && io::stdout().is_terminal() && !no_color && !dumb
         }
     };
-    if wanted { Style::color() } else { Style::plain() }
+    if wanted {
+        Style::color()
+    } else {
+        Style::plain()
+    }
 }
 
 /// A hang outranks an incomplete report, which outranks success.

@@ -31,7 +31,10 @@ pub(super) fn find() -> Vec<FoundPython> {
 }
 
 fn candidates() -> Vec<PathBuf> {
-    let mut names: Vec<String> = MINORS.rev().map(|minor| format!("python3.{minor}")).collect();
+    let mut names: Vec<String> = MINORS
+        .rev()
+        .map(|minor| format!("python3.{minor}"))
+        .collect();
     names.extend(["python3".to_owned(), "python".to_owned()]);
     let mut folders: Vec<PathBuf> = std::env::var_os("PATH")
         .map(|path| std::env::split_paths(&path).collect())
@@ -48,9 +51,9 @@ fn candidates() -> Vec<PathBuf> {
 
 /// The `bin` folders of pyenv's versions.
 fn pyenv_folders() -> Vec<PathBuf> {
-    let root = std::env::var_os("PYENV_ROOT").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv"))
-    });
+    let root = std::env::var_os("PYENV_ROOT")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv")));
     let versions = root.and_then(|root| std::fs::read_dir(root.join("versions")).ok());
     versions
         .into_iter()
@@ -62,7 +65,13 @@ fn pyenv_folders() -> Vec<PathBuf> {
 
 fn uv_python(minor: u8) -> Option<PathBuf> {
     let output = Command::new("uv")
-        .args(["python", "find", "--no-python-downloads", "--system", &format!("3.{minor}")])
+        .args([
+            "python",
+            "find",
+            "--no-python-downloads",
+            "--system",
+            &format!("3.{minor}"),
+        ])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()

@@ -1,6 +1,6 @@
 //! What a thread waits for.
 
-use super::{Addr, Foreign, Key};
+use super::{Addr, Foreign, Key, Pid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ pub struct Wait {
     /// Milliseconds until the wait ends by itself; absent if it has no deadline or that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<u64>,
+    /// Milliseconds that a sleep was asked to last, where only that is known and not when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length_ms: Option<u64>,
     /// Whether the wait ends by itself at some time; absent if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timed: Option<bool>,
@@ -68,6 +71,9 @@ pub struct Descriptor {
     /// What `/proc/PID/fd/N` points at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<Foreign>,
+    /// For a pipe: the other processes that have it open; absent where that could not be found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also_open_in: Option<Vec<Pid>>,
 }
 
 /// Kinds of waits.
@@ -108,8 +114,23 @@ pub enum WaitKind {
     Syscall,
 }
 
+impl Wait {
+    /// Whether only code of the same process can end this wait: it is on something of the process, or on a pipe that no
+    /// other process has open.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        let own_pipe = self
+            .descriptor
+            .as_ref()
+            .and_then(|descriptor| descriptor.also_open_in.as_ref())
+            .is_some_and(Vec::is_empty);
+        self.kind.is_internal()
+            || (matches!(self.kind, WaitKind::Read | WaitKind::Write) && own_pipe)
+    }
+}
+
 impl WaitKind {
-    /// Whether only code of the same process can end such a wait.
+    /// Whether such a wait is on something that only code of the same process can change.
     #[must_use]
     pub fn is_internal(self) -> bool {
         matches!(

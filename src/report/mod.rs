@@ -66,7 +66,12 @@ trait Renderer {
 ///
 /// # Errors
 /// What the writer returns.
-pub fn render(format: Format, report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
+pub fn render(
+    format: Format,
+    report: &Report,
+    style: Style,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     match format {
         Format::Text => text::Text { style }.render(report, out),
         Format::Json => json::Json.render(report, out),

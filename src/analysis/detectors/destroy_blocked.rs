@@ -73,9 +73,9 @@ impl Detector for DestroyBlocked {
                     continue;
                 };
                 // Two threads that end the same interpreter wait for the same thing.
-                let known = findings.iter_mut().find(|other| {
-                    other.id == finding.id && other.blockers == finding.blockers
-                });
+                let known = findings
+                    .iter_mut()
+                    .find(|other| other.id == finding.id && other.blockers == finding.blockers);
                 match known {
                     Some(other) => other.affected.push(finding.waiter),
                     None => findings.push(finding),
@@ -180,7 +180,7 @@ impl<'c> Scene<'c, '_> {
         if standing == Standing::Gil {
             return self.gil(culprit);
         }
-        let certainty = self.certainty(culprit, standing);
+        let certainty = self.certainty(&[self.waiter, culprit], culprit, standing)?;
         let n = self.interpreter.id;
         let name = wording::who(culprit);
         let doing = self.doing(culprit);
@@ -192,17 +192,28 @@ impl<'c> Scene<'c, '_> {
         let mut evidence = vec![
             self.fact(
                 Grade::Read,
-                format!("{} joins {name} in the interpreter's own thread shutdown", wording::who(self.waiter)),
+                format!(
+                    "{} joins {name} in the interpreter's own thread shutdown",
+                    wording::who(self.waiter)
+                ),
                 &[(&self.waiter.key, "wait")],
             ),
             self.fact(
                 Grade::Read,
-                format!("{name} has a thread state in interpreter {n}{}", made_by(culprit, n)),
+                format!(
+                    "{name} has a thread state in interpreter {n}{}",
+                    made_by(culprit, n)
+                ),
                 &[(&culprit.key, "python")],
             ),
-            self.fact(self.grade_of_wait(culprit), format!("{name} {doing}"), &[(&culprit.key, "wait")]),
+            self.fact(
+                self.grade_of_wait(culprit),
+                format!("{name} {doing}"),
+                &[(&culprit.key, "wait")],
+            ),
         ];
         evidence.extend(self.stillness(culprit));
+        evidence.extend(self.others(&[self.waiter, culprit], standing));
         evidence.extend(self.blocked_signals());
         let remedy = if executor {
             format!(
@@ -234,36 +245,90 @@ impl<'c> Scene<'c, '_> {
         })
     }
 
-    fn certainty(&self, culprit: &Thread, standing: Standing) -> Certainty {
-        if !self.case.has_motion() {
-            return Certainty::Possible;
-        }
-        match standing {
+    /// How sure it is that a thread that stands so keeps the interpreter from ending; `None`: it had better not be said.
+    /// `known` are the threads that are part of the picture; any other may be about to help.
+    fn certainty(
+        &self,
+        known: &[&Thread],
+        stuck: &Thread,
+        standing: Standing,
+    ) -> Option<Certainty> {
+        let open = if self.case.overdue {
+            Certainty::Probable
+        } else {
+            Certainty::Possible
+        };
+        let certainty = match standing {
+            // What ends by itself soon is slow, not stuck.
+            Standing::Timed if !self.case.overdue => return None,
+            Standing::Starved => return None,
+            _ if !self.case.has_motion() => Certainty::Possible,
             Standing::Internal => {
-                let known = BTreeSet::from([&self.waiter.key, &culprit.key]);
+                let known: BTreeSet<&Key> = known.iter().map(|thread| &thread.key).collect();
                 match self.case.closure(self.process, &known) {
                     Closure::Closed => Certainty::Certain,
-                    _ => Certainty::Probable,
+                    Closure::Unclear | Closure::OpenSignal(_) => Certainty::Probable,
+                    Closure::OpenThread(_) => open,
                 }
             }
-            Standing::External | Standing::FarOff(_) => Certainty::Probable,
-            Standing::Active | Standing::Timed | Standing::Unclear => Certainty::Possible,
-            Standing::Gil | Standing::Starved => Certainty::Possible,
+            // Nothing but time ends a sleep.
+            Standing::FarOff(_)
+                if stuck
+                    .wait
+                    .as_ref()
+                    .is_some_and(|wait| wait.kind == WaitKind::Sleep) =>
+            {
+                Certainty::Probable
+            }
+            Standing::FarOff(_) | Standing::External => open,
+            Standing::Active | Standing::Timed | Standing::Unclear | Standing::Gil => {
+                Certainty::Possible
+            }
+        };
+        Some(certainty)
+    }
+
+    /// Who else may help, if anybody.
+    fn others(&self, known: &[&Thread], standing: Standing) -> Option<Evidence> {
+        if standing != Standing::Internal {
+            return None;
         }
+        let known: BTreeSet<&Key> = known.iter().map(|thread| &thread.key).collect();
+        let text = match self.case.closure(self.process, &known) {
+            Closure::Closed => "no other thread of the process could help: all wait, without a deadline, for things of the \
+                                same process"
+                .to_owned(),
+            Closure::OpenThread(key) => {
+                let thread = self.process.thread(&key)?;
+                format!("{} goes on or waits for events, and may help", wording::who(thread))
+            }
+            Closure::OpenSignal(signal) => {
+                format!("the process catches {}, and that handler may help", wording::signal(signal))
+            }
+            Closure::Unclear => "some threads of the process could not be judged".to_owned(),
+        };
+        Some(self.fact(Grade::Derived, text, &[(&self.process.key, "threads")]))
     }
 
     fn refutation(&self, culprit: &Thread, standing: Standing) -> String {
         let name = wording::name(culprit);
         match standing {
-            Standing::Internal => format!("another thread, or native code, wakes {name} and it returns"),
-            Standing::External => format!("what {name} waits for arrives from outside, and it returns"),
-            Standing::FarOff(_) | Standing::Timed => format!("the time that {name} waits for is meant to be waited out"),
+            Standing::Internal => {
+                format!("another thread, or native code, wakes {name} and it returns")
+            }
+            Standing::External => {
+                format!("what {name} waits for arrives from outside, and it returns")
+            }
+            Standing::FarOff(_) | Standing::Timed => {
+                format!("the time that {name} waits for is meant to be waited out")
+            }
             _ => format!("{name} comes to its end by itself: it may be slow rather than stuck"),
         }
     }
 
     fn doing(&self, culprit: &Thread) -> String {
-        let place = wording::place(culprit).map_or_else(String::new, |place| format!(" at {place}"));
+        let place =
+            wording::place(culprit).map_or_else(String::new, |place| format!(" at {place}"));
         match (&culprit.wait, self.case.standing(culprit)) {
             (_, Standing::Active) => {
                 let cpu = self
@@ -306,7 +371,10 @@ impl<'c> Scene<'c, '_> {
             ),
             blockers: vec![holder],
             evidence,
-            refuted_if: format!("the native call of {} returns: it may be slow rather than stuck", wording::name(holder)),
+            refuted_if: format!(
+                "the native call of {} returns: it may be slow rather than stuck",
+                wording::name(holder)
+            ),
             remedy: format!(
                 "make the native call of {} release the GIL or shorten it, or give the interpreter a GIL of its own \
                  (an isolated configuration)",
@@ -318,9 +386,10 @@ impl<'c> Scene<'c, '_> {
     fn callback_or_teardown(&self) -> Option<Verdict<'c>> {
         match self.state.frames.last() {
             // Past the callbacks, Python code is a finalizer.
-            Some(frame) if self.interpreter.torn_down_by.is_some() => {
-                self.unknown(&format!("in {}, run while the interpreter is torn down", wording::at(frame)))
-            }
+            Some(frame) if self.interpreter.torn_down_by.is_some() => self.unknown(&format!(
+                "in {}, run while the interpreter is torn down",
+                wording::at(frame)
+            )),
             Some(callback) if self.interpreter.finalizing => self.callback(callback),
             _ => self.unknown("in native code"),
         }
@@ -328,19 +397,10 @@ impl<'c> Scene<'c, '_> {
 
     fn callback(&self, callback: &'c Frame) -> Option<Verdict<'c>> {
         let standing = self.case.standing(self.waiter);
-        let certainty = match standing {
-            Standing::Active | Standing::Starved | Standing::Timed => return None,
-            _ if !self.case.has_motion() => Certainty::Possible,
-            Standing::Internal => {
-                let known = BTreeSet::from([&self.waiter.key]);
-                match self.case.closure(self.process, &known) {
-                    Closure::Closed => Certainty::Certain,
-                    _ => Certainty::Probable,
-                }
-            }
-            Standing::External | Standing::FarOff(_) => Certainty::Probable,
-            Standing::Gil | Standing::Unclear => Certainty::Possible,
-        };
+        if standing == Standing::Active {
+            return None;
+        }
+        let certainty = self.certainty(&[self.waiter], self.waiter, standing)?;
         let wait = self.waiter.wait.as_ref();
         let waits = wait.map_or_else(|| "stands still".to_owned(), wording::waits);
         let inner = self.state.frames.first().unwrap_or(callback);
@@ -364,20 +424,30 @@ impl<'c> Scene<'c, '_> {
         let mut blockers = Vec::new();
         let mut held = String::new();
         if let Some(owner) = wait.and_then(|wait| wait.owner.as_ref()) {
-            match owner.thread.as_ref().and_then(|key| self.process.thread(key)) {
+            match owner
+                .thread
+                .as_ref()
+                .and_then(|key| self.process.thread(key))
+            {
                 Some(thread) => {
                     held = format!(", whose owner is {}", wording::name(thread));
                     let place = wording::place(thread).unwrap_or_default();
                     evidence.push(self.fact(
                         owner.grade,
-                        format!("the lock's owner field names {}, now at {place}", wording::who(thread)),
+                        format!(
+                            "the lock's owner field names {}, now at {place}",
+                            wording::who(thread)
+                        ),
                         &[(&self.waiter.key, "wait"), (&thread.key, "python")],
                     ));
                     blockers.push(thread);
                 }
                 None => evidence.push(self.fact(
                     owner.grade,
-                    format!("the lock's owner field names {}, which is no live Python thread", owner.ident),
+                    format!(
+                        "the lock's owner field names {}, which is no live Python thread",
+                        owner.ident
+                    ),
                     &[(&self.waiter.key, "wait")],
                 )),
             }
@@ -386,17 +456,25 @@ impl<'c> Scene<'c, '_> {
             held = format!(": {}", wording::name(thread));
             evidence.push(self.fact(
                 Grade::Read,
-                format!("that thread is {}, which {}", wording::who(thread), self.doing(thread)),
+                format!(
+                    "that thread is {}, which {}",
+                    wording::who(thread),
+                    self.doing(thread)
+                ),
                 &[(&self.waiter.key, "wait"), (&thread.key, "wait")],
             ));
             blockers.push(thread);
         }
         evidence.extend(self.stillness(self.waiter));
+        evidence.extend(self.others(&[self.waiter], standing));
         evidence.extend(self.blocked_signals());
         Some(Verdict {
             id: "destroy-blocked-by-atexit",
             certainty,
-            reason: format!("in its exit callback {}, which {waits}{held}", wording::at(callback)),
+            reason: format!(
+                "in its exit callback {}, which {waits}{held}",
+                wording::at(callback)
+            ),
             blockers,
             evidence,
             refuted_if: "something still wakes the callback and it returns".to_owned(),
@@ -425,7 +503,9 @@ impl<'c> Scene<'c, '_> {
         Some(Verdict {
             id: "destroy-blocked-by-unknown",
             certainty: Certainty::Probable,
-            reason: format!("{place}: none of the threads and callbacks that hangscope sees explains it"),
+            reason: format!(
+                "{place}: none of the threads and callbacks that hangscope sees explains it"
+            ),
             blockers: Vec::new(),
             evidence,
             refuted_if: "what it waits for happens".to_owned(),
@@ -445,7 +525,13 @@ impl<'c> Scene<'c, '_> {
         targets.push(&self.waiter.key);
         Finding {
             id: verdict.id.to_owned(),
-            title: format!("{} in {} waits {}.", wording::name(self.waiter), self.operation(), verdict.reason).into(),
+            title: format!(
+                "{} in {} waits {}.",
+                wording::name(self.waiter),
+                self.operation(),
+                verdict.reason
+            )
+            .into(),
             certainty: verdict.certainty,
             waiter: self.waiter.key.clone(),
             blockers: keys.iter().map(|key| (*key).clone()).collect(),
@@ -489,17 +575,25 @@ impl<'c> Scene<'c, '_> {
         let Some(caller) = outer.first() else {
             return format!("the exit of the process, which ends interpreter {n} and");
         };
-        let call = if caller.in_file("concurrent/interpreters/__init__.py") || caller.in_file("interpreters/__init__.py") {
+        let call = if caller.in_file("concurrent/interpreters/__init__.py")
+            || caller.in_file("interpreters/__init__.py")
+        {
             format!("Interpreter.close() of interpreter {n}")
         } else {
             format!("destroy({n})")
         };
-        let spot = outer.iter().find(|frame| !frame.is_library()).unwrap_or(caller);
+        let spot = outer
+            .iter()
+            .find(|frame| !frame.is_library())
+            .unwrap_or(caller);
         format!("{call} at {}", wording::at(spot))
     }
 
     fn grade_of_wait(&self, thread: &Thread) -> Grade {
-        thread.wait.as_ref().map_or(Grade::Derived, |wait| wait.grade)
+        thread
+            .wait
+            .as_ref()
+            .map_or(Grade::Derived, |wait| wait.grade)
     }
 
     /// "unmoved in 3 samples over 1.0 s", if so.
@@ -527,7 +621,10 @@ impl<'c> Scene<'c, '_> {
         if pending.is_empty() || !is_main {
             return None;
         }
-        let names: Vec<String> = pending.iter().map(|signal| wording::signal(*signal)).collect();
+        let names: Vec<String> = pending
+            .iter()
+            .map(|signal| wording::signal(*signal))
+            .collect();
         Some(self.fact(
             Grade::Read,
             format!(
@@ -571,4 +668,3 @@ fn made_by(thread: &Thread, interpreter: i64) -> String {
     }
     text
 }
-

@@ -96,19 +96,33 @@ pub(super) fn stuck_gil<'c>(
         fact(
             case,
             Grade::Read,
-            format!("{name} holds the GIL, which has not changed hands for {span} ({} samples)", case.samples.len()),
+            format!(
+                "{name} holds the GIL, which has not changed hands for {span} ({} samples)",
+                case.samples.len()
+            ),
             &[(&holder.key, "python.holds_gil")],
         ),
         fact(
             case,
-            if sleeping { Grade::Read } else { Grade::Derived },
-            format!("{name} is in a native call made at {place}, same instruction in all samples ({inside})"),
-            &[(&holder.key, "python.frames"), (&holder.key, "kernel.syscall")],
+            if sleeping {
+                Grade::Read
+            } else {
+                Grade::Derived
+            },
+            format!(
+                "{name} is in a native call made at {place}, same instruction in all samples ({inside})"
+            ),
+            &[
+                (&holder.key, "python.frames"),
+                (&holder.key, "kernel.syscall"),
+            ],
         ),
     ];
     let certainty = match case.standing(holder) {
         Standing::FarOff(_) => Certainty::Certain,
-        _ if sleeping => Certainty::Probable,
+        // What ends by itself soon is slow, not stuck.
+        Standing::Timed if !case.overdue => return None,
+        Standing::Internal | Standing::External => Certainty::Probable,
         // A long computation ends some time; from outside it cannot be told from one that does not.
         _ => Certainty::Possible,
     };

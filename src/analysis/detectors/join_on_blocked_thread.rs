@@ -41,14 +41,22 @@ impl Detector for JoinOnBlockedThread {
                 let chain = chain(case, process, waiter);
                 // A chain is told from its start; one that runs into the end of an interpreter is that detector's.
                 let starts_elsewhere = !chain.closes && joined.contains(&waiter.key);
-                if starts_elsewhere || chain.threads.iter().any(|thread| ending.contains(&thread.key)) {
+                if starts_elsewhere
+                    || chain
+                        .threads
+                        .iter()
+                        .any(|thread| ending.contains(&thread.key))
+                {
                     continue;
                 }
                 let Some(finding) = judge(case, process, &chain) else {
                     continue;
                 };
                 // A cycle is found again from each of its threads.
-                if !findings.iter().any(|known| members(known) == members(&finding)) {
+                if !findings
+                    .iter()
+                    .any(|known| members(known) == members(&finding))
+                {
                     findings.push(finding);
                 }
             }
@@ -92,11 +100,19 @@ fn chain<'c>(case: &Case<'_>, process: &'c Process, start: &'c Thread) -> Chain<
             break;
         };
         // The holder of a GIL is not stuck for that; its own detector judges it.
-        if last.wait.as_ref().is_some_and(|wait| wait.kind == WaitKind::Gil) {
+        if last
+            .wait
+            .as_ref()
+            .is_some_and(|wait| wait.kind == WaitKind::Gil)
+        {
             break;
         }
         chain.kinds.push(kind);
-        if let Some(start) = chain.threads.iter().position(|thread| thread.key == next.key) {
+        if let Some(start) = chain
+            .threads
+            .iter()
+            .position(|thread| thread.key == next.key)
+        {
             // Those that lead into the cycle are not part of it; they are told as affected.
             chain.threads.drain(..start);
             chain.kinds.drain(..start);
@@ -167,11 +183,19 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         let to = chain.threads.get(index + 1).unwrap_or(&waiter);
         let (text, grade) = match kind {
             EdgeKind::Joins => (
-                format!("{} waits for the end of {}", wording::who(from), wording::who(to)),
+                format!(
+                    "{} waits for the end of {}",
+                    wording::who(from),
+                    wording::who(to)
+                ),
                 from.wait.as_ref().map_or(Grade::Derived, |wait| wait.grade),
             ),
             _ => (
-                format!("{} waits for an RLock whose owner field names {}", wording::who(from), wording::who(to)),
+                format!(
+                    "{} waits for an RLock whose owner field names {}",
+                    wording::who(from),
+                    wording::who(to)
+                ),
                 Grade::Derived,
             ),
         };
@@ -181,10 +205,19 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         evidence.push(fact(
             case,
             wait.grade,
-            format!("{} {}{root_place}, without a deadline", wording::who(root), wording::waits(wait)),
+            format!(
+                "{} {}{root_place}, without a deadline",
+                wording::who(root),
+                wording::waits(wait)
+            ),
             &[&root.key],
         ));
-        evidence.push(fact(case, Grade::Derived, words(process, &closure), &[&process.key]));
+        evidence.push(fact(
+            case,
+            Grade::Derived,
+            words(process, &closure),
+            &[&process.key],
+        ));
     }
     if case.has_motion() {
         evidence.push(fact(
@@ -198,7 +231,12 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             &[&waiter.key, &root.key],
         ));
     }
-    let blockers: Vec<Key> = chain.threads.iter().skip(1).map(|thread| thread.key.clone()).collect();
+    let blockers: Vec<Key> = chain
+        .threads
+        .iter()
+        .skip(1)
+        .map(|thread| thread.key.clone())
+        .collect();
     let targets: Vec<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     Some(Finding {
         id: "join-on-blocked-thread".to_owned(),

@@ -40,7 +40,8 @@ impl Default for CodeCache {
 impl CodeCache {
     /// Takes a frame's share of the text that may be kept; false when all is used up.
     pub(crate) fn afford(&self, frame: &Frame) -> bool {
-        let size = size_of::<Frame>() + frame.function.untrusted().len() + frame.file.untrusted().len();
+        let size =
+            size_of::<Frame>() + frame.function.untrusted().len() + frame.file.untrusted().len();
         let left = self.text_left.get().checked_sub(size);
         self.text_left.set(left.unwrap_or(0));
         left.is_some()
@@ -137,7 +138,11 @@ fn signed_varint(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
         }
     }
     let magnitude = i64::try_from(value >> 1).ok()?;
-    Some(if value & 1 == 1 { -magnitude } else { magnitude })
+    Some(if value & 1 == 1 {
+        -magnitude
+    } else {
+        magnitude
+    })
 }
 
 #[cfg(test)]

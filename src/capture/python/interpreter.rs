@@ -50,7 +50,8 @@ pub(crate) fn skeleton(heap: &Heap<'_>, runtime: u64) -> Result<Skeleton, ReadEr
     let mut next = memory.u64(runtime.wrapping_add(offsets.runtime_interpreters_head))?;
     while next != 0 {
         if !seen.insert(next) || seen.len() > MAX_INTERPRETERS {
-            out.broken.push("the list of interpreters runs in a circle".into());
+            out.broken
+                .push("the list of interpreters runs in a circle".into());
             break;
         }
         let interpreter = next;
@@ -58,7 +59,8 @@ pub(crate) fn skeleton(heap: &Heap<'_>, runtime: u64) -> Result<Skeleton, ReadEr
         let mut state = memory.u64(interpreter.wrapping_add(offsets.interpreter_threads_head))?;
         while state != 0 {
             if !seen.insert(state) || states.len() > MAX_THREAD_STATES {
-                out.broken.push("a list of thread states runs in a circle".into());
+                out.broken
+                    .push("a list of thread states runs in a circle".into());
                 break;
             }
             let (owner, following) = match (
@@ -67,12 +69,14 @@ pub(crate) fn skeleton(heap: &Heap<'_>, runtime: u64) -> Result<Skeleton, ReadEr
             ) {
                 (Ok(owner), Ok(following)) => (owner, following),
                 _ => {
-                    out.broken.push("a list of thread states leads to unreadable memory".into());
+                    out.broken
+                        .push("a list of thread states leads to unreadable memory".into());
                     break;
                 }
             };
             if owner != interpreter {
-                out.broken.push("a thread state does not point back to its interpreter".into());
+                out.broken
+                    .push("a thread state does not point back to its interpreter".into());
                 break;
             }
             states.push(state);
@@ -82,7 +86,8 @@ pub(crate) fn skeleton(heap: &Heap<'_>, runtime: u64) -> Result<Skeleton, ReadEr
         next = match memory.u64(interpreter.wrapping_add(offsets.interpreter_next)) {
             Ok(following) => following,
             Err(_) => {
-                out.broken.push("the list of interpreters leads to unreadable memory".into());
+                out.broken
+                    .push("the list of interpreters leads to unreadable memory".into());
                 0
             }
         };
@@ -153,8 +158,12 @@ pub(crate) fn census(
 fn prefetch_stacks(heap: &Heap<'_>, skeleton: &Skeleton) {
     let states = skeleton.interpreters.iter().flat_map(|(_, states)| states);
     let frames = states.filter_map(|state| frame::innermost(heap, *state).ok());
-    heap.memory
-        .prefetch(frames.filter(|frame| *frame != 0).map(|frame| (frame.saturating_sub(512), 640)).collect::<Vec<_>>());
+    heap.memory.prefetch(
+        frames
+            .filter(|frame| *frame != 0)
+            .map(|frame| (frame.saturating_sub(512), 640))
+            .collect::<Vec<_>>(),
+    );
 }
 
 fn interpreter(
@@ -260,7 +269,9 @@ fn thread_state(
             state: number(offsets.thread_state)?.and_then(attachment),
             status,
             holds_gil,
-            name: thread.and_then(|thread| thread.name.clone()).map(Foreign::from),
+            name: thread
+                .and_then(|thread| thread.name.clone())
+                .map(Foreign::from),
             daemon: thread.and_then(|thread| thread.daemon),
             frames: stack.frames,
             cut: stack.cut,
@@ -313,14 +324,20 @@ fn attachment(value: i32) -> Option<String> {
 fn status_names(bits: u32, minor: u8) -> Vec<String> {
     let with_gil: &[&str] = &["holds-gil"];
     let middle = if minor == 13 { with_gil } else { &[] };
-    ["initialized", "bound", "unbound", "bound-gilstate", "active"]
-        .iter()
-        .chain(middle)
-        .chain(&["finalizing", "cleared", "finalized"])
-        .enumerate()
-        .filter(|(bit, _)| bits >> bit & 1 == 1)
-        .map(|(_, name)| (*name).to_owned())
-        .collect()
+    [
+        "initialized",
+        "bound",
+        "unbound",
+        "bound-gilstate",
+        "active",
+    ]
+    .iter()
+    .chain(middle)
+    .chain(&["finalizing", "cleared", "finalized"])
+    .enumerate()
+    .filter(|(bit, _)| bits >> bit & 1 == 1)
+    .map(|(_, name)| (*name).to_owned())
+    .collect()
 }
 
 #[cfg(test)]
@@ -329,7 +346,10 @@ mod tests {
 
     #[test]
     fn status_bits_by_version() {
-        assert_eq!(status_names(0b1_1011, 14), ["initialized", "bound", "bound-gilstate", "active"]);
+        assert_eq!(
+            status_names(0b1_1011, 14),
+            ["initialized", "bound", "bound-gilstate", "active"]
+        );
         assert_eq!(status_names(1 << 5, 13), ["holds-gil"]);
         assert_eq!(status_names(1 << 5, 14), ["finalizing"]);
         assert_eq!(status_names(1 << 7, 15), ["finalized"]);

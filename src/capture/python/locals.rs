@@ -38,7 +38,9 @@ pub(super) fn read(heap: &Heap<'_>, code: u64, frame: u64) -> Result<Vec<Local>,
 /// What a cell holds; anything else as it is.
 fn unwrapped(heap: &Heap<'_>, object: u64) -> u64 {
     if heap.is(object, "cell") {
-        heap.memory.u64(object.wrapping_add(fixed::CELL_VALUE)).unwrap_or(0)
+        heap.memory
+            .u64(object.wrapping_add(fixed::CELL_VALUE))
+            .unwrap_or(0)
     } else {
         object
     }
@@ -57,7 +59,10 @@ fn shown(heap: &Heap<'_>, object: u64) -> String {
             }
             format!("{short:?}")
         }),
-        "bool" => heap.int(object).ok().map(|value| if value == 0 { "False" } else { "True" }.to_owned()),
+        "bool" => heap
+            .int(object)
+            .ok()
+            .map(|value| if value == 0 { "False" } else { "True" }.to_owned()),
         "int" => heap.int(object).ok().map(|value| value.to_string()),
         "float" => heap
             .memory

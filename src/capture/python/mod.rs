@@ -66,7 +66,11 @@ impl PythonProcess {
 
     /// The pytest test that the process runs, by the live environment. `at_start` is the environment that the process was
     /// started with: a variable that was there already belongs to a test of its parent.
-    pub(crate) fn running_test(&self, memory: &CachedMemory<'_>, at_start: &[u8]) -> Option<RunningTest> {
+    pub(crate) fn running_test(
+        &self,
+        memory: &CachedMemory<'_>,
+        at_start: &[u8],
+    ) -> Option<RunningTest> {
         let value = environ::pytest_current_test(memory, self.environ?)?;
         let inherited = at_start.split(|byte| *byte == 0).any(|variable| {
             variable.strip_prefix(b"PYTEST_CURRENT_TEST=") == Some(value.as_slice())
@@ -132,7 +136,8 @@ impl PythonProcess {
                 }
             };
             let codes = CodeCache::default();
-            let mut census = interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
+            let mut census =
+                interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
             part.waits = wait::attribute(&heap, &census, waiters, key);
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
@@ -160,7 +165,9 @@ impl PythonProcess {
         let mut part = self.empty_part(PythonReader::PySpy);
         let version = self.runtime.version();
         let why = if self.runtime.free_threaded {
-            format!("CPython {version} is a free-threaded build, which hangscope cannot read itself yet")
+            format!(
+                "CPython {version} is a free-threaded build, which hangscope cannot read itself yet"
+            )
         } else {
             format!(
                 "CPython {version} is outside of 3.{OLDEST_MINOR}–3.{NEWEST_MINOR}, which hangscope can read itself"

@@ -33,10 +33,17 @@ fn read(heap: &Heap<'_>, interpreter: u64) -> Result<BTreeMap<u64, KnownThread>,
     let mut names = Vec::new();
     for (ident, object) in entries {
         let Ok(ident) = heap.int(ident) else { continue };
-        names.push((ident, object, heap.attribute(object, "_name").ok().flatten()));
+        names.push((
+            ident,
+            object,
+            heap.attribute(object, "_name").ok().flatten(),
+        ));
     }
-    heap.memory
-        .prefetch(names.iter().filter_map(|(_, _, name)| name.map(|name| (name, 128))));
+    heap.memory.prefetch(
+        names
+            .iter()
+            .filter_map(|(_, _, name)| name.map(|name| (name, 128))),
+    );
     Ok(names
         .into_iter()
         .map(|(ident, object, name)| {

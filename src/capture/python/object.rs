@@ -92,9 +92,14 @@ impl<'a> Heap<'a> {
 
     /// The contents of a `bytes`, at most `limit`.
     pub(crate) fn byte_string(&self, object: u64, limit: u64) -> Result<Vec<u8>, ObjectError> {
-        let length = self.memory.u64(object.wrapping_add(fixed::SIZE))?.min(limit);
+        let length = self
+            .memory
+            .u64(object.wrapping_add(fixed::SIZE))?
+            .min(limit);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        Ok(self.memory.bytes(object.wrapping_add(fixed::BYTES_DATA), length)?)
+        Ok(self
+            .memory
+            .bytes(object.wrapping_add(fixed::BYTES_DATA), length)?)
     }
 
     /// The value of a non-negative int below 2^90, cut to 64 bits.
@@ -109,7 +114,9 @@ impl<'a> Heap<'a> {
         }
         let mut value = 0_u64;
         for digit in 0..digits {
-            let piece = self.memory.u32(object.wrapping_add(fixed::INT_DIGITS + 4 * digit))?;
+            let piece = self
+                .memory
+                .u32(object.wrapping_add(fixed::INT_DIGITS + 4 * digit))?;
             value |= u64::from(piece).checked_shl(30 * digit as u32).unwrap_or(0);
         }
         Ok(value)
@@ -118,7 +125,9 @@ impl<'a> Heap<'a> {
     /// The entries of a `PyDictKeysObject`: key, value (0 in a split table), index.
     fn entries(&self, keys: u64) -> Result<Vec<(u64, u64, u64)>, ObjectError> {
         let general = self.memory.u8(keys.wrapping_add(fixed::KEYS_KIND))? == 0;
-        let log2_index = self.memory.u8(keys.wrapping_add(fixed::KEYS_LOG2_INDEX_BYTES))?;
+        let log2_index = self
+            .memory
+            .u8(keys.wrapping_add(fixed::KEYS_LOG2_INDEX_BYTES))?;
         let count = self.memory.u64(keys.wrapping_add(fixed::KEYS_COUNT))?;
         if count > MAX_ENTRIES || log2_index > 40 {
             return Err(ObjectError::Not(keys, "a dict's keys"));
@@ -132,7 +141,11 @@ impl<'a> Heap<'a> {
         (0..count)
             .map(|index| {
                 let at = first.wrapping_add(index * size + skip);
-                Ok((self.memory.u64(at)?, self.memory.u64(at.wrapping_add(8))?, index))
+                Ok((
+                    self.memory.u64(at)?,
+                    self.memory.u64(at.wrapping_add(8))?,
+                    index,
+                ))
             })
             .collect()
     }
@@ -180,9 +193,7 @@ impl<'a> Heap<'a> {
         }
         let pointer = self.memory.u64(object.wrapping_sub(24))?;
         let (dict, values) = match self.offsets.attributes {
-            AttributeLayout::TwoPointers => {
-                (pointer, self.memory.u64(object.wrapping_sub(32))?)
-            }
+            AttributeLayout::TwoPointers => (pointer, self.memory.u64(object.wrapping_sub(32))?),
             AttributeLayout::TaggedPointer if pointer & 1 == 1 => (0, pointer.wrapping_add(1)),
             AttributeLayout::TaggedPointer => (pointer, 0),
             AttributeLayout::Inline if pointer != 0 => (pointer, 0),
@@ -222,7 +233,9 @@ impl<'a> Heap<'a> {
             .filter_map(|(key, _, index)| Some((self.string(key).ok()?, index)))
             .collect();
         let names = Rc::new(names);
-        self.attribute_names.borrow_mut().insert(kind, Rc::clone(&names));
+        self.attribute_names
+            .borrow_mut()
+            .insert(kind, Rc::clone(&names));
         Ok(names)
     }
 }

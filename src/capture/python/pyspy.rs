@@ -81,12 +81,18 @@ fn pointer_at(spy: &PythonSpy, address: usize) -> Option<usize> {
 
 /// The kernel's thread id: py-spy's, else glibc's `struct pthread.tid`, believed only if such a thread exists.
 fn thread_id(spy: &PythonSpy, pid: Pid, trace: &StackTrace) -> Option<Tid> {
-    const PTHREAD_TID: usize = if cfg!(target_arch = "aarch64") { 0xd0 } else { 0x2d0 };
+    const PTHREAD_TID: usize = if cfg!(target_arch = "aarch64") {
+        0xd0
+    } else {
+        0x2d0
+    };
     if let Some(tid) = trace.os_thread_id {
         return Tid::try_from(tid).ok();
     }
     let mut bytes = [0; 4];
-    let address = usize::try_from(trace.thread_id).ok()?.checked_add(PTHREAD_TID)?;
+    let address = usize::try_from(trace.thread_id)
+        .ok()?
+        .checked_add(PTHREAD_TID)?;
     spy.process.read(address, &mut bytes).ok()?;
     let tid = Tid::from_le_bytes(bytes);
     std::path::Path::new(&format!("/proc/{pid}/task/{tid}"))

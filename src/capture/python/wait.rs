@@ -142,8 +142,8 @@ fn joined_thread(heap: &Heap<'_>, address: u64) -> Option<u64> {
     let memory = heap.memory;
     let next = memory.u64(handle).ok()?;
     let previous = memory.u64(handle.wrapping_add(8)).ok()?;
-    let linked = memory.u64(next.wrapping_add(8)).ok()? == handle
-        && memory.u64(previous).ok()? == handle;
+    let linked =
+        memory.u64(next.wrapping_add(8)).ok()? == handle && memory.u64(previous).ok()? == handle;
     if !linked {
         return None;
     }
@@ -176,10 +176,7 @@ fn old_join(
             .attribute(raw.thread_object?, "_tstate_lock")
             .ok()
             .flatten()?;
-        let semaphore = heap
-            .memory
-            .u64(lock.wrapping_add(fixed::LOCK_BODY))
-            .ok()?;
+        let semaphore = heap.memory.u64(lock.wrapping_add(fixed::LOCK_BODY)).ok()?;
         (semaphore == futex && heap.is(lock, "_thread.lock")).then_some(PythonWait::ThreadExit {
             ident: raw.state.ident.0,
             address: Addr(lock),

@@ -39,7 +39,10 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
         page.wrapped(
             "  ",
             "  ",
-            &format!("not looked for: {} (what they need could not be read, see below)", unlooked.join(", ")),
+            &format!(
+                "not looked for: {} (what they need could not be read, see below)",
+                unlooked.join(", ")
+            ),
         );
     }
     write_gaps(page, report);
@@ -49,7 +52,7 @@ fn write_finding(page: &mut Page, style: Style, last: &Snapshot, finding: &Findi
     let process = last.process(&finding.waiter.of_process());
     let word = match finding.certainty {
         Certainty::Certain | Certainty::Probable => "hang",
-        Certainty::Possible => "possible hang",
+        Certainty::Possible => "slow or stuck",
     };
     let left = format!("{word}: {}", finding.id);
     let painted = match finding.certainty {
@@ -64,7 +67,11 @@ fn write_finding(page: &mut Page, style: Style, last: &Snapshot, finding: &Findi
             Grade::Derived => " (derived)",
             Grade::Guessed => " (guessed)",
         };
-        page.wrapped("    - ", "      ", &format!("{}{mark}", clean(&evidence.text)));
+        page.wrapped(
+            "    - ",
+            "      ",
+            &format!("{}{mark}", clean(&evidence.text)),
+        );
     }
     if !finding.affected.is_empty() {
         let names: Vec<String> = finding
@@ -74,8 +81,16 @@ fn write_finding(page: &mut Page, style: Style, last: &Snapshot, finding: &Findi
             .map(|key| name_of(last, key))
             .collect();
         let rest = finding.affected.len().saturating_sub(5);
-        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-        page.wrapped("  ", "    ", &format!("also waiting for it: {}{more}", names.join(", ")));
+        let more = if rest > 0 {
+            format!(" and {rest} more")
+        } else {
+            String::new()
+        };
+        page.wrapped(
+            "  ",
+            "    ",
+            &format!("also waiting for it: {}{more}", names.join(", ")),
+        );
     }
     page.wrapped("  ", "       ", &format!("fix: {}", clean(&finding.remedy)));
     let sure = match finding.certainty {
@@ -89,9 +104,16 @@ fn write_finding(page: &mut Page, style: Style, last: &Snapshot, finding: &Findi
         &format!("certainty: {sure}; wrong if {}", clean(&finding.refuted_if)),
     );
     if more > 0 {
-        page.line(&format!("  × {more} more with the same signature ({})", finding.signature));
+        page.line(&format!(
+            "  × {more} more with the same signature ({})",
+            finding.signature
+        ));
     }
-    page.wrapped("  ", "    ", &format!("more: hangscope explain {}", finding.id));
+    page.wrapped(
+        "  ",
+        "    ",
+        &format!("more: hangscope explain {}", finding.id),
+    );
 }
 
 fn name_of(last: &Snapshot, key: &Key) -> String {
@@ -104,7 +126,9 @@ fn name_of(last: &Snapshot, key: &Key) -> String {
 /// "tests/test_x.py::test_y (call)", for a process that runs a test.
 pub(super) fn test_of(process: &Process) -> String {
     process.test.as_ref().map_or_else(String::new, |test| {
-        let phase = test.phase.as_ref().map_or_else(String::new, |phase| format!(" ({})", clean(&Foreign::from(phase.as_str()))));
+        let phase = test.phase.as_ref().map_or_else(String::new, |phase| {
+            format!(" ({})", clean(&Foreign::from(phase.as_str())))
+        });
         let started = if test.inherited { "started by " } else { "" };
         format!("{started}{}{phase}", clean(&test.id))
     })
@@ -134,7 +158,12 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         motions.iter().filter_map(|motion| counts.get(motion)).sum()
     };
     let total = report.analysis.progress.len();
-    let moved = count(&[Motion::Moving, Motion::Looping, Motion::Busy, Motion::Stirring]);
+    let moved = count(&[
+        Motion::Moving,
+        Motion::Looping,
+        Motion::Busy,
+        Motion::Stirring,
+    ]);
     let still = count(&[Motion::Still]);
     let summary = if samples == 1 {
         let waiting = last
@@ -145,13 +174,24 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
             .count();
         format!("{looked}; {waiting} of {total} threads wait")
     } else if moved == 0 && still == total {
-        format!("{looked}; nothing moved: all {total} threads wait, and no known cause of a hang fits")
+        format!(
+            "{looked}; nothing moved: all {total} threads wait, and no known cause of a hang fits"
+        )
     } else {
         format!("{looked}; {moved} of {total} threads ran, {still} stood still")
     };
     let headline = "no hang seen";
-    let tests: Vec<String> = last.processes.iter().map(test_of).filter(|test| !test.is_empty()).collect();
-    page.left_right(headline, &style.good(headline), tests.first().map_or("", String::as_str));
+    let tests: Vec<String> = last
+        .processes
+        .iter()
+        .map(test_of)
+        .filter(|test| !test.is_empty())
+        .collect();
+    page.left_right(
+        headline,
+        &style.good(headline),
+        tests.first().map_or("", String::as_str),
+    );
     page.wrapped("  ", "  ", &summary);
     for process in &last.processes {
         if matches!(process.state.as_str(), "T" | "t") {
@@ -168,7 +208,11 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
     }
     let starved = count(&[Motion::Starved]);
     if starved > 0 {
-        page.wrapped("  ", "  ", &format!("{starved} threads are ready to run but get no CPU: the machine is busy"));
+        page.wrapped(
+            "  ",
+            "  ",
+            &format!("{starved} threads are ready to run but get no CPU: the machine is busy"),
+        );
     }
 }
 
@@ -176,9 +220,10 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
 fn write_gaps(page: &mut Page, report: &Report) {
     let mut told: Vec<(&Gap, usize)> = Vec::new();
     for gap in report.samples.iter().rev().flat_map(|sample| &sample.gaps) {
-        match told.iter_mut().find(|(known, _)| {
-            known.missing == gap.missing && known.cause == gap.cause
-        }) {
+        match told
+            .iter_mut()
+            .find(|(known, _)| known.missing == gap.missing && known.cause == gap.cause)
+        {
             Some((known, count)) => {
                 if known.subject != gap.subject {
                     *count += 1;
@@ -187,19 +232,35 @@ fn write_gaps(page: &mut Page, report: &Report) {
             None => told.push((gap, 0)),
         }
     }
-    told.retain(|(gap, _)| gap.kind != GapKind::NotApplicable || report.samples.len() == 1 || told_is_root(report, gap));
+    told.retain(|(gap, _)| {
+        gap.kind != GapKind::NotApplicable || report.samples.len() == 1 || told_is_root(report, gap)
+    });
     if told.is_empty() {
         return;
     }
     page.gap();
     for (gap, more) in told {
-        let subject = gap.subject.as_ref().map_or_else(String::new, |key| format!(" of {}", subject(key)));
-        let others = if more > 0 { " and others".to_owned() } else { String::new() };
-        let remedy = gap.remedy.as_ref().map_or_else(String::new, |remedy| format!("; {}", clean(remedy)));
+        let subject = gap
+            .subject
+            .as_ref()
+            .map_or_else(String::new, |key| format!(" of {}", subject(key)));
+        let others = if more > 0 {
+            " and others".to_owned()
+        } else {
+            String::new()
+        };
+        let remedy = gap
+            .remedy
+            .as_ref()
+            .map_or_else(String::new, |remedy| format!("; {}", clean(remedy)));
         page.wrapped(
             "not read: ",
             "          ",
-            &format!("{}{subject}{others}: {}{remedy}", clean(&gap.missing), clean(&gap.cause)),
+            &format!(
+                "{}{subject}{others}: {}{remedy}",
+                clean(&gap.missing),
+                clean(&gap.cause)
+            ),
         );
     }
 }
@@ -216,7 +277,11 @@ fn told_is_root(report: &Report, gap: &Gap) -> bool {
 fn subject(key: &Key) -> String {
     let text = key.as_str();
     let (process, part) = text.split_once('/').unwrap_or((text, ""));
-    let pid = process.trim_start_matches('p').split('.').next().unwrap_or("?");
+    let pid = process
+        .trim_start_matches('p')
+        .split('.')
+        .next()
+        .unwrap_or("?");
     match part.strip_prefix('i') {
         Some(id) => format!("interpreter {id} of process {pid}"),
         None => match part.strip_prefix('t') {

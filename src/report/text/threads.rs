@@ -50,19 +50,22 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
 }
 
 fn write_process(page: &mut Page, style: Style, process: &Process) {
-    let command = process
-        .argv
-        .iter()
-        .map(clean)
-        .collect::<Vec<_>>()
-        .join(" ");
-    let command = if command.is_empty() { clean(&process.name) } else { command };
+    let command = process.argv.iter().map(clean).collect::<Vec<_>>().join(" ");
+    let command = if command.is_empty() {
+        clean(&process.name)
+    } else {
+        command
+    };
     let title = cut(&format!("process {} {command}", process.pid), page.width());
     page.line(&style.strong(&title));
     let mut parts = Vec::new();
     match (&process.python, process.runtime) {
         (Some(python), _) => {
-            let build = if python.free_threaded { " free-threaded" } else { "" };
+            let build = if python.free_threaded {
+                " free-threaded"
+            } else {
+                ""
+            };
             let reader = match python.reader {
                 PythonReader::Own => "",
                 PythonReader::PySpy => ", read by py-spy",
@@ -90,7 +93,11 @@ fn write_process(page: &mut Page, style: Style, process: &Process) {
         parts.push(format!("test {test}"));
     }
     page.wrapped("  ", "  ", &parts.join(" · "));
-    for interpreter in process.interpreters.iter().filter(|interpreter| interpreter.finalizing && interpreter.id != 0) {
+    for interpreter in process
+        .interpreters
+        .iter()
+        .filter(|interpreter| interpreter.finalizing && interpreter.id != 0)
+    {
         page.line(&format!("  interpreter {} is being ended", interpreter.id));
     }
 }
@@ -109,7 +116,11 @@ fn write_table(
     let mut rows: Vec<(Vec<String>, usize)> = Vec::new();
     let mut index: BTreeMap<Vec<String>, usize> = BTreeMap::new();
     let fold = process.threads.len() > MAX_LISTED;
-    for thread in process.threads.iter().filter(|thread| is_worth_a_line(thread.kind)) {
+    for thread in process
+        .threads
+        .iter()
+        .filter(|thread| is_worth_a_line(thread.kind))
+    {
         let motion = motions.get(&thread.key).copied().unwrap_or(Motion::Unknown);
         let what = vec![
             state_word(thread, motion).to_owned(),
@@ -198,16 +209,24 @@ fn doing(process: &Process, thread: &Thread) -> String {
     };
     let call = wait.call.as_ref().map(clean);
     let file = || {
-        wait.descriptor.as_ref().map_or_else(String::new, |descriptor| {
-            let file = descriptor.file.as_ref().map_or_else(String::new, |file| format!(" {}", clean(file)));
-            format!(" fd {}{file}", descriptor.number)
-        })
+        wait.descriptor
+            .as_ref()
+            .map_or_else(String::new, |descriptor| {
+                let file = descriptor
+                    .file
+                    .as_ref()
+                    .map_or_else(String::new, |file| format!(" {}", clean(file)));
+                format!(" fd {}{file}", descriptor.number)
+            })
     };
     let mut text = match wait.kind {
         WaitKind::Gil => "GIL".to_owned(),
         WaitKind::ThreadExit => {
             let target = wait.target.as_ref().and_then(|key| process.thread(key));
-            let name = target.map_or_else(|| "a thread".to_owned(), |thread| clean(thread.display_name()));
+            let name = target.map_or_else(
+                || "a thread".to_owned(),
+                |thread| clean(thread.display_name()),
+            );
             format!("join({name})")
         }
         WaitKind::Lock => call.unwrap_or_else(|| "Lock".to_owned()),
@@ -253,7 +272,9 @@ fn place(thread: &Thread) -> String {
 
 fn spot(frame: &Frame) -> String {
     let file = clean(&Foreign::from(frame.file_name()));
-    let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
+    let line = frame
+        .line
+        .map_or_else(String::new, |line| format!(":{line}"));
     format!("{} ({file}{line})", clean(&frame.function))
 }
 
@@ -286,15 +307,24 @@ fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
                 continue;
             }
         };
-        let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
-        let shown = format!("      {} ({}{line})", clean(&frame.function), clean(&frame.file));
+        let line = frame
+            .line
+            .map_or_else(String::new, |line| format!(":{line}"));
+        let shown = format!(
+            "      {} ({}{line})",
+            clean(&frame.function),
+            clean(&frame.file)
+        );
         if all {
             page.line(&shown);
         } else {
             page.line(&shorten_path(&shown, page.width()));
         }
         for local in &frame.locals {
-            page.line(&cut(&format!("          {} = {}", clean(&local.name), clean(&local.value)), page.width()));
+            page.line(&cut(
+                &format!("          {} = {}", clean(&local.name), clean(&local.value)),
+                page.width(),
+            ));
         }
     }
     if let Some(reason) = &state.cut {
@@ -342,7 +372,10 @@ fn shorten_path(line: &str, width: usize) -> String {
     if characters.len() <= width {
         return line.to_owned();
     }
-    let open = characters.iter().position(|c| *c == '(').map_or(width / 2, |at| at + 1);
+    let open = characters
+        .iter()
+        .position(|c| *c == '(')
+        .map_or(width / 2, |at| at + 1);
     let head = open.min(width / 2);
     let tail = characters.len() - (width - head - 1);
     let start: String = characters[..head].iter().collect();
