@@ -64,6 +64,9 @@ fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
     if runnable && delay_percent >= 50 && cpu_percent < 10 {
         return Motion::Starved;
     }
+    if computes && got_further(views) {
+        return Motion::Moving;
+    }
     if positions.len() == 1 {
         return match (computes, ran(views) || cpu_percent > IDLE_PERCENT) {
             (true, _) => Motion::Busy,
@@ -97,6 +100,16 @@ fn position(thread: &Thread) -> Position<'_> {
             )
         })
         .collect()
+}
+
+/// Whether the variables of the innermost frame changed: a loop that computes something has the same few positions as one
+/// that goes round for ever, but not the same variables.
+fn got_further(views: &[&Thread]) -> bool {
+    let fingerprints: BTreeSet<Option<&str>> = views
+        .iter()
+        .map(|thread| thread.python.first()?.fingerprint.as_deref())
+        .collect();
+    fingerprints.len() > 1
 }
 
 /// Whether a thread was put on a CPU between the samples. One that waits for a GIL wakes every few milliseconds only

@@ -155,7 +155,7 @@ pub enum Motion {
     Stirring,
     /// Same stack in all samples, using CPU: inside one native call, or a loop with one position.
     Busy,
-    /// Using CPU, the same functions in all samples, at few positions.
+    /// Using CPU, the same functions in all samples, at few positions, with the same variables.
     Looping,
     /// Its stack changed.
     Moving,

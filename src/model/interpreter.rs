@@ -121,6 +121,9 @@ pub struct ThreadState {
     /// `threading.Thread.daemon`, where the interpreter knows the thread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemon: Option<bool>,
+    /// Hash over the variables of the innermost frame: unchanged while a loop goes round without getting anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// Frames, innermost first.
     pub frames: Vec<Frame>,
     /// Why the list of frames ends early, if it does.

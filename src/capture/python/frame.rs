@@ -15,6 +15,8 @@ const MAX_FRAMES: usize = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
     pub(crate) frames: Vec<Frame>,
+    /// Hash over the variables of the innermost frame.
+    pub(crate) fingerprint: Option<u64>,
     /// Why the walk ended before the outermost frame.
     pub(crate) cut: Option<Foreign>,
 }
@@ -87,6 +89,9 @@ fn step(
             let mut shown = code.frame(heap, instruction);
             if with_locals {
                 shown.locals = locals::read(heap, code_address, frame).unwrap_or_default();
+            }
+            if stack.frames.is_empty() {
+                stack.fingerprint = locals::fingerprint(heap, code_address, frame).ok();
             }
             if !codes.afford(&shown) {
                 return Err(ReadError::Exhausted);

@@ -273,6 +273,7 @@ fn thread_state(
                 .and_then(|thread| thread.name.clone())
                 .map(Foreign::from),
             daemon: thread.and_then(|thread| thread.daemon),
+            fingerprint: stack.fingerprint.map(|hash| format!("{hash:016x}")),
             frames: stack.frames,
             cut: stack.cut,
         },

@@ -3,6 +3,8 @@
 use super::object::{Heap, ObjectError};
 use super::offsets::fixed;
 use crate::model::Local;
+use fnv::FnvHasher;
+use std::hash::Hasher;
 
 /// Most variables of one frame.
 const MAX_LOCALS: u64 = 256;
@@ -44,6 +46,27 @@ fn unwrapped(heap: &Heap<'_>, object: u64) -> u64 {
     } else {
         object
     }
+}
+
+/// A hash over the variables of a frame and the first words of what they refer to: it stays the same while a loop goes
+/// round without getting anywhere, and changes when a counter, a position or a partial result does.
+pub(super) fn fingerprint(heap: &Heap<'_>, code: u64, frame: u64) -> Result<u64, ObjectError> {
+    let (memory, offsets) = (heap.memory, heap.offsets);
+    let count = memory.u32(code.wrapping_add(offsets.code_local_count))?;
+    let mut hasher = FnvHasher::default();
+    for index in 0..u64::from(count).min(MAX_LOCALS) {
+        let slot = memory.u64(frame.wrapping_add(offsets.frame_locals + 8 * index))?;
+        hasher.write_u64(slot);
+        let object = unwrapped(heap, slot & !offsets.frame_tag_mask);
+        hasher.write_u64(object);
+        // Behind type and reference count: an int's digits, a list's length, an iterator's position.
+        for word in 2..6 {
+            if let Ok(value) = memory.u64(object.wrapping_add(8 * word)) {
+                hasher.write_u64(value);
+            }
+        }
+    }
+    Ok(hasher.finish())
 }
 
 fn shown(heap: &Heap<'_>, object: u64) -> String {

@@ -114,6 +114,7 @@ fn thread_state(trace: StackTrace, number: usize, key: &Key, interpreter: i64) -
         holds_gil: trace.owns_gil,
         name: trace.thread_name.map(Foreign::from),
         daemon: None,
+        fingerprint: None,
         frames: trace
             .frames
             .into_iter()
