@@ -7,15 +7,15 @@ use std::time::Duration;
 
 const AFTER_HELP: &str = "\
 Examples:
-  hangscope dump 4242                  why does process 4242 (or a child of it) hang?
+  hangscope dump 4242            why does process 4242, or a child of it, hang?
   hangscope dump 4242 --format json -o dump.json
-  hangscope analyze dump.json          the same verdict again, elsewhere and offline
+  hangscope analyze dump.json    the same verdict again, elsewhere and offline
   hangscope watch --run-timeout 10m -- pytest -n 4 tests/
-  hangscope demo                       see a real hang captured and diagnosed
+  hangscope demo                 see a real hang captured and diagnosed
 
-Exit codes of dump and analyze: 0 no hang seen · 10 hang found · 3 something could
-not be read · 2 usage · 4 no such process · 5 permission. watch: the command's own;
-124 when a limit ended it.";
+Exit codes of dump and analyze: 0 no hang seen, 10 hang found, 3 something
+could not be read, 2 usage, 4 no such process, 5 permission.
+watch: the command's own; 124 when a limit ended it.";
 
 /// Says why a test run hangs.
 ///

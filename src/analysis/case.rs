@@ -37,6 +37,9 @@ const WAKING_SIGNALS: [i32; 5] = [1, 3, 10, 12, 15];
 /// Real-time signals come after it.
 const LAST_STANDARD_SIGNAL: i32 = 33;
 
+/// Newest CPython minor version whose sub-interpreters' thread states may name the wrong thread.
+const LAST_MINOR_WITH_CREATORS_IDS: u8 = 12;
+
 /// Whether a wait can be ended by something outside of a set of threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Closure {
@@ -73,13 +76,36 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Whether any thread of any process has a stack.
+    /// Whether any thread of any process was found in a Python interpreter.
     pub(super) fn has_stacks(&self) -> bool {
         self.last
             .processes
             .iter()
             .flat_map(|process| &process.threads)
-            .any(|thread| thread.frames().next().is_some())
+            .any(|thread| !thread.python.is_empty())
+    }
+
+    /// The processes of which it is known which thread runs what.
+    pub(super) fn judgeable(&self) -> impl Iterator<Item = &'a Process> {
+        self.last
+            .processes
+            .iter()
+            .filter(|process| is_judgeable(process))
+    }
+
+    /// Whether nothing in a process can ever go on: all its threads wait, without a deadline, for things of the same process.
+    pub(super) fn is_at_a_standstill(&self, process: &Process) -> bool {
+        let runs_python = process
+            .threads
+            .iter()
+            .any(|thread| !thread.python.is_empty());
+        let stuck =
+            |thread: &Thread| self.standing(thread) == Standing::Internal || idles_in_pool(thread);
+        self.has_motion()
+            && runs_python
+            && waking_signal(process).is_none()
+            && process.threads.iter().all(stuck)
+            && !process.threads.iter().all(idles_in_pool)
     }
 
     /// Whether there is more than one look: with one, slow and stuck look alike.
@@ -138,12 +164,8 @@ impl<'a> Case<'a> {
                 _ => return Closure::OpenThread(thread.key.clone()),
             }
         }
-        let handler = process
-            .caught_signals
-            .iter()
-            .find(|signal| WAKING_SIGNALS.contains(signal) || **signal > LAST_STANDARD_SIGNAL);
-        match (closure, handler) {
-            (Closure::Closed, Some(signal)) => Closure::OpenSignal(*signal),
+        match (closure, waking_signal(process)) {
+            (Closure::Closed, Some(signal)) => Closure::OpenSignal(signal),
             (closure, _) => closure,
         }
     }
@@ -177,15 +199,38 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
-/// such as execnet's that reads from the xdist controller.
-fn is_bystander(thread: &Thread) -> bool {
-    let idle_in_pool = thread
+/// Up to 3.12 the thread state of a sub-interpreter names the thread that made it, whichever thread runs it; a verdict
+/// would accuse the wrong one.
+pub(super) fn is_judgeable(process: &Process) -> bool {
+    let old = process
+        .python
+        .as_ref()
+        .is_some_and(|python| python.minor <= LAST_MINOR_WITH_CREATORS_IDS);
+    !(old && process.interpreters.len() > 1)
+}
+
+/// A signal whose handler may wake a thread.
+fn waking_signal(process: &Process) -> Option<i32> {
+    process
+        .caught_signals
+        .iter()
+        .copied()
+        .find(|signal| WAKING_SIGNALS.contains(signal) || *signal > LAST_STANDARD_SIGNAL)
+}
+
+/// A pool's thread without work.
+fn idles_in_pool(thread: &Thread) -> bool {
+    thread
         .wait
         .as_ref()
         .and_then(|wait| wait.call.as_ref())
-        .is_some_and(|call| call.untrusted().starts_with("idle "));
-    if idle_in_pool {
+        .is_some_and(|call| call.untrusted().starts_with("idle "))
+}
+
+/// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
+/// such as execnet's that reads from the xdist controller.
+fn is_bystander(thread: &Thread) -> bool {
+    if idles_in_pool(thread) {
         return true;
     }
     let mut own = thread

@@ -78,6 +78,12 @@ fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {
     match findings.iter().map(|finding| finding.certainty).max() {
         Some(Certainty::Certain | Certainty::Probable) => Verdict::Hang,
         Some(Certainty::Possible) => Verdict::PossibleHang,
+        None if case
+            .judgeable()
+            .any(|process| case.is_at_a_standstill(process)) =>
+        {
+            Verdict::PossibleHang
+        }
         None if case.has_stacks() => Verdict::NoHangSeen,
         None => Verdict::Unknown,
     }

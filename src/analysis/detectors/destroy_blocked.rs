@@ -60,7 +60,7 @@ impl Detector for DestroyBlocked {
 
     fn detect(&self, case: &Case<'_>) -> Outcome {
         let mut findings: Vec<Finding> = Vec::new();
-        for process in &case.last.processes {
+        for process in case.judgeable() {
             for (interpreter, waiter, state) in destroyers(process) {
                 let scene = Scene {
                     case,
@@ -215,7 +215,27 @@ impl<'c> Scene<'c, '_> {
         evidence.extend(self.stillness(culprit));
         evidence.extend(self.others(&[self.waiter, culprit], standing));
         evidence.extend(self.blocked_signals());
-        let remedy = if executor {
+        let mut blockers = vec![culprit];
+        let owner = self.owner_of_awaited_lock(culprit);
+        if let Some(owner) = owner {
+            evidence.push(self.fact(
+                Grade::Derived,
+                format!(
+                    "the owner field of that RLock names {}, which {}",
+                    wording::who(owner),
+                    self.doing(owner)
+                ),
+                &[(&culprit.key, "wait"), (&owner.key, "wait")],
+            ));
+            blockers.push(owner);
+        }
+        let remedy = if let Some(owner) = owner {
+            format!(
+                "free {} first: it waits for an RLock that {} owns; then have both end before interpreter {n} is ended",
+                wording::name(culprit),
+                wording::name(owner)
+            )
+        } else if executor {
             format!(
                 "end the task that runs in {}, or call shutdown(cancel_futures=True) and make the task stop, before \
                  interpreter {n} is ended",
@@ -238,7 +258,7 @@ impl<'c> Scene<'c, '_> {
             id,
             certainty,
             reason: format!("for its {noun} {}, which {doing}", wording::name(culprit)),
-            blockers: vec![culprit],
+            blockers,
             evidence,
             refuted_if: self.refutation(culprit, standing),
             remedy,
@@ -308,6 +328,12 @@ impl<'c> Scene<'c, '_> {
             Closure::Unclear => "some threads of the process could not be judged".to_owned(),
         };
         Some(self.fact(Grade::Derived, text, &[(&self.process.key, "threads")]))
+    }
+
+    /// The thread that the owner field of the RLock names that `thread` waits for.
+    fn owner_of_awaited_lock(&self, thread: &Thread) -> Option<&'c Thread> {
+        let owner = thread.wait.as_ref()?.owner.as_ref()?;
+        self.process.thread(owner.thread.as_ref()?)
     }
 
     fn refutation(&self, culprit: &Thread, standing: Standing) -> String {

@@ -28,7 +28,7 @@ impl Detector for GilHeldInNativeCall {
 
     fn detect(&self, case: &Case<'_>) -> Outcome {
         let mut findings = Vec::new();
-        for process in &case.last.processes {
+        for process in case.judgeable() {
             let mut judged = BTreeSet::new();
             for waiter in &process.threads {
                 let Some(stuck) = stuck_gil(case, process, waiter) else {

@@ -31,22 +31,25 @@ impl Detector for JoinOnBlockedThread {
 
     fn detect(&self, case: &Case<'_>) -> Outcome {
         let mut findings: Vec<Finding> = Vec::new();
-        for process in &case.last.processes {
+        for process in case.judgeable() {
             let ending: BTreeSet<&Key> = destroyers(process)
                 .into_iter()
                 .map(|(_, thread, _)| &thread.key)
                 .collect();
             let joined: BTreeSet<&Key> = joins(process).map(|(_, target)| target).collect();
             for (waiter, _) in joins(process) {
+                if ending.contains(&waiter.key) {
+                    continue;
+                }
                 let chain = chain(case, process, waiter);
                 // A chain is told from its start; one that runs into the end of an interpreter is that detector's.
-                let starts_elsewhere = !chain.closes && joined.contains(&waiter.key);
-                if starts_elsewhere
-                    || chain
-                        .threads
-                        .iter()
-                        .any(|thread| ending.contains(&thread.key))
-                {
+                let starts_elsewhere = chain.closes.is_none() && joined.contains(&waiter.key);
+                let ends = chain
+                    .threads
+                    .iter()
+                    .any(|thread| ending.contains(&thread.key));
+                let joins = chain.kinds.contains(&EdgeKind::Joins);
+                if starts_elsewhere || ends || !joins {
                     continue;
                 }
                 let Some(finding) = judge(case, process, &chain) else {
@@ -81,15 +84,15 @@ struct Chain<'c> {
     threads: Vec<&'c Thread>,
     /// How each thread but the last waits for the next.
     kinds: Vec<EdgeKind>,
-    /// The last thread waits for the first: a cycle.
-    closes: bool,
+    /// The last thread waits for the one of this number: a cycle.
+    closes: Option<usize>,
 }
 
 fn chain<'c>(case: &Case<'_>, process: &'c Process, start: &'c Thread) -> Chain<'c> {
     let mut chain = Chain {
         threads: vec![start],
         kinds: Vec::new(),
-        closes: false,
+        closes: None,
     };
     let mut last = start;
     while chain.threads.len() < MAX_CHAIN {
@@ -113,21 +116,44 @@ fn chain<'c>(case: &Case<'_>, process: &'c Process, start: &'c Thread) -> Chain<
             .iter()
             .position(|thread| thread.key == next.key)
         {
-            // Those that lead into the cycle are not part of it; they are told as affected.
-            chain.threads.drain(..start);
-            chain.kinds.drain(..start);
-            chain.closes = true;
+            chain.closes = Some(start);
             break;
         }
         chain.threads.push(next);
         last = next;
     }
+    chain.without_lead_in();
     chain
+}
+
+impl Chain<'_> {
+    /// What leads into a cycle of joins is not part of it, and told as affected. A cycle of locks alone is told with the
+    /// join that leads into it.
+    fn without_lead_in(&mut self) {
+        let Some(start) = self.closes else {
+            return;
+        };
+        if self
+            .kinds
+            .iter()
+            .skip(start)
+            .any(|kind| *kind == EdgeKind::Joins)
+        {
+            self.threads.drain(..start);
+            self.kinds.drain(..start);
+            self.closes = Some(0);
+        }
+    }
+
+    /// The thread that the last one waits for, in a cycle.
+    fn closing(&self) -> Option<&Thread> {
+        self.threads.get(self.closes?).copied()
+    }
 }
 
 fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Finding> {
     let (waiter, root) = (*chain.threads.first()?, *chain.threads.last()?);
-    if root.key == waiter.key && !chain.closes {
+    if root.key == waiter.key && chain.closes.is_none() {
         return None;
     }
     let unmoved = chain
@@ -143,10 +169,10 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let closure = case.closure(process, &known);
     // Whoever goes on may be about to do what the root waits for.
     let open = matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_));
-    if open && !chain.closes && !case.overdue {
+    if open && chain.closes.is_none() && !case.overdue {
         return None;
     }
-    let certainty = match (case.has_motion(), chain.closes, &closure) {
+    let certainty = match (case.has_motion(), chain.closes.is_some(), &closure) {
         (false, _, _) => Certainty::Possible,
         (true, true, _) if all_joins => Certainty::Certain,
         (true, true, _) => Certainty::Probable,
@@ -159,8 +185,8 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     };
     let wait = root.wait.as_ref()?;
     let root_place = wording::place(root).map_or_else(String::new, |place| format!(" at {place}"));
-    let end = if chain.closes {
-        format!("which waits for {waiter_name} in turn")
+    let end = if let Some(next) = chain.closing() {
+        format!("which waits for {} in turn", wording::name(next))
     } else {
         format!("which {}{root_place}", wording::waits(wait))
     };
@@ -180,7 +206,12 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let mut evidence = Vec::new();
     for (index, kind) in chain.kinds.iter().enumerate() {
         let from = chain.threads[index];
-        let to = chain.threads.get(index + 1).unwrap_or(&waiter);
+        let to = chain
+            .threads
+            .get(index + 1)
+            .copied()
+            .or_else(|| chain.closing())
+            .unwrap_or(waiter);
         let (text, grade) = match kind {
             EdgeKind::Joins => (
                 format!(
@@ -201,7 +232,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         };
         evidence.push(fact(case, grade, text, &[&from.key, &to.key]));
     }
-    if !chain.closes {
+    if chain.closes.is_none() {
         evidence.push(fact(
             case,
             wait.grade,
@@ -253,10 +284,16 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             "a signal handler, native code or another process wakes {root_name}"
         )
         .into(),
-        remedy: format!(
-            "make sure that what {root_name} waits for happens before the join (set the event, put the sentinel, release \
-             the lock), or join with a timeout and report the thread"
-        )
+        remedy: if chain.closes.is_some() {
+            "break the cycle: one of these threads must not wait for the next (let it end first, take the locks in one \
+             order, or join with a timeout)"
+                .to_owned()
+        } else {
+            format!(
+                "make sure that what {root_name} waits for happens before the join (set the event, put the sentinel, \
+                 release the lock), or join with a timeout and report the thread"
+            )
+        }
         .into(),
         signature: signature::signature("join-on-blocked-thread", &chain.threads),
     })

@@ -4,7 +4,7 @@ mod destroy_blocked;
 mod gil_held_in_native_call;
 mod join_on_blocked_thread;
 
-use super::case::Case;
+use super::case::{self, Case};
 use crate::model::{Finding, Gap, PythonReader};
 
 /// One cause that a detector can name.
@@ -70,7 +70,7 @@ fn unread_pythons(case: &Case<'_>) -> Vec<Gap> {
                 .is_some_and(|process| {
                     process.python.as_ref().is_some_and(|python| {
                         process.interpreters.is_empty() || python.reader == PythonReader::PySpy
-                    })
+                    }) || !case::is_judgeable(process)
                 })
         })
         .cloned()

@@ -145,6 +145,20 @@ impl PythonProcess {
             part.runtime.signals = signals::read(&heap, address);
             part.gaps = std::mem::take(&mut census.gaps);
             part.interpreters = census.interpreters;
+            if self.runtime.minor <= 12 && part.interpreters.len() > 1 {
+                part.gaps.push(
+                    Gap::new(
+                        Some(key.clone()),
+                        GapKind::Unsupported,
+                        "which threads run the sub-interpreters",
+                        format!(
+                            "CPython {} notes the thread that made a sub-interpreter, not the one that runs it",
+                            self.runtime.version()
+                        ),
+                    )
+                    .remedy("for a diagnosis, run the suite on CPython 3.13 or newer"),
+                );
+            }
             part.thread_states = census.thread_states;
             if same_again(memory, offsets, address, &skeleton) {
                 break;

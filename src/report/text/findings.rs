@@ -8,6 +8,9 @@ use crate::model::{
 };
 use std::collections::BTreeMap;
 
+/// Hangs that are alike and still named one by one.
+const MAX_ALIKE: usize = 3;
+
 pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     let Some(last) = report.samples.last() else {
         page.line("nothing was read");
@@ -20,11 +23,11 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     let mut first_of_signature = Vec::new();
     for finding in &report.analysis.findings {
         let same = shown.remove(finding.signature.as_str());
-        first_of_signature.extend(same.map(|same| (finding, same.len() - 1)));
+        first_of_signature.extend(same.map(|same| (finding, same)));
     }
-    for (finding, more) in first_of_signature {
+    for (finding, same) in first_of_signature {
         page.gap();
-        write_finding(page, style, last, finding, more);
+        write_finding(page, style, last, finding, &same);
     }
     if report.analysis.findings.is_empty() {
         write_no_finding(page, style, report, last);
@@ -48,7 +51,13 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     write_gaps(page, report);
 }
 
-fn write_finding(page: &mut Page, style: Style, last: &Snapshot, finding: &Finding, more: usize) {
+fn write_finding(
+    page: &mut Page,
+    style: Style,
+    last: &Snapshot,
+    finding: &Finding,
+    same: &[&Finding],
+) {
     let process = last.process(&finding.waiter.of_process());
     let word = match finding.certainty {
         Certainty::Certain | Certainty::Probable => "hang",
@@ -103,7 +112,14 @@ fn write_finding(page: &mut Page, style: Style, last: &Snapshot, finding: &Findi
         "    ",
         &format!("certainty: {sure}; wrong if {}", clean(&finding.refuted_if)),
     );
-    if more > 0 {
+    for other in same.iter().skip(1).take(MAX_ALIKE) {
+        page.wrapped("  ", "    ", &format!("the same: {}", clean(&other.title)));
+    }
+    if let Some(more) = same
+        .len()
+        .checked_sub(MAX_ALIKE + 1)
+        .filter(|more| *more > 0)
+    {
         page.line(&format!(
             "  × {more} more with the same signature ({})",
             finding.signature
@@ -180,6 +196,10 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
     } else {
         format!("{looked}; {moved} of {total} threads ran, {still} stood still")
     };
+    if report.analysis.verdict == Verdict::PossibleHang {
+        write_standstill(page, style, last, &looked);
+        return;
+    }
     let headline = "no hang seen";
     let tests: Vec<String> = last
         .processes
@@ -214,6 +234,29 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
             &format!("{starved} threads are ready to run but get no CPU: the machine is busy"),
         );
     }
+}
+
+/// No known cause fits, and yet nothing can go on.
+fn write_standstill(page: &mut Page, style: Style, last: &Snapshot, looked: &str) {
+    let headline = "stuck, cause unknown";
+    let tests = last
+        .processes
+        .iter()
+        .map(test_of)
+        .find(|test| !test.is_empty());
+    page.left_right(
+        headline,
+        &style.caution(headline),
+        &tests.unwrap_or_default(),
+    );
+    page.wrapped(
+        "  ",
+        "  ",
+        &format!(
+            "{looked}; at least one process cannot go on: all its threads wait, without a deadline, for things of the \
+             same process, and it catches no signal that might wake one. Look at what its threads wait for, below."
+        ),
+    );
 }
 
 /// What is missing. Gaps that say the same of several processes are told once.
