@@ -97,7 +97,7 @@ pub fn worth_another_look(first: &Snapshot) -> bool {
         let mut with_stacks = process
             .threads
             .iter()
-            .filter(|thread| thread.frames().next().is_some());
+            .filter(|thread| !thread.python.is_empty());
         let any_waits = with_stacks.clone().any(|thread| thread.wait.is_some());
         any_waits || with_stacks.nth(1).is_some()
     })

@@ -58,9 +58,9 @@ pub(super) fn merge(
     for raw in raw_threads {
         let own_states = states.remove(&raw.native_id).unwrap_or_default();
         let wait = waits.remove(&raw.tid);
-        merged
-            .threads
-            .push(thread(process, raw, own_states, wait, file_of));
+        let thread = thread(process, raw, own_states, wait, file_of);
+        merged.gaps.extend(cut_stacks(&thread));
+        merged.threads.push(thread);
     }
     for raw in states.into_values().flatten() {
         merged.gaps.push(orphaned_state(&raw));
@@ -217,6 +217,24 @@ fn resolve_idents(threads: &mut [Thread]) {
             wait.owner = None;
         }
     }
+}
+
+/// Stacks that end early. Of a thread that ran meanwhile that is no wonder.
+fn cut_stacks(thread: &Thread) -> impl Iterator<Item = Gap> {
+    let kind = if thread.settled {
+        GapKind::Implausible
+    } else {
+        GapKind::Moving
+    };
+    thread.python.iter().filter_map(move |state| {
+        let cause = state.cut.clone()?;
+        let missing = if state.frames.is_empty() {
+            "Python frames"
+        } else {
+            "the outer Python frames"
+        };
+        Some(Gap::new(Some(thread.key.clone()), kind, missing, cause))
+    })
 }
 
 fn orphaned_state(raw: &RawThreadState) -> Gap {

@@ -164,6 +164,8 @@ impl PythonProcess {
                 break;
             }
             if attempt == MAX_ATTEMPTS {
+                // Lists that lead nowhere are freed ones then.
+                part.gaps.retain(|gap| gap.kind != GapKind::Implausible);
                 part.gaps.push(Gap::new(
                     Some(key.clone()),
                     GapKind::Moving,
