@@ -304,12 +304,12 @@ mod destroy_blocked_by_idle_thread {
         pipe_legacy [py313 py314 py315] idle(
             "destroy-blocked-by-idle-thread/hang.py pipe legacy",
             Certainty::Probable,
-            &["waits for data on fd 3 (pipe:[", "at idle_worker ("],
+            &["waits for data on fd ", "at idle_worker ("],
         );
         pipe_isolated [py313 py314 py315] idle(
             "destroy-blocked-by-idle-thread/hang.py pipe isolated",
             Certainty::Probable,
-            &["waits for data on fd 3 (pipe:[", "at idle_worker ("],
+            &["waits for data on fd ", "at idle_worker ("],
         );
         close [py314 py315] Hang {
             fixture: "destroy-blocked-by-idle-thread/hang_close.py",
@@ -429,7 +429,7 @@ mod destroy_blocked_by_atexit {
         pipe [py313 py314 py315] callback(
             "destroy-blocked-by-atexit/hang.py pipe legacy",
             Certainty::Probable,
-            &["in its exit callback say_goodbye (", "waits for data on fd 3 (pipe:["],
+            &["in its exit callback say_goodbye (", "waits for data on fd "],
         );
         logging [py314 py315] Hang {
             fixture: "destroy-blocked-by-atexit/hang_logging.py",

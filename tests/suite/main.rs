@@ -12,8 +12,13 @@
 mod support;
 mod support_watch;
 
+mod architecture;
 mod archive;
+mod capture;
+mod cli;
 mod detectors;
+mod inventory;
+mod offline;
 mod watch;
 mod watch_signals;
 mod watch_terminal;
