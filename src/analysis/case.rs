@@ -2,8 +2,8 @@
 
 use super::{progress, wait_graph};
 use crate::model::{
-    Frame, Interpreter, Key, Motion, Process, Snapshot, Thread, ThreadProgress, ThreadState,
-    Trigger, Wait, WaitEdge, WaitKind,
+    Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Snapshot, Thread,
+    ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,6 +83,22 @@ impl<'a> Case<'a> {
             .iter()
             .flat_map(|process| &process.threads)
             .any(|thread| !thread.python.is_empty())
+    }
+
+    /// A fact that a finding rests on, with the places in the last sample that show it.
+    pub(super) fn fact(&self, grade: Grade, text: String, at: &[(&Key, &str)]) -> Evidence {
+        Evidence {
+            text: text.into(),
+            grade,
+            at: at
+                .iter()
+                .map(|(key, field)| Reference {
+                    sample: self.samples.len() - 1,
+                    key: (*key).clone(),
+                    field: (*field).to_owned(),
+                })
+                .collect(),
+        }
     }
 
     /// The processes of which it is known which thread runs what.

@@ -1,6 +1,7 @@
 //! Words for threads, places and waits, shared by the detectors.
 
-use crate::model::{Foreign, Frame, Thread, Wait, WaitKind};
+use super::case::Closure;
+use crate::model::{Foreign, Frame, Process, Thread, Wait, WaitKind};
 use std::time::Duration;
 
 /// A thread's name with its id: "`idle-nd` (tid 7)".
@@ -100,4 +101,24 @@ pub(super) fn signal(number: i32) -> String {
         |_| format!("signal {number}"),
         |signal| signal.as_str().to_owned(),
     )
+}
+
+/// Who else could end a wait.
+pub(super) fn closure(process: &Process, closure: &Closure) -> String {
+    match closure {
+        Closure::Closed => "no other thread of the process could end that wait: all wait, without a deadline, for things \
+                            of the same process"
+            .to_owned(),
+        Closure::OpenThread(key) => {
+            let thread = process
+                .thread(key)
+                .map_or_else(|| "another thread".to_owned(), who);
+            format!("{thread} goes on or waits for events, and may end that wait")
+        }
+        Closure::OpenSignal(number) => format!(
+            "the process catches {}, and that handler may end that wait",
+            signal(*number)
+        ),
+        Closure::Unclear => "some threads of the process could not be judged".to_owned(),
+    }
 }

@@ -102,6 +102,12 @@ fn syscall_name(number: i64) -> Option<String> {
     syscalls::aarch64::Sysno::new(number).map(|name| name.name().to_owned())
 }
 
+/// Elsewhere numbers are shown without a name.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn syscall_name(_: i64) -> Option<String> {
+    None
+}
+
 /// One thread's files, kept open between the two looks of a sample.
 pub(super) struct Task {
     pub(super) tid: Tid,

@@ -3,10 +3,12 @@
 //! A part that cannot be read becomes a [`Gap`]; an error is returned only when there is nothing at all.
 
 mod elf;
+mod facts;
 mod kernel;
 mod maps;
 mod merge;
 pub mod memory;
+mod namespace;
 mod pipes;
 mod process;
 mod python;

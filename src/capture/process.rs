@@ -1,29 +1,28 @@
 //! One process, one sample: kernel facts before, memory, kernel facts after.
 
+use super::facts::{arguments, caught_signals, last_number, read_bounded};
 use super::kernel::{self, Look, Stat, SyscallLine, Task};
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
+use super::namespace::NamespaceIds;
 use super::pipes::PipeHolders;
 use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess};
 use super::syscall;
 use super::{CaptureError, ProcessResult};
 use crate::model::{
-    Coverage, Descriptor, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid, redact,
+    Coverage, Descriptor, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid,
 };
 use crate::target;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 /// How often a changing list of threads is read anew before that is reported.
 const MAX_ATTEMPTS: usize = 3;
 /// Most threads whose `/proc` files are kept open during a sample.
 const MAX_OPEN_TASKS: usize = 8192;
-/// Longest argument list that is read.
-const MAX_ARGV: u64 = 256 << 10;
 
 /// Reads one process, sample after sample.
 #[derive(Debug)]
@@ -395,49 +394,6 @@ fn assemble(
     (process, gaps)
 }
 
-fn arguments(bytes: &[u8]) -> Vec<Foreign> {
-    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
-    if bytes.is_empty() {
-        return Vec::new();
-    }
-    let arguments: Vec<String> = bytes
-        .split(|byte| *byte == 0)
-        .map(|argument| String::from_utf8_lossy(argument).into_owned())
-        .collect();
-    redact(&arguments).into_iter().map(Foreign::from).collect()
-}
-
-fn read_bounded(path: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(path) {
-        let _ = file.take(MAX_ARGV).read_to_end(&mut bytes);
-    }
-    bytes
-}
-
-/// The signals in the mask `SigCgt` of `/proc/PID/status`.
-fn caught_signals(status: &str) -> Vec<i32> {
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigCgt:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    (1..=64)
-        .filter(|signal| mask >> (signal - 1) & 1 == 1)
-        .collect()
-}
-
-/// The last number on a line of `/proc/PID/status`.
-fn last_number(status: &str, label: &str) -> Option<i32> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(label))?
-        .split_ascii_whitespace()
-        .next_back()?
-        .parse()
-        .ok()
-}
-
 fn thread_exists(pid: Pid, tid: Tid) -> bool {
     kernel::read_stat(&format!("/proc/{pid}/task/{tid}/")).is_some()
 }
@@ -452,33 +408,4 @@ fn live_thread(pid: Pid, tids: &[Tid], leader: &Stat) -> Option<Tid> {
         kernel::read_stat(&format!("/proc/{pid}/task/{tid}/"))
             .is_some_and(|stat| !ended(stat.state))
     })
-}
-
-/// Thread ids as the target knows them: different from ours when it lives in another pid namespace.
-struct NamespaceIds(Option<BTreeMap<Tid, Tid>>);
-
-impl NamespaceIds {
-    fn of(pid: Pid, alive: Tid, tids: &[Tid]) -> Self {
-        let inode = |path: &str| fs::metadata(path).ok().map(|meta| meta.ino());
-        let theirs = inode(&format!("/proc/{pid}/task/{alive}/ns/pid"));
-        if theirs.is_none() || theirs == inode("/proc/self/ns/pid") {
-            return Self(None);
-        }
-        let inner = tids
-            .iter()
-            .filter_map(|tid| {
-                let status = read_bounded(&format!("/proc/{pid}/task/{tid}/status"));
-                let inner = last_number(&String::from_utf8_lossy(&status), "NSpid:")?;
-                Some((*tid, inner))
-            })
-            .collect();
-        Self(Some(inner))
-    }
-
-    fn inner(&self, tid: Tid) -> Tid {
-        match &self.0 {
-            Some(map) => map.get(&tid).copied().unwrap_or(tid),
-            None => tid,
-        }
-    }
 }

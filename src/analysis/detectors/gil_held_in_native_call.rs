@@ -1,12 +1,10 @@
 //! A thread is inside one native call and keeps the GIL all the while, with others waiting for it. See
 //! `docs/detectors/gil-held-in-native-call.md`.
 
-use super::super::case::{Case, Standing};
-use super::super::{signature, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
-use crate::model::{
-    Certainty, Evidence, Finding, Gil, Grade, Key, Motion, Process, Reference, Thread,
-};
+use crate::analysis::case::{Case, Standing};
+use crate::analysis::{signature, wording};
+use crate::model::{Certainty, Evidence, Finding, Gil, Grade, Key, Motion, Process, Thread};
 use std::collections::BTreeSet;
 
 static META: Meta = Meta {
@@ -93,8 +91,7 @@ pub(super) fn stuck_gil<'c>(
     };
     let name = wording::who(holder);
     let evidence = vec![
-        fact(
-            case,
+        case.fact(
             Grade::Read,
             format!(
                 "{name} holds the GIL, which has not changed hands for {span} ({} samples)",
@@ -102,8 +99,7 @@ pub(super) fn stuck_gil<'c>(
             ),
             &[(&holder.key, "python.holds_gil")],
         ),
-        fact(
-            case,
+        case.fact(
             if sleeping {
                 Grade::Read
             } else {
@@ -151,8 +147,7 @@ fn finding(case: &Case<'_>, waiter: &Thread, stuck: StuckGil<'_>) -> Finding {
         count => format!(" and {count} more"),
     };
     let mut evidence = stuck.evidence;
-    evidence.push(fact(
-        case,
+    evidence.push(case.fact(
         Grade::Read,
         format!("{} waits for that GIL", wording::who(waiter)),
         &[(&waiter.key, "wait")],
@@ -179,20 +174,5 @@ fn finding(case: &Case<'_>, waiter: &Thread, stuck: StuckGil<'_>) -> Finding {
         )
         .into(),
         signature: signature::signature("gil-held-in-native-call", &[holder]),
-    }
-}
-
-fn fact(case: &Case<'_>, grade: Grade, text: String, at: &[(&Key, &str)]) -> Evidence {
-    Evidence {
-        text: text.into(),
-        grade,
-        at: at
-            .iter()
-            .map(|(key, field)| Reference {
-                sample: case.samples.len() - 1,
-                key: (*key).clone(),
-                field: (*field).to_owned(),
-            })
-            .collect(),
     }
 }

@@ -1,12 +1,10 @@
 //! `Thread.join` on a thread that cannot end: the chain of waits is followed to its root. See
 //! `docs/detectors/join-on-blocked-thread.md`.
 
-use super::super::case::{Case, Closure, Standing, destroyers};
-use super::super::{signature, wait_graph, wording};
 use super::{Cause, Detector, Meta, Outcome, outcome};
-use crate::model::{
-    Certainty, EdgeKind, Evidence, Finding, Grade, Key, Process, Reference, Thread, WaitKind,
-};
+use crate::analysis::case::{Case, Closure, Standing, destroyers};
+use crate::analysis::{signature, wait_graph, wording};
+use crate::model::{Certainty, EdgeKind, Finding, Grade, Key, Process, Thread, WaitKind};
 use std::collections::BTreeSet;
 
 static META: Meta = Meta {
@@ -230,36 +228,33 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
                 Grade::Derived,
             ),
         };
-        evidence.push(fact(case, grade, text, &[&from.key, &to.key]));
+        evidence.push(case.fact(grade, text, &[(&from.key, "wait"), (&to.key, "python")]));
     }
     if chain.closes.is_none() {
-        evidence.push(fact(
-            case,
+        evidence.push(case.fact(
             wait.grade,
             format!(
                 "{} {}{root_place}, without a deadline",
                 wording::who(root),
                 wording::waits(wait)
             ),
-            &[&root.key],
+            &[(&root.key, "wait")],
         ));
-        evidence.push(fact(
-            case,
+        evidence.push(case.fact(
             Grade::Derived,
-            words(process, &closure),
-            &[&process.key],
+            wording::closure(process, &closure),
+            &[(&process.key, "threads")],
         ));
     }
     if case.has_motion() {
-        evidence.push(fact(
-            case,
+        evidence.push(case.fact(
             Grade::Derived,
             format!(
                 "none of them has moved in {} samples over {}",
                 case.views(&root.key).count(),
                 wording::duration(case.span_ms())
             ),
-            &[&waiter.key, &root.key],
+            &[(&waiter.key, "python"), (&root.key, "python")],
         ));
     }
     let blockers: Vec<Key> = chain
@@ -299,23 +294,6 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     })
 }
 
-/// Who else could wake the root.
-fn words(process: &Process, closure: &Closure) -> String {
-    match closure {
-        Closure::Closed => "no other thread of the process could wake it: all wait, without a deadline, for things of \
-                            the same process"
-            .to_owned(),
-        Closure::OpenThread(key) => {
-            let thread = process.thread(key).map_or_else(|| "another thread".to_owned(), wording::who);
-            format!("{thread} goes on or waits for events, and may wake it")
-        }
-        Closure::OpenSignal(signal) => {
-            format!("the process catches {}, and that handler may wake it", wording::signal(*signal))
-        }
-        Closure::Unclear => "some threads of the process could not be judged".to_owned(),
-    }
-}
-
 /// Whether the join is the one that the end of the main thread does (`threading._shutdown`).
 fn at_exit(thread: &Thread) -> bool {
     thread
@@ -323,19 +301,4 @@ fn at_exit(thread: &Thread) -> bool {
         .first()
         .and_then(|state| state.frames.last())
         .is_some_and(|frame| frame.is("_shutdown", "threading.py"))
-}
-
-fn fact(case: &Case<'_>, grade: Grade, text: String, keys: &[&Key]) -> Evidence {
-    Evidence {
-        text: text.into(),
-        grade,
-        at: keys
-            .iter()
-            .map(|key| Reference {
-                sample: case.samples.len() - 1,
-                key: (*key).clone(),
-                field: "wait".to_owned(),
-            })
-            .collect(),
-    }
 }
