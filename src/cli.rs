@@ -39,7 +39,8 @@ pub enum Command {
     Dump(DumpArgs),
     /// Run a command; when it hangs, say why, and end it if it has a limit.
     ///
-    /// Without --run-timeout nothing is ever ended. SIGQUIT or SIGUSR1 to hangscope: dump now and go on.
+    /// Without --run-timeout hangscope ends nothing; if hangscope itself is killed, the run ends with it. To look at any
+    /// time: kill -USR1 (or -QUIT) the hangscope process; the run goes on.
     Watch(WatchArgs),
     /// Analyze a saved dump again: the same verdict, without the process.
     Analyze(AnalyzeArgs),

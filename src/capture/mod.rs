@@ -81,6 +81,8 @@ pub struct Session {
     tree: bool,
     exclude: Vec<Pid>,
     with_locals: bool,
+    /// The limit on open files, if it is too low for us to work.
+    few_files: Option<u64>,
     readers: BTreeMap<Pid, ProcessReader>,
 }
 
@@ -88,8 +90,9 @@ impl Session {
     /// Prepares to look at `root`, and with `tree` at all its descendants except those in `exclude`.
     #[must_use]
     pub fn new(root: Pid, tree: bool, exclude: &[Pid]) -> Self {
-        raise_file_limit();
+        let files = raise_file_limit();
         Self {
+            few_files: files.filter(|files| *files < MIN_FILES),
             root,
             tree,
             exclude: exclude.to_vec(),
@@ -129,12 +132,24 @@ impl Session {
                 self.readers.insert(*pid, reader);
             }
         }
+        let mut gaps = Vec::new();
+        if let Some(files) = self.few_files {
+            gaps.push(
+                Gap::new(
+                    None,
+                    GapKind::Denied,
+                    "some of what the kernel knows of the threads",
+                    format!("hangscope may open only {files} files at a time"),
+                )
+                .remedy("raise the limit: ulimit -n 1024"),
+            );
+        }
         let mut snapshot = Snapshot {
             at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
             took_us: 0,
             processes: Vec::new(),
             pauses: Vec::new(),
-            gaps: Vec::new(),
+            gaps,
         };
         for (pid, result) in pids.iter().zip(results.drain(..)) {
             match result {
@@ -198,13 +213,17 @@ fn read_all(readers: &[Mutex<ProcessReader>], pipes: &PipeHolders) -> Vec<Proces
         .collect()
 }
 
+/// Fewest open files that a capture gets by with.
+const MIN_FILES: u64 = 64;
+
 /// Two files a thread are kept open during a sample; the soft limit of 1,024 files would cost a re-open for each.
-fn raise_file_limit() {
+/// Returns the limit that holds then.
+fn raise_file_limit() -> Option<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = hard.min(65_536);
-        if wanted > soft {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
-        }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let wanted = hard.min(65_536);
+    if wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
+        return Some(wanted);
     }
+    Some(soft)
 }

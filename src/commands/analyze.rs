@@ -33,6 +33,8 @@ pub(super) fn run(args: &AnalyzeArgs) -> ExitCode {
             )
         }
         Err(reason) => {
+            // The reason may quote the file.
+            let reason = crate::report::clean(&reason.into());
             complain(&format!("cannot analyze {}: {reason}", args.file.display()));
             ExitCode::Usage
         }

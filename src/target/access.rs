@@ -44,12 +44,19 @@ pub fn explain_denied(pid: Pid) -> AccessDenied {
             remedies.push("Yama ptrace_scope is 3: nobody may attach until the next boot.".to_owned());
             return AccessDenied { reason, remedies };
         }
+        _ if ours.is_root() => remedies.push(
+            "You are root, still refused: CAP_SYS_PTRACE is missing, it belongs to another user namespace, or a security \
+             module forbids it."
+                .to_owned(),
+        ),
         _ if theirs == Some(ours) => remedies.push(
             "Same user, still refused: it is set-uid, not dumpable, or a security module forbids it.".to_owned(),
         ),
         _ => remedies.push("Only the same user or root may read it. Any one of these helps:".to_owned()),
     }
-    remedies.push(format!("  sudo hangscope dump {pid}"));
+    if !ours.is_root() {
+        remedies.push(format!("  sudo hangscope dump {pid}"));
+    }
     remedies.push("  docker run --cap-add=SYS_PTRACE …  (in a container)".to_owned());
     AccessDenied { reason, remedies }
 }

@@ -200,7 +200,11 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         write_standstill(page, style, last, &looked);
         return;
     }
-    let headline = "no hang seen";
+    let stopped = last
+        .processes
+        .iter()
+        .any(|process| matches!(process.state.as_str(), "T" | "t"));
+    let headline = if stopped { "stopped" } else { "no hang seen" };
     let tests: Vec<String> = last
         .processes
         .iter()
@@ -209,7 +213,11 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         .collect();
     page.left_right(
         headline,
-        &style.good(headline),
+        &if stopped {
+            style.caution(headline)
+        } else {
+            style.good(headline)
+        },
         tests.first().map_or("", String::as_str),
     );
     page.wrapped("  ", "  ", &summary);
