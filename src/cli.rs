@@ -13,8 +13,9 @@ Examples:
   hangscope watch --run-timeout 10m -- pytest -n 4 tests/
   hangscope demo                 see a real hang captured and diagnosed
 
-Exit codes of dump and analyze: 0 no hang seen, 10 hang found, 3 something
-could not be read, 2 usage, 4 no such process, 5 permission.
+Exit codes of dump and analyze: 0 no hang seen (or only \"slow or stuck\"),
+10 hang found, 3 something could not be read, 2 usage, 4 no such process,
+5 permission.
 watch: the command's own; 124 when a limit ended it.";
 
 /// Says why a test run hangs.
@@ -40,7 +41,8 @@ pub enum Command {
     /// Run a command; when it hangs, say why, and end it if it has a limit.
     ///
     /// Without --run-timeout hangscope ends nothing; if hangscope itself is killed, the run ends with it. To look at any
-    /// time: kill -USR1 (or -QUIT) the hangscope process; the run goes on.
+    /// time: kill -USR1 (or -QUIT) the hangscope process; the run goes on. INT, TERM and HUP are passed on to the command
+    /// when one look is saved.
     Watch(WatchArgs),
     /// Analyze a saved dump again: the same verdict, without the process.
     Analyze(AnalyzeArgs),

@@ -31,9 +31,9 @@ pub(super) enum Standing {
     Unclear,
 }
 
-/// Signals whose handlers programs use to be told something: HUP, QUIT, USR1, USR2, TERM. Python itself catches INT, and
-/// faulthandler those of crashes; timers (ALRM) are used to end a test, not to feed it.
-const WAKING_SIGNALS: [i32; 5] = [1, 3, 10, 12, 15];
+/// Signals whose handlers programs use to be told something: HUP, QUIT, USR1, USR2, ALRM, TERM. Python itself catches
+/// INT, and faulthandler those of crashes.
+const WAKING_SIGNALS: [i32; 6] = [1, 3, 10, 12, 14, 15];
 /// Real-time signals come after it.
 const LAST_STANDARD_SIGNAL: i32 = 33;
 

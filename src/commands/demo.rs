@@ -118,7 +118,7 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             interval: Duration::from_millis(250),
             locals: false,
             all: false,
-            width: output::width(None),
+            width: output::width(None, io::stdout()),
             trigger: Trigger::Dump,
             exclude: Vec::new(),
         };

@@ -16,7 +16,7 @@ impl From<&DumpArgs> for Request {
             interval: args.interval,
             locals: args.locals,
             all: args.all,
-            width: output::width(args.width),
+            width: output::width(args.width, std::io::stdout()),
             trigger: Trigger::Dump,
             exclude: Vec::new(),
         }

@@ -7,6 +7,7 @@ use crate::model::{Report, Verdict};
 use crate::report::{self, Format, Style};
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Columns of text that goes to no terminal.
@@ -21,10 +22,10 @@ impl From<FormatArg> for Format {
     }
 }
 
-/// The width asked for, else the terminal's, else `COLUMNS`, else 100.
-pub(super) fn width(asked: Option<u16>) -> usize {
+/// The width asked for, else that of the terminal that the text goes to, else `COLUMNS`, else 100.
+pub(super) fn width(asked: Option<u16>, to: impl AsFd) -> usize {
     let terminal = || {
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        let size = rustix::termios::tcgetwinsize(&to).ok()?;
         (size.ws_col > 0).then_some(usize::from(size.ws_col))
     };
     let variable = || std::env::var("COLUMNS").ok()?.parse().ok();

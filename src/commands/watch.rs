@@ -34,7 +34,7 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
         hang_exit_code: args.hang_exit_code,
         samples: args.samples.map_or(Samples::Auto, Samples::Exactly),
         interval: args.interval,
-        width: width(),
+        width: super::output::width(None, std::io::stderr()),
     };
     match watch::run(options, Box::new(|event| tell(&text(&event)))) {
         Ok(outcome) => ending(outcome),
@@ -178,13 +178,4 @@ fn span(duration: Duration) -> String {
     } else {
         format!("{seconds} s")
     }
-}
-
-/// Columns of the terminal that the verdict goes to.
-fn width() -> usize {
-    rustix::termios::tcgetwinsize(rustix::stdio::stderr())
-        .ok()
-        .map(|size| usize::from(size.ws_col))
-        .filter(|&columns| columns >= 40)
-        .unwrap_or(100)
 }

@@ -165,6 +165,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let all_joins = chain.kinds.iter().all(|kind| *kind == EdgeKind::Joins);
     let (waiter_name, root_name) = (wording::name(waiter), wording::name(root));
     let closure = case.closure(process, &known);
+    let is_main = waiter.tid == process.pid;
     // Whoever goes on may be about to do what the root waits for.
     let open = matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_));
     if open && chain.closes.is_none() && !case.overdue {
@@ -176,6 +177,10 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         (true, true, _) => Certainty::Probable,
         // An owner field names a thread by an id that is used again after the thread's end.
         (true, false, Closure::Closed) if !all_joins => Certainty::Probable,
+        // Ctrl-C still ends a join in the main thread, which is how a service may be meant to end.
+        (true, false, Closure::Closed) if is_main && process.test.is_none() && !at_exit(waiter) => {
+            Certainty::Probable
+        }
         (true, false, Closure::Closed) => Certainty::Certain,
         // A thread that could not be judged, such as a library's own, rarely wakes Python code.
         (true, false, Closure::Unclear) => Certainty::Probable,

@@ -4,7 +4,7 @@ use super::super::{Style, clean};
 use super::layout::Page;
 use crate::model::{
     Certainty, Finding, Foreign, Gap, GapKind, Grade, Key, Motion, Process, Report, Snapshot,
-    ThreadKind, Verdict,
+    ThreadKind, Trigger, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -110,7 +110,7 @@ fn write_finding(
     page.wrapped(
         "  ",
         "    ",
-        &format!("certainty: {sure}; wrong if {}", clean(&finding.refuted_if)),
+        &format!("certainty: {sure}, unless {}", clean(&finding.refuted_if)),
     );
     for other in same.iter().skip(1).take(MAX_ALIKE) {
         page.wrapped("  ", "    ", &format!("the same: {}", clean(&other.title)));
@@ -188,13 +188,17 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
             .flat_map(|process| &process.threads)
             .filter(|thread| thread.wait.is_some())
             .count();
-        format!("{looked}; {waiting} of {total} threads wait")
+        format!("{looked}; {waiting} of {} wait", threads(total))
     } else if moved == 0 && still == total {
         format!(
-            "{looked}; nothing moved: all {total} threads wait, and no known cause of a hang fits"
+            "{looked}; nothing moved ({} in all), and no known cause of a hang fits",
+            threads(total)
         )
     } else {
-        format!("{looked}; {moved} of {total} threads ran, {still} stood still")
+        format!(
+            "{looked}; {moved} of {} ran, {still} stood still",
+            threads(total)
+        )
     };
     if report.analysis.verdict == Verdict::PossibleHang {
         write_standstill(page, style, last, &looked);
@@ -204,7 +208,11 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         .processes
         .iter()
         .any(|process| matches!(process.state.as_str(), "T" | "t"));
-    let headline = if stopped { "stopped" } else { "no hang seen" };
+    let headline = match (stopped, &report.trigger) {
+        (true, _) => "stopped",
+        (false, Trigger::RunTimeout { .. }) => "cause not recognised",
+        (false, _) => "no hang seen",
+    };
     let tests: Vec<String> = last
         .processes
         .iter()
@@ -242,6 +250,11 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
             &format!("{starved} threads are ready to run but get no CPU: the machine is busy"),
         );
     }
+}
+
+fn threads(count: usize) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} thread{s}")
 }
 
 /// No known cause fits, and yet nothing can go on.

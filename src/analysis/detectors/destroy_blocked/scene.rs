@@ -142,7 +142,7 @@ impl<'c> Scene<'c, '_> {
         Finding {
             id: verdict.id.to_owned(),
             title: format!(
-                "{} in {} waits {}.",
+                "{} {} and waits {}.",
                 wording::name(self.waiter),
                 self.operation(),
                 verdict.reason
@@ -189,19 +189,22 @@ impl<'c> Scene<'c, '_> {
             .flat_map(|state| &state.frames)
             .collect();
         let Some(caller) = outer.first() else {
-            return format!("the exit of the process, which ends interpreter {n} and");
+            return format!("is ending sub-interpreter {n} at the exit of the process");
         };
         let call = if caller.in_file("concurrent/interpreters/__init__.py")
             || caller.in_file("interpreters/__init__.py")
         {
-            format!("Interpreter.close() of interpreter {n}")
+            "Interpreter.close"
         } else {
-            format!("destroy({n})")
+            "destroy"
         };
         let spot = outer
             .iter()
             .find(|frame| !frame.is_library())
             .unwrap_or(caller);
-        format!("{call} at {}", wording::at(spot))
+        format!(
+            "is ending sub-interpreter {n} ({call} in {})",
+            wording::at(spot)
+        )
     }
 }

@@ -128,6 +128,13 @@ impl<'c> Scene<'c, '_> {
     pub(super) fn doing(&self, culprit: &Thread) -> String {
         let place =
             wording::place(culprit).map_or_else(String::new, |place| format!(" at {place}"));
+        let call = culprit.wait.as_ref().and_then(|wait| wait.call.as_ref());
+        // Where the thread runs nothing of the project, the place is that of the call.
+        let place =
+            match call.and_then(|call| place.strip_prefix(&format!(" at {} ", call.untrusted()))) {
+                Some(file) => format!(" {file}"),
+                None => place,
+            };
         match (&culprit.wait, self.case.standing(culprit)) {
             (_, Standing::Active) => {
                 let cpu = self
