@@ -205,6 +205,14 @@ fn files_that_are_no_dumps() {
         .as_bytes(),
         "",
     );
+    // The parser's own message quotes the file.
+    let hostile_variant = text.replacen(
+        "\"verdict\": \"hang\"",
+        "\"verdict\": \"\\u001b[2J\\n\\u202e\"",
+        1,
+    );
+    assert_ne!(hostile_variant, text);
+    refused(hostile_variant.as_bytes(), "damaged");
     let missing = run(["analyze", "/no/such/file"]);
     assert_eq!(missing.code, Some(2));
     let folder = run(["analyze", "/"]);
