@@ -451,7 +451,7 @@ mod destroy_blocked_by_gil {
         hang [py313 py314 py315] Hang {
             fixture: "destroy-blocked-by-gil/hang.py",
             id: "destroy-blocked-by-gil",
-            certainty: Certainty::Probable,
+            certainty: Certainty::Certain,
             waiter: "main",
             culprit: Some("driver"),
             says: &["destroy(1) at close_actor (hang.py:29) waits for the GIL", "`driver` keeps in a native call made at wait_for_device (hang.py:22)", "nanosleep"],
@@ -624,13 +624,28 @@ mod gil_held_in_native_call {
     use super::*;
 
     cases! {
-        hang [py311 py312 py313 py314 py315] Hang {
-            fixture: "gil-held-in-native-call/hang.py",
+        sleep [py311 py312 py313 py314 py315] Hang {
+            fixture: "gil-held-in-native-call/hang.py sleep",
+            id: "gil-held-in-native-call",
+            certainty: Certainty::Certain,
+            // Any of the three that want it may be named.
+            waiter: ANY,
+            culprit: Some("driver"),
+            says: &[
+                "`driver` keeps the GIL in a native call made at wait_for_device (hang.py:26)",
+                "nanosleep",
+            ],
+        };
+        read [py311 py313 py314 py315] Hang {
+            fixture: "gil-held-in-native-call/hang.py read",
             id: "gil-held-in-native-call",
             certainty: Certainty::Probable,
             waiter: ANY,
             culprit: Some("driver"),
-            says: &["`driver` keeps the GIL in a native call made at wait_for_device (hang.py:16)", "nanosleep"],
+            says: &[
+                "`driver` keeps the GIL in a native call made at wait_for_device (hang.py:25)",
+                "system call read",
+            ],
         };
         near_miss [py311 py312 py313 py314 py315] silent_for("gil-held-in-native-call/near_miss.py", 5);
         near_miss_long_call [py311 py312 py313 py314 py315] NearMiss {
