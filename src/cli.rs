@@ -81,7 +81,7 @@ pub struct DumpArgs {
     /// Time between looks, such as 500ms or 2s.
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration)]
     pub interval: Duration,
-    /// Show the whole stack of every thread.
+    /// Show the whole stack of every thread, with full paths.
     #[arg(long)]
     pub all: bool,
     /// Read and show local variables (off by default: they may hold secrets).

@@ -78,9 +78,9 @@ impl<'a> Case<'a> {
 
     /// Whether any thread of any process was found in a Python interpreter.
     pub(super) fn has_stacks(&self) -> bool {
-        self.last
-            .processes
+        self.samples
             .iter()
+            .flat_map(|sample| &sample.processes)
             .flat_map(|process| &process.threads)
             .any(|thread| !thread.python.is_empty())
     }

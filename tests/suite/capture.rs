@@ -424,6 +424,11 @@ fn a_stopped_process_stays_stopped() {
     let Some((mut program, _)) = start("3.14", "waiting", &["event"]) else {
         return;
     };
+    // READY comes just before the wait.
+    let wchan = format!("/proc/{}/wchan", program.pid());
+    until("it waits", || {
+        std::fs::read_to_string(&wchan).is_ok_and(|place| place.contains("futex"))
+    });
     program.signal(Signal::SIGSTOP);
     program.wait_for_state('T');
     for _ in 0..3 {

@@ -117,9 +117,15 @@ fn a_process_without_python() {
 
 #[test]
 fn a_zombie() {
-    let mut parent = Command::new("sh");
-    // The child ends; the sleep that takes the shell's place never waits for it.
-    parent.args(["-c", "true & echo $!; exec sleep 100000"]);
+    let Some(python) = pythons::python("3.11") else {
+        return skip("a zombie needs Python 3.11");
+    };
+    let mut parent = Command::new(python);
+    // The child ends, and its parent never waits for it.
+    parent.args([
+        "-c",
+        "import os, signal\npid = os.fork()\nif pid == 0: os._exit(0)\nprint(pid, flush=True)\nsignal.pause()",
+    ]);
     let mut program = Program::start(&mut parent);
     let pid = program.line();
     let stat = format!("/proc/{pid}/stat");

@@ -159,7 +159,7 @@ impl<'c> Scene<'c, '_> {
                         "interpreter {n} is being ended by {}: it has a thread state of kind \"fini\" there",
                         wording::who(self.waiter)
                     ),
-                    &[(&self.interpreter.key, "finalizing"), (&self.waiter.key, "python")],
+                    &[(&self.waiter.key, "python")],
                 )];
                 if self.state.whence.is_none() {
                     evidence[0].text = format!(
