@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so many stacks over the samples count as going round in circles.
 const MAX_LOOP_POSITIONS: usize = 8;
-/// CPU use from here on is that of a thread that computes rather than waits.
+/// A thread that runs or is ready to run this much of the time computes rather than waits.
 const COMPUTING_PERCENT: u64 = 50;
+/// Less CPU than this, and the machine is too busy to say what a thread would do.
+const STARVED_PERCENT: u64 = 10;
 /// CPU use up to this may be the price of being looked at.
 const IDLE_PERCENT: u64 = 1;
 
@@ -58,10 +60,11 @@ fn unknown(key: &Key) -> ThreadProgress {
 
 fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
     let positions: BTreeSet<Position<'_>> = views.iter().map(|thread| position(thread)).collect();
-    let computes = cpu_percent >= COMPUTING_PERCENT;
+    let computes =
+        cpu_percent >= STARVED_PERCENT && cpu_percent + delay_percent >= COMPUTING_PERCENT;
     // Runnable at every look and hardly ever on a CPU: the machine is busy, the thread is not stuck.
     let runnable = views.iter().all(|thread| thread.kernel.state == "R");
-    if runnable && delay_percent >= 50 && cpu_percent < 10 {
+    if runnable && delay_percent >= COMPUTING_PERCENT && cpu_percent < STARVED_PERCENT {
         return Motion::Starved;
     }
     if computes && got_further(views) {

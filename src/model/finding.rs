@@ -74,7 +74,7 @@ pub struct Finding {
     pub refuted_if: Foreign,
     /// What to do.
     pub remedy: Foreign,
-    /// Names this hang across runs: `v1:` and a hash over id, functions and edge kinds.
+    /// Names this hang across runs: `v1:` and a hash over id and functions.
     pub signature: String,
 }
 

@@ -33,10 +33,8 @@ pub enum GapKind {
     Unsupported,
     /// The data kept changing while it was read.
     Moving,
-    /// The data did not make sense and was not used.
+    /// The data did not make sense, or went on beyond what a sane process has, and was not used.
     Implausible,
-    /// A bound of hangscope's own was reached.
-    Truncated,
     /// The process is of a kind that has no such part; for information.
     NotApplicable,
 }
@@ -45,10 +43,7 @@ impl GapKind {
     /// Whether something that was asked for and is alive could not be read (exit code 3).
     #[must_use]
     pub fn is_incomplete(self) -> bool {
-        matches!(
-            self,
-            Self::Denied | Self::Unsupported | Self::Implausible | Self::Truncated
-        )
+        matches!(self, Self::Denied | Self::Unsupported | Self::Implausible)
     }
 }
 

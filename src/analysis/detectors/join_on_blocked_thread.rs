@@ -53,12 +53,16 @@ impl Detector for JoinOnBlockedThread {
                 let Some(finding) = judge(case, process, &chain) else {
                     continue;
                 };
-                // A cycle is found again from each of its threads.
-                if !findings
-                    .iter()
-                    .any(|known| members(known) == members(&finding))
-                {
-                    findings.push(finding);
+                // A cycle is found again from each of its threads; two joins of one stuck thread are one hang.
+                let known = findings.iter_mut().find(|known| {
+                    members(known) == members(&finding)
+                        || known.blockers.last() == finding.blockers.last()
+                });
+                match known {
+                    None => findings.push(finding),
+                    Some(known) if members(known).contains(&finding.waiter) => {}
+                    Some(known) if known.affected.contains(&finding.waiter) => {}
+                    Some(known) => known.affected.push(finding.waiter),
                 }
             }
         }

@@ -221,10 +221,10 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         .collect();
     page.left_right(
         headline,
-        &if stopped {
-            style.caution(headline)
-        } else {
+        &if headline == "no hang seen" {
             style.good(headline)
+        } else {
+            style.caution(headline)
         },
         tests.first().map_or("", String::as_str),
     );

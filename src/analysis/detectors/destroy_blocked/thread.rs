@@ -136,6 +136,9 @@ impl<'c> Scene<'c, '_> {
                 None => place,
             };
         match (&culprit.wait, self.case.standing(culprit)) {
+            (_, Standing::Active) if self.case.motion(&culprit.key) == Motion::Stirring => {
+                format!("wakes and waits again{place}")
+            }
             (_, Standing::Active) => {
                 let cpu = self
                     .case
