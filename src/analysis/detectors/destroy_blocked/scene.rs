@@ -28,6 +28,7 @@ pub(super) struct Verdict<'c> {
     pub(super) refuted_if: String,
     pub(super) remedy: String,
 }
+
 impl<'c> Scene<'c, '_> {
     pub(super) fn judge(&self) -> Option<Finding> {
         let verdict = if self.case.gil_wanted_by(&self.waiter.key).is_some() {
