@@ -10,7 +10,7 @@ pub struct Analysis {
     /// The answer in one word.
     pub verdict: Verdict,
     /// What was found, most telling first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub findings: Vec<Finding>,
     /// Who waits for whom in the last sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
