@@ -10,14 +10,26 @@
 //!                                                          watch, archive and commands use inspect
 //! ```
 
+// A blank line after each keeps rustfmt from sorting them out of the pipeline's order.
+
 pub mod model;
+
 pub mod target;
+
 pub mod capture;
+
 pub mod analysis;
+
 pub mod report;
+
 pub mod inspect;
+
 pub mod archive;
+
 pub mod watch;
+
 pub mod cli;
+
 pub mod commands;
+
 pub mod exit_code;
