@@ -38,8 +38,9 @@ fn progress(samples: &[Snapshot], key: &Key) -> ThreadProgress {
     if views.len() < 2 || start == end {
         return unknown(key);
     }
-    let window_ns = (end - start) * 1_000_000;
-    let percent = |from: u64, to: u64| to.saturating_sub(from) * 100 / window_ns.max(1);
+    let window_ns = end.saturating_sub(*start).saturating_mul(1_000_000);
+    let percent =
+        |from: u64, to: u64| to.saturating_sub(from).saturating_mul(100) / window_ns.max(1);
     let cpu = percent(first.kernel.cpu_ns, last.kernel.cpu_ns);
     let delay = percent(first.kernel.run_delay_ns, last.kernel.run_delay_ns);
     let threads: Vec<&Thread> = views.iter().map(|(_, thread)| *thread).collect();
@@ -60,8 +61,8 @@ fn unknown(key: &Key) -> ThreadProgress {
 
 fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
     let positions: BTreeSet<Position<'_>> = views.iter().map(|thread| position(thread)).collect();
-    let computes =
-        cpu_percent >= STARVED_PERCENT && cpu_percent + delay_percent >= COMPUTING_PERCENT;
+    let computes = cpu_percent >= STARVED_PERCENT
+        && cpu_percent.saturating_add(delay_percent) >= COMPUTING_PERCENT;
     // Runnable at every look and hardly ever on a CPU: the machine is busy, the thread is not stuck.
     let runnable = views.iter().all(|thread| thread.kernel.state == "R");
     if runnable && delay_percent >= COMPUTING_PERCENT && cpu_percent < STARVED_PERCENT {

@@ -35,6 +35,11 @@ pub fn clean(text: &Foreign) -> String {
     out
 }
 
+/// The same for text that is ours in a report of our own, but may be anybody's in a file that is given to `analyze`.
+pub(super) fn clean_word(text: &str) -> String {
+    clean(&Foreign::from(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::clean;

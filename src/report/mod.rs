@@ -5,6 +5,7 @@ mod json;
 mod text;
 
 pub use clean::clean;
+use clean::clean_word;
 pub use json::schema;
 
 use crate::model::Report;

@@ -1,10 +1,10 @@
 //! The answer: findings, or what was seen instead.
 
-use super::super::{Style, clean};
+use super::super::{Style, clean, clean_word};
 use super::layout::Page;
 use crate::model::{
-    Certainty, Finding, Foreign, Gap, GapKind, Grade, Key, Motion, Process, Report, Snapshot,
-    ThreadKind, Trigger, Verdict,
+    Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Process, Report, Snapshot, ThreadKind,
+    Trigger, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -134,7 +134,7 @@ fn write_finding(
 
 fn name_of(last: &Snapshot, key: &Key) -> String {
     last.thread(key).map_or_else(
-        || key.as_str().to_owned(),
+        || clean_word(key.as_str()),
         |thread| format!("{} (tid {})", clean(thread.display_name()), thread.tid),
     )
 }
@@ -142,9 +142,10 @@ fn name_of(last: &Snapshot, key: &Key) -> String {
 /// "tests/test_x.py::test_y (call)", for a process that runs a test.
 pub(super) fn test_of(process: &Process) -> String {
     process.test.as_ref().map_or_else(String::new, |test| {
-        let phase = test.phase.as_ref().map_or_else(String::new, |phase| {
-            format!(" ({})", clean(&Foreign::from(phase.as_str())))
-        });
+        let phase = test
+            .phase
+            .as_ref()
+            .map_or_else(String::new, |phase| format!(" ({})", clean_word(phase)));
         let started = if test.inherited { "started by " } else { "" };
         format!("{started}{}{phase}", clean(&test.id))
     })
@@ -339,8 +340,8 @@ fn told_is_root(report: &Report, gap: &Gap) -> bool {
 
 /// "process 42", "interpreter 1 of process 42".
 fn subject(key: &Key) -> String {
-    let text = key.as_str();
-    let (process, part) = text.split_once('/').unwrap_or((text, ""));
+    let text = clean_word(key.as_str());
+    let (process, part) = text.split_once('/').unwrap_or((&text, ""));
     let pid = process
         .trim_start_matches('p')
         .split('.')

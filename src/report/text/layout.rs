@@ -4,6 +4,8 @@ use unicode_width::UnicodeWidthStr;
 
 /// Narrowest page; below that, lines are not broken further.
 const MIN_WIDTH: usize = 40;
+/// Widest page; a saved report may ask for anything.
+const MAX_WIDTH: usize = 1000;
 
 /// A text page under way.
 pub(super) struct Page {
@@ -14,7 +16,7 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn new(width: usize) -> Self {
         Self {
-            width: width.max(MIN_WIDTH),
+            width: width.clamp(MIN_WIDTH, MAX_WIDTH),
             text: String::new(),
         }
     }

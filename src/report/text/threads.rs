@@ -1,6 +1,6 @@
 //! All processes with their threads: one line each, or whole stacks.
 
-use super::super::{Style, clean};
+use super::super::{Style, clean, clean_word};
 use super::findings::{is_worth_a_line, test_of};
 use super::layout::{Page, cut};
 use crate::model::{
@@ -70,7 +70,10 @@ fn write_process(page: &mut Page, style: Style, process: &Process) {
                 PythonReader::Own => "",
                 PythonReader::PySpy => ", read by py-spy",
             };
-            parts.push(format!("CPython {}{build}{reader}", python.version));
+            parts.push(format!(
+                "CPython {}{build}{reader}",
+                clean_word(&python.version)
+            ));
         }
         (None, RuntimeKind::Unknown) => parts.push("unknown program".to_owned()),
         (None, _) => parts.push("not Python".to_owned()),
@@ -248,7 +251,8 @@ fn doing(process: &Process, thread: &Thread) -> String {
             .kernel
             .syscall
             .as_ref()
-            .and_then(|call| call.name.clone())
+            .and_then(|call| call.name.as_deref())
+            .map(clean_word)
             .unwrap_or_else(|| "system call".to_owned()),
     };
     if let Some(left) = wait.remaining_ms {
