@@ -145,20 +145,8 @@ impl PythonProcess {
             part.runtime.signals = signals::read(&heap, address);
             part.gaps = std::mem::take(&mut census.gaps);
             part.interpreters = census.interpreters;
-            if self.runtime.minor <= 12 && part.interpreters.len() > 1 {
-                part.gaps.push(
-                    Gap::new(
-                        Some(key.clone()),
-                        GapKind::Unsupported,
-                        "which threads run the sub-interpreters",
-                        format!(
-                            "CPython {} notes the thread that made a sub-interpreter, not the one that runs it",
-                            self.runtime.version()
-                        ),
-                    )
-                    .remedy("for a diagnosis, run the suite on CPython 3.13 or newer"),
-                );
-            }
+            part.gaps
+                .extend(self.creators_ids(key, part.interpreters.len()));
             part.thread_states = census.thread_states;
             if same_again(memory, offsets, address, &skeleton) {
                 break;
@@ -193,6 +181,8 @@ impl PythonProcess {
             Ok(found) => {
                 part.runtime.version = found.version;
                 part.interpreters = found.interpreters;
+                part.gaps
+                    .extend(self.creators_ids(key, part.interpreters.len()));
                 part.thread_states = found
                     .thread_states
                     .into_iter()
@@ -224,6 +214,22 @@ impl PythonProcess {
             ),
         }
         part
+    }
+
+    /// Up to 3.12 it is not known which thread runs a sub-interpreter.
+    fn creators_ids(&self, key: &Key, interpreters: usize) -> Option<Gap> {
+        (self.runtime.minor <= 12 && interpreters > 1).then(|| {
+            Gap::new(
+                Some(key.clone()),
+                GapKind::Unsupported,
+                "which threads run the sub-interpreters",
+                format!(
+                    "CPython {} notes the thread that made a sub-interpreter, not the one that runs it",
+                    self.runtime.version()
+                ),
+            )
+            .remedy("for a diagnosis, run the suite on CPython 3.13 or newer")
+        })
     }
 
     fn empty_part(&self, reader: PythonReader) -> PythonPart {
