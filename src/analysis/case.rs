@@ -265,32 +265,19 @@ fn standing_of_wait(wait: &Wait) -> Standing {
     }
     match wait.remaining_ms.or(wait.length_ms) {
         Some(left) if left >= SHORT_WAIT_MS => Standing::FarOff(left),
-        _ if wait.timed == Some(true) => Standing::Timed,
-        _ if wait.kind.is_internal() => Standing::Timed,
+        _ if wait.timed == Some(true) || wait.kind.is_internal() => Standing::Timed,
         _ => Standing::External,
     }
 }
 
-/// The interpreters of a process that are being ended, each with the thread that ends it and its thread state there.
+/// The interpreters of a process that are being ended, each with the thread that ends it and its thread state there:
+/// one that CPython (3.13+) makes for the purpose. Before, thread states do not tell which thread it is.
 pub(super) fn destroyers(process: &Process) -> Vec<(&Interpreter, &Thread, &ThreadState)> {
     let mut out = Vec::new();
     for interpreter in &process.interpreters {
         for thread in &process.threads {
             let ends_it = |state: &&ThreadState| {
-                state.interpreter == interpreter.key
-                    && match &state.whence {
-                        // 3.13+: a thread state made for the purpose.
-                        Some(whence) => whence == "fini",
-                        // Before: only the interpreter says that it ends, and the thread runs its shutdown.
-                        None => {
-                            interpreter.id != 0
-                                && interpreter.finalizing
-                                && state
-                                    .frames
-                                    .last()
-                                    .is_some_and(|frame| frame.is("_shutdown", "threading.py"))
-                        }
-                    }
+                state.interpreter == interpreter.key && state.whence.as_deref() == Some("fini")
             };
             if let Some(state) = thread.python.iter().find(ends_it) {
                 out.push((interpreter, thread, state));

@@ -90,11 +90,9 @@ impl Process {
     pub fn thread(&self, key: &Key) -> Option<&Thread> {
         self.threads.iter().find(|thread| &thread.key == key)
     }
-    /// The thread that a thread state at `address` belongs to.
+    /// Whether a thread of this process is its leader, on which Python's main thread runs.
     #[must_use]
-    pub fn thread_of_state(&self, address: super::Addr) -> Option<&Thread> {
-        self.threads
-            .iter()
-            .find(|thread| thread.python.iter().any(|state| state.address == address))
+    pub fn is_led_by(&self, thread: &Thread) -> bool {
+        thread.tid == self.pid
     }
 }

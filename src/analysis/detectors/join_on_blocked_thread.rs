@@ -169,7 +169,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let all_joins = chain.kinds.iter().all(|kind| *kind == EdgeKind::Joins);
     let (waiter_name, root_name) = (wording::name(waiter), wording::name(root));
     let closure = case.closure(process, &known);
-    let is_main = waiter.tid == process.pid;
+    let is_main = process.is_led_by(waiter);
     // Whoever goes on may be about to do what the root waits for.
     let open = matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_));
     if open && chain.closes.is_none() && !case.overdue {

@@ -84,7 +84,7 @@ proptest! {
         if let Ok(skeleton) = interpreter::skeleton(&heap, BASE) {
             let codes = CodeCache::default();
             let census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
-            let _ = wait::attribute(&heap, &census, &[waiter], &key);
+            let _ = wait::attribute(&heap, &census, &[waiter]);
         }
         for object in (0..64).map(|index| BASE + 16 * index) {
             let _ = heap.string(object);

@@ -138,7 +138,7 @@ impl PythonProcess {
             let codes = CodeCache::default();
             let mut census =
                 interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
-            part.waits = wait::attribute(&heap, &census, waiters, key);
+            part.waits = wait::attribute(&heap, &census, waiters);
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
                 .is_ok_and(|thread_state| thread_state != 0);

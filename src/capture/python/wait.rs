@@ -45,7 +45,6 @@ pub(super) fn attribute(
     heap: &Heap<'_>,
     census: &Census,
     waiters: &[FutexWaiter],
-    process: &Key,
 ) -> Vec<(Tid, PythonWait)> {
     let gils: BTreeMap<u64, Key> = census
         .interpreters
@@ -76,7 +75,7 @@ pub(super) fn attribute(
         .filter_map(|waiter| {
             let states = by_tid.get(&waiter.native_id)?;
             let found = gil_at(&gils, waiter.address)
-                .or_else(|| parked(heap, &by_ident, waiter.address, process))
+                .or_else(|| parked(heap, &by_ident, waiter.address))
                 .or_else(|| old_join(heap, census, states, waiter.address))?;
             Some((waiter.tid, found))
         })
@@ -96,7 +95,6 @@ fn parked(
     heap: &Heap<'_>,
     by_ident: &BTreeMap<u64, &RawThreadState>,
     futex: u64,
-    _process: &Key,
 ) -> Option<PythonWait> {
     if heap.offsets.minor < 13 {
         return None;

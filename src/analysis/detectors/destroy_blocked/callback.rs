@@ -47,11 +47,7 @@ impl<'c> Scene<'c, '_> {
         let mut blockers = Vec::new();
         let mut held = String::new();
         if let Some(owner) = wait.and_then(|wait| wait.owner.as_ref()) {
-            match owner
-                .thread
-                .as_ref()
-                .and_then(|key| self.process.thread(key))
-            {
+            match self.owner_of_awaited_lock(self.waiter) {
                 Some(thread) => {
                     held = format!(", whose owner is {}", wording::name(thread));
                     let place = wording::place(thread).unwrap_or_default();

@@ -48,9 +48,7 @@ impl Scene<'_, '_> {
     /// Signals that have arrived and cannot be served, since the main thread is the one that waits.
     pub(super) fn blocked_signals(&self) -> Option<Evidence> {
         let pending = &self.process.python.as_ref()?.signals.as_ref()?.pending;
-        let is_main = self.waiter.tid == self.process.namespace_pid.unwrap_or(self.process.pid)
-            || self.waiter.tid == self.process.pid;
-        if pending.is_empty() || !is_main {
+        if pending.is_empty() || !self.process.is_led_by(self.waiter) {
             return None;
         }
         let names: Vec<String> = pending

@@ -162,14 +162,6 @@ impl<'c> Scene<'c, '_> {
                     ),
                     &[(&self.waiter.key, "python")],
                 )];
-                if self.state.whence.is_none() {
-                    evidence[0].text = format!(
-                        "interpreter {n} is being ended and {} runs its thread shutdown",
-                        wording::who(self.waiter)
-                    )
-                    .into();
-                    evidence[0].grade = Grade::Derived;
-                }
                 evidence.extend(verdict.evidence);
                 evidence
             },

@@ -12,9 +12,6 @@ impl<'c> Scene<'c, '_> {
         if busy && !self.runs_in_circles(culprit) {
             return None;
         }
-        if matches!(standing, Standing::Starved) {
-            return None;
-        }
         if standing == Standing::Gil {
             return self.gil(culprit);
         }
