@@ -2,7 +2,7 @@
 
 use crate::analysis;
 use crate::capture::{self, CaptureError};
-use crate::model::{Host, Options, Pid, Report, SCHEMA, Tool, Trigger};
+use crate::model::{Host, Options, Pid, Report, Run, SCHEMA, Tool, Trigger};
 use std::time::{Duration, Instant};
 
 /// What to look at and how.
@@ -24,6 +24,8 @@ pub struct Request {
     pub width: usize,
     /// Why the capture is made.
     pub trigger: Trigger,
+    /// What the watched run was doing when the capture was begun.
+    pub run: Option<Run>,
     /// Processes that are not part of the target though they descend from it (hangscope's own helper).
     pub exclude: Vec<Pid>,
 }
@@ -76,6 +78,7 @@ pub fn inspect(
             width: request.width,
         },
         trigger: request.trigger.clone(),
+        run: request.run.clone(),
         samples: Vec::new(),
         analysis: analysis::analyze(&[], &request.trigger),
     };

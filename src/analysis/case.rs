@@ -72,7 +72,7 @@ impl<'a> Case<'a> {
             last,
             edges: wait_graph::edges(last),
             progress: progress::of(samples),
-            overdue: matches!(trigger, Trigger::RunTimeout { .. }),
+            overdue: trigger.is_overdue(),
         })
     }
 

@@ -120,6 +120,7 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             all: false,
             width: output::width(None, io::stdout()),
             trigger: Trigger::Dump,
+            run: None,
             exclude: Vec::new(),
         };
         last = inspect(&request, &mut |_| true).map_err(|error| error.to_string());

@@ -18,6 +18,7 @@ impl From<&DumpArgs> for Request {
             all: args.all,
             width: output::width(args.width, std::io::stdout()),
             trigger: Trigger::Dump,
+            run: None,
             exclude: Vec::new(),
         }
     }

@@ -117,6 +117,16 @@ fn verdict(report: &Report, bundle: Option<&Path>, ended: bool) -> String {
                 span(Duration::from_millis(*limit_ms))
             )
         }
+        Trigger::TestTimeout { limit_ms, .. } => {
+            format!(
+                "hangscope: test timeout ({})",
+                span(Duration::from_millis(*limit_ms))
+            )
+        }
+        Trigger::IdleTimeout { limit_ms, .. } => format!(
+            "hangscope: no test began or ended, and nothing got further, for {}",
+            span(Duration::from_millis(*limit_ms))
+        ),
         Trigger::Signal { name } => format!("hangscope: {}", clean(&Foreign::from(name.as_str()))),
         Trigger::Dump => "hangscope: dump".to_owned(),
     };

@@ -10,6 +10,7 @@ mod interpreter;
 mod process;
 mod redact;
 mod report;
+mod run;
 mod snapshot;
 mod thread;
 mod wait;
@@ -27,6 +28,10 @@ pub use interpreter::{Gil, Interpreter, PythonReader, PythonRuntime, PythonSigna
 pub use process::{Coverage, Process, RunningTest, RuntimeKind};
 pub use redact::redact;
 pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};
+pub use run::{
+    Birth, Counted, Counts, Inventory, LeftKind, Role, Run, RunRecord, SlowTest, TestInventory,
+    TestOutcome, TestPhase, TestProcess, TestRecord, TestSource, Trend, place,
+};
 pub use snapshot::{Pause, Snapshot};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind};
 pub use wait::{Descriptor, Grade, Owner, Wait, WaitKind};

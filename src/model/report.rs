@@ -1,6 +1,6 @@
 //! The whole of what hangscope says, as data. `dump.json` is this.
 
-use super::{Analysis, Pid, Snapshot};
+use super::{Analysis, Foreign, Pid, Run, Snapshot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,9 @@ pub struct Report {
     pub options: Options,
     /// Why the capture was made.
     pub trigger: Trigger,
+    /// What the watched run was doing, as its tests see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
     /// What was seen.
     pub samples: Vec<Snapshot>,
     /// What follows from it.
@@ -87,9 +90,36 @@ pub enum Trigger {
         /// The limit in milliseconds.
         limit_ms: u64,
     },
+    /// `hangscope watch`: a test took longer than its limit.
+    TestTimeout {
+        /// The limit in milliseconds.
+        limit_ms: u64,
+        /// The test, or what else the process was at.
+        test: Foreign,
+        /// Whose limit it is: `--test-timeout`, `hangscope mark`, `pytest-timeout`.
+        whose: String,
+    },
+    /// `hangscope watch`: for so long no test began or ended and nothing in the tree got further.
+    IdleTimeout {
+        /// The limit in milliseconds.
+        limit_ms: u64,
+        /// Whether the run is ended for it; else it is only told.
+        ends: bool,
+    },
     /// `hangscope watch`: a signal asked for it.
     Signal {
         /// Its name.
         name: String,
     },
+}
+
+impl Trigger {
+    /// Whether somebody waits longer than intended: then what a plain look keeps silent is worth telling.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        match self {
+            Self::RunTimeout { .. } | Self::TestTimeout { .. } | Self::IdleTimeout { .. } => true,
+            Self::Dump | Self::Signal { .. } => false,
+        }
+    }
 }

@@ -91,6 +91,7 @@ impl Dump {
             all: false,
             width: options.width,
             trigger: trigger.clone(),
+            run: None,
             exclude: vec![target.root, target.guardian],
         };
         let job = Job {

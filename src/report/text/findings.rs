@@ -4,7 +4,7 @@ use super::super::{Style, clean, clean_word};
 use super::layout::Page;
 use crate::model::{
     Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Process, Report, Snapshot, ThreadKind,
-    Trigger, Verdict,
+    Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -211,7 +211,7 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         .any(|process| matches!(process.state.as_str(), "T" | "t"));
     let headline = match (stopped, &report.trigger) {
         (true, _) => "stopped",
-        (false, Trigger::RunTimeout { .. }) => "cause not recognised",
+        (false, trigger) if trigger.is_overdue() => "cause not recognised",
         (false, _) => "no hang seen",
     };
     let tests: Vec<String> = last

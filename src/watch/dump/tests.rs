@@ -30,6 +30,7 @@ fn report(request: &Request) -> Report {
             width: 100,
         },
         trigger: request.trigger.clone(),
+        run: None,
         samples: Vec::new(),
         analysis: Analysis::default(),
     }

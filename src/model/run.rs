@@ -1,0 +1,390 @@
+//! A watched run as its tests see it: who runs which test, what each test left behind, and what has finished.
+
+use super::{Foreign, Key, Pid};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a watched run was doing when a report was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Run {
+    /// Where the names of the running tests come from.
+    pub source: TestSource,
+    /// The processes that run tests, oldest first.
+    pub processes: Vec<TestProcess>,
+    /// Tests that have finished, in all processes.
+    pub finished: usize,
+    /// Tests that were collected; absent when that is not known (yet).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collected: Option<usize>,
+    /// The slowest finished test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest: Option<SlowTest>,
+    /// What the tests left behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// What is not known of the run, and why; sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Foreign>,
+}
+
+/// Where the names of the running tests come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestSource {
+    /// hangscope's pytest plugin, test by test.
+    Plugin,
+    /// `PYTEST_CURRENT_TEST` in the live environment of the processes, looked at now and then.
+    Environ,
+    /// Nothing told of tests.
+    #[default]
+    None,
+}
+
+/// A finished test and how long it took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SlowTest {
+    /// pytest's node id.
+    pub test: Foreign,
+    /// Milliseconds from the start of its setup to the end of its teardown.
+    pub took_ms: u64,
+}
+
+/// A process that runs tests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TestProcess {
+    /// Its key.
+    pub key: Key,
+    /// Its process id.
+    pub pid: Pid,
+    /// What it is to the run.
+    pub role: Role,
+    /// Its name as an xdist worker, such as `gw0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Foreign>,
+    /// What it was at.
+    pub phase: TestPhase,
+    /// The test it ran, or while collecting the module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Foreign>,
+    /// The file of the test, relative to the root folder of the test run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Foreign>,
+    /// The line of the test in it, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// The root folder of the test run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Foreign>,
+    /// Milliseconds since the phase began.
+    pub phase_ms: u64,
+    /// Milliseconds since the test (or the present phase outside of tests) began.
+    pub test_ms: u64,
+    /// Tests that have finished in it.
+    pub finished: usize,
+    /// Whether it still ran.
+    pub alive: bool,
+    /// In which test its threads, interpreters and child processes first appeared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub births: Vec<Birth>,
+}
+
+/// What a process is to a test run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It runs the tests itself.
+    Session,
+    /// It hands them to workers (pytest-xdist).
+    Controller,
+    /// It is such a worker.
+    Worker,
+    /// It was forked for one test (pytest-forked), or escaped from a fork in a test.
+    Forked,
+}
+
+/// What a process of a test run is at.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestPhase {
+    /// Before collection.
+    Start,
+    /// It imports test modules to find the tests in them.
+    Collection,
+    /// Fixtures of a test are set up.
+    Setup,
+    /// The test itself runs.
+    Call,
+    /// Fixtures are torn down.
+    Teardown,
+    /// Between two tests.
+    Between,
+    /// All tests are done; reports are written and the last fixtures ended.
+    SessionFinish,
+    /// pytest is done; the interpreter joins its threads and runs its exit functions.
+    InterpreterExit,
+}
+
+/// In which test something first appeared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Birth {
+    /// What it is.
+    pub kind: LeftKind,
+    /// Its id: kernel thread id, interpreter id or process id.
+    pub id: i64,
+    /// Its name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Foreign>,
+    /// The test; absent outside of tests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Foreign>,
+    /// The phase.
+    pub phase: TestPhase,
+    /// How many tests this process has begun since: 0 is the running (or last) one.
+    pub tests_ago: usize,
+    /// How that is known.
+    pub how: Counted,
+}
+
+/// Kinds of things that a test may leave behind.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum LeftKind {
+    /// A thread that `threading` knows.
+    Thread,
+    /// A thread of the operating system; all of them are counted.
+    OsThread,
+    /// An interpreter.
+    Interpreter,
+    /// A child process.
+    Child,
+    /// An open file descriptor.
+    Fd,
+}
+
+/// How a number came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Counted {
+    /// Counted inside the process, at the start and the end of each test.
+    Inside,
+    /// Looked at from outside, now and then: what came and went in between was not seen.
+    #[default]
+    Sampled,
+}
+
+/// Numbers of things at one moment. What is absent was not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Counts {
+    /// Threads that `threading` knows (`threading._active`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Threads of the operating system (`st_nlink` of `/proc/self/task`, less 2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_threads: Option<u32>,
+    /// Interpreters (`_interpreters.list_all`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreters: Option<u32>,
+    /// Child processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub children: Option<u32>,
+    /// Open file descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fds: Option<u32>,
+}
+
+impl Counts {
+    /// The number of one kind.
+    #[must_use]
+    pub fn get(&self, kind: LeftKind) -> Option<u32> {
+        match kind {
+            LeftKind::Thread => self.threads,
+            LeftKind::OsThread => self.os_threads,
+            LeftKind::Interpreter => self.interpreters,
+            LeftKind::Child => self.children,
+            LeftKind::Fd => self.fds,
+        }
+    }
+}
+
+impl LeftKind {
+    /// All kinds, in the order that they are shown in.
+    pub const ALL: [Self; 5] = [
+        Self::Thread,
+        Self::OsThread,
+        Self::Interpreter,
+        Self::Child,
+        Self::Fd,
+    ];
+}
+
+/// What the tests of a run left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Inventory {
+    /// How the numbers came about.
+    pub how: Counted,
+    /// Tests that were counted before and after.
+    pub tests: usize,
+    /// Tests after which a number was another than before, and tests that did not end; in order.
+    pub changed: Vec<TestInventory>,
+    /// What was born in a test and was still there when the run, or the report, ended.
+    pub left: Vec<Birth>,
+    /// Whether numbers grew over the run.
+    pub trends: Vec<Trend>,
+}
+
+/// One test in the inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TestInventory {
+    /// pytest's node id; absent for the end of the session.
+    pub test: Foreign,
+    /// The process that ran it.
+    pub process: Key,
+    /// Its worker's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Foreign>,
+    /// Numbers before its setup.
+    pub before: Counts,
+    /// Numbers after its teardown; absent when it did not end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Counts>,
+    /// What was born in it and outlived it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Birth>,
+}
+
+/// Whether a number grew over the run: the mean change per test, with its uncertainty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Trend {
+    /// Of what.
+    pub kind: LeftKind,
+    /// Over how many tests.
+    pub tests: usize,
+    /// Mean change, per 1,000 tests.
+    pub per_1000_tests: i64,
+    /// Half the width of its 95 % confidence interval, per 1,000 tests.
+    pub uncertainty: i64,
+    /// Whether it grew: the interval is above zero, and three tests or more contributed.
+    pub accumulates: bool,
+}
+
+/// How a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestOutcome {
+    /// It passed.
+    Passed,
+    /// Its call failed.
+    Failed,
+    /// Its setup or teardown failed.
+    Error,
+    /// It was skipped, or failed as expected.
+    Skipped,
+    /// It had not ended when the run, or its process, was ended.
+    Hung,
+    /// Its process died while it ran.
+    Crashed,
+    /// It had not ended when the report was made.
+    Running,
+}
+
+/// One test of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TestRecord {
+    /// pytest's node id.
+    pub test: Foreign,
+    /// The file of the test, relative to the root folder of the test run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Foreign>,
+    /// The line of the test in it, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// The process that ran it.
+    pub process: Key,
+    /// Its worker's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Foreign>,
+    /// Milliseconds from the start of the run to its own.
+    pub started_ms: u64,
+    /// Milliseconds of setup, call and teardown together, so far.
+    pub took_ms: u64,
+    /// The phase that it was in when it ended or was last seen.
+    pub phase: TestPhase,
+    /// How it ended.
+    pub outcome: TestOutcome,
+    /// Why it failed or was skipped, as far as told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Foreign>,
+    /// Numbers before its setup.
+    pub before: Counts,
+    /// Numbers after its teardown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Counts>,
+}
+
+/// All that is known of the tests of a run; `junit.xml` and `events.jsonl` of a bundle are made of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunRecord {
+    /// The run.
+    pub run: Run,
+    /// Its tests, in the order that they began.
+    pub tests: Vec<TestRecord>,
+    /// Tests that were collected and not begun.
+    pub not_run: Vec<Foreign>,
+    /// When the run began, in UTC (RFC 3339).
+    pub began: String,
+    /// Milliseconds since then.
+    pub took_ms: u64,
+    /// The user's own JUnit file, absolute, if pytest was asked for one.
+    pub junit: Option<Foreign>,
+}
+
+impl Run {
+    /// The process with this key.
+    #[must_use]
+    pub fn process(&self, key: &Key) -> Option<&TestProcess> {
+        self.processes.iter().find(|process| &process.key == key)
+    }
+}
+
+impl TestProcess {
+    /// When a thread of this process, by its kernel thread id, first appeared. What is in no list yet was born
+    /// since the last one, in the present phase.
+    #[must_use]
+    pub fn birth(&self, kind: LeftKind, id: i64) -> Option<&Birth> {
+        let same = |birth: &&Birth| {
+            birth.id == id
+                && (birth.kind == kind
+                    || (kind == LeftKind::OsThread && birth.kind == LeftKind::Thread))
+        };
+        self.births.iter().find(same)
+    }
+
+    /// What it is at, in words: `tests/test_a.py::test_b (call)`, `collection of tests/test_a.py`.
+    #[must_use]
+    pub fn place(&self) -> Foreign {
+        place(self.phase, self.test.as_ref())
+    }
+}
+
+/// A phase and the test (or module) it is of, in words.
+#[must_use]
+pub fn place(phase: TestPhase, test: Option<&Foreign>) -> Foreign {
+    let test = test.map_or("", Foreign::untrusted);
+    let text = match phase {
+        TestPhase::Start => "start of the session".to_owned(),
+        TestPhase::Collection if test.is_empty() => "collection".to_owned(),
+        TestPhase::Collection => format!("collection of {test}"),
+        TestPhase::Setup => format!("{test} (setup)"),
+        TestPhase::Call => format!("{test} (call)"),
+        TestPhase::Teardown => format!("{test} (teardown)"),
+        TestPhase::Between if test.is_empty() => "between two tests".to_owned(),
+        TestPhase::Between => format!("after {test}"),
+        TestPhase::SessionFinish => "session finish".to_owned(),
+        TestPhase::InterpreterExit => "interpreter exit".to_owned(),
+    };
+    Foreign::from(text)
+}
