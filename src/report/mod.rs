@@ -1,12 +1,16 @@
 //! Say it: one renderer a file, over the same [`Report`].
 
 mod clean;
+mod inventory;
 mod json;
 mod text;
+mod whereabouts;
 
 pub use clean::clean;
 use clean::clean_word;
 pub use json::schema;
+pub use text::inventory;
+pub use whereabouts::whereabouts;
 
 use crate::model::Report;
 use std::io::{self, Write};
