@@ -3,12 +3,14 @@
 mod clean;
 mod inventory;
 mod json;
+mod junit;
 mod text;
 mod whereabouts;
 
 pub use clean::clean;
 use clean::clean_word;
 pub use json::schema;
+pub use junit::{JunitError, junit, repair as repair_junit};
 pub use text::inventory;
 pub use whereabouts::whereabouts;
 

@@ -8,7 +8,7 @@ mod threads;
 pub use inventory::inventory;
 
 use super::{Renderer, Style};
-use crate::model::{Finding, Key, Report};
+use crate::model::{Finding, Report};
 use layout::Page;
 use std::io::{self, Write};
 
@@ -25,13 +25,11 @@ impl Renderer for Text {
     }
 }
 
-/// The findings whose waiter is in this process, as in the text report; nothing if there are none.
-pub(super) fn findings_in(report: &Report, process: &Key) -> String {
-    let of_process = |finding: &&Finding| finding.waiter.of_process() == *process;
-    let findings: Vec<&Finding> = report.analysis.findings.iter().filter(of_process).collect();
+/// These findings, as in the text report; nothing if there are none.
+pub(super) fn these(report: &Report, findings: &[&Finding]) -> String {
     let mut page = Page::new(report.options.width);
     if let Some(last) = report.samples.last() {
-        findings::write_all(&mut page, Style::plain(), report, last, &findings);
+        findings::write_all(&mut page, Style::plain(), report, last, findings);
     }
     page.finish()
 }

@@ -2,8 +2,8 @@
 
 use super::{clean, clean_word};
 use crate::model::{
-    Birth, Counted, Finding, Foreign, LeftKind, Process, Report, Role, Run, TestPhase, TestProcess,
-    Trigger, place,
+    Birth, Counted, Finding, Foreign, Key, LeftKind, Process, Report, Role, Run, TestPhase,
+    TestProcess, Trigger, place,
 };
 
 /// What the run knows of a process.
@@ -130,6 +130,22 @@ pub fn whereabouts(report: &Report) -> Option<String> {
             tests.sort_by_key(|process| process.test.as_ref().is_some_and(|test| test.inherited));
             tests.first().map(|process| told_by_itself(process))
         })
+}
+
+/// The findings that keep a process of the run waiting: its own, and those of processes below it.
+pub(super) fn findings_at<'r>(report: &'r Report, key: &Key) -> Vec<&'r Finding> {
+    let Some(last) = report.samples.last() else {
+        return Vec::new();
+    };
+    let is_there = |finding: &&Finding| {
+        let process = finding.waiter.of_process();
+        process == *key
+            || last
+                .process(&process)
+                .and_then(|process| known(report, process))
+                .is_some_and(|known| known.tests.key == *key)
+    };
+    report.analysis.findings.iter().filter(is_there).collect()
 }
 
 /// The process that has been at the same thing for longest, workers before their controller.
