@@ -170,6 +170,8 @@ pub enum FormatArg {
     Text,
     /// For programs, in the schema hangscope/1.
     Json,
+    /// For job summaries and comments.
+    Markdown,
 }
 
 /// When to use colour.

@@ -130,8 +130,8 @@ fn verdict(report: &Report, bundle: Option<&Path>, ended: bool) -> String {
         Trigger::Signal { name } => format!("hangscope: {}", clean(&Foreign::from(name.as_str()))),
         Trigger::Dump => "hangscope: dump".to_owned(),
     };
-    if let Some(test) = running_test(report) {
-        let _ = write!(text, " in {}", clean(test));
+    if let Some(place) = report::whereabouts(report) {
+        let _ = write!(text, " in {place}");
     }
     if ended {
         text.push_str("; the command ended by itself meanwhile");
@@ -149,21 +149,6 @@ fn verdict(report: &Report, bundle: Option<&Path>, ended: bool) -> String {
         let _ = writeln!(text, "archive: {path}/ (report.txt, dump.json)");
     }
     text
-}
-
-/// The test that the last sample shows. One that a process runs counts before one that it only inherited.
-fn running_test(report: &Report) -> Option<&Foreign> {
-    let tests = || {
-        report
-            .samples
-            .last()
-            .into_iter()
-            .flat_map(|last| last.processes.iter().filter_map(|p| p.test.as_ref()))
-    };
-    tests()
-        .find(|test| !test.inherited)
-        .or_else(|| tests().next())
-        .map(|test| &test.id)
 }
 
 fn names(left: &[LeftProcess]) -> String {
