@@ -1,0 +1,1 @@
+"""Stands in for the plugin, which comes with the branch `probe`."""
