@@ -22,6 +22,10 @@ mod tracker;
 mod trend;
 
 #[cfg(test)]
+mod ring_tests;
+#[cfg(test)]
+mod tracker_tests;
+#[cfg(test)]
 mod writer;
 
 pub(crate) use inventory::Leak;

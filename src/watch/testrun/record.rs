@@ -78,8 +78,8 @@ pub(crate) struct Session {
     pub(crate) run: Option<String>,
     /// pytest's root folder.
     pub(crate) root: Option<String>,
-    /// The real-time signal that a request is announced by; 0 when it takes none.
-    pub(crate) signal: i32,
+    /// The real-time signal that a request is announced by; none or 0 when it takes none.
+    pub(crate) signal: Option<i32>,
     /// The JUnit file that the user asked for, absolute.
     pub(crate) xmlpath: Option<String>,
     /// pytest-timeout's limit for all tests, in seconds.
@@ -360,7 +360,7 @@ mod tests {
             panic!("a session");
         };
         assert_eq!(session.worker.as_deref(), Some("gw0"));
-        assert_eq!((session.signal, session.ppid), (45, 7));
+        assert_eq!((session.signal, session.ppid), (Some(45), 7));
         let Some(Body::Births(births)) = body(
             9,
             1,

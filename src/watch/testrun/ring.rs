@@ -111,7 +111,7 @@ impl Ring {
     }
 
     /// Reads what is new. `copied` is called between the copy and the check whether it is whole.
-    fn look_with(&mut self, copied: &mut dyn FnMut()) -> Look {
+    pub(super) fn look_with(&mut self, copied: &mut dyn FnMut()) -> Look {
         let mut look = Look::default();
         for _ in 0..CATCHES {
             // Less than was there before is a torn number, which is whole again at the next look.

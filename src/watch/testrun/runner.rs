@@ -38,6 +38,8 @@ pub(super) struct Runner {
     pub(super) apart: Option<Apart>,
     /// The processes above it, nearest first.
     pub(super) above: Vec<Pid>,
+    /// The process that it was forked from.
+    pub(super) parent: Option<Who>,
     /// It was forked in this test.
     pub(super) forked_in: Option<u64>,
     /// The signal that announces a request; 0 when it takes none.
@@ -93,6 +95,7 @@ impl Runner {
             group: None,
             apart: None,
             above: Vec::new(),
+            parent: None,
             forked_in: None,
             signal: 0,
             global_limit: TestLimit::Unsaid,

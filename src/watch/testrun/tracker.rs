@@ -230,15 +230,25 @@ impl Tracker {
         }
     }
 
-    /// The process that was forked from this one and runs its test.
+    /// The process that was forked from this one and runs a test for it, while it waits.
     pub(super) fn child_in_test(&self, runner: &Runner) -> Option<&Runner> {
-        let current = runner.current.filter(|current| current.owner)?;
-        self.runners.values().rev().find(|other| {
-            other.alive
-                && other.current.is_some_and(|theirs| {
-                    !theirs.owner && theirs.number == current.number && other.who != runner.who
-                })
-        })
+        if runner.current.is_some_and(|current| !current.owner) {
+            return None;
+        }
+        let own = |child: &&Runner| {
+            child.alive && child.parent == Some(runner.who) && child.apart == runner.apart
+        };
+        let mut children = self.runners.values().filter(own).filter(|child| {
+            match (runner.current, child.current) {
+                (Some(own), Some(theirs)) => own.number == theirs.number,
+                // pytest-forked: the parent runs no part of the test itself.
+                (None, Some(_)) => runner.phase == TestPhase::Between,
+                (_, None) => false,
+            }
+        });
+        let child = children.next();
+        // With several it does not wait for one of them, but hands out tests.
+        child.filter(|_| children.next().is_none())
     }
 
     /// Takes in a record. `at` is its time, bounded by the reader.
@@ -300,7 +310,7 @@ impl Tracker {
             }
             Body::Collect(module) => {
                 runner.move_on(TestPhase::Collection, at);
-                runner.name = Some(Arc::new(module.clone()));
+                runner.name = Some(Arc::new(module.clone())).filter(|module| !module.is_empty());
                 false
             }
             Body::Collected(collected) => {
@@ -371,7 +381,7 @@ impl Tracker {
         runner.leave_test();
         runner.worker = session.worker.as_deref().map(|name| Arc::new(name.into()));
         runner.root = session.root.as_deref().map(Foreign::from);
-        runner.signal = session.signal;
+        runner.signal = session.signal.unwrap_or(0);
         runner.timeout_active = session.timeout_active;
         runner.func_only = session.func_only;
         runner.global_limit = session.timeout.map_or(TestLimit::Unsaid, |seconds| {
@@ -405,6 +415,7 @@ impl Tracker {
         let parent = parent.and_then(|pid| self.alive(pid));
         match (runner.role, parent) {
             (Role::Forked, Some(parent)) => {
+                runner.parent = Some(parent.who);
                 runner.apart = parent.apart;
                 runner.group = parent.group;
                 runner.forked_in = parent.current.map(|current| current.number);
@@ -458,8 +469,7 @@ impl Tracker {
         runner.interrupted = 0;
         runner.serial = record.serial;
         if joined {
-            // The setup that its parent has announced.
-            runner.enter(TestPhase::Setup, at);
+            // It only says again in which test it was forked.
             return;
         }
         // Its end was lost, if it still has one.

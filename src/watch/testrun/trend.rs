@@ -2,8 +2,10 @@
 
 use crate::model::{LeftKind, Trend};
 
-/// 97.5 % points of Student's t for 1 to 4 degrees of freedom, where the series below is too coarse.
-const FEW: [f64; 4] = [12.706_205, 4.302_653, 3.182_446, 2.776_445];
+/// 97.5 % points of Student's t for 1 to 8 degrees of freedom, where the series below is too coarse.
+const FEW: [f64; 8] = [
+    12.706_205, 4.302_653, 3.182_446, 2.776_445, 2.570_582, 2.446_912, 2.364_624, 2.306_004,
+];
 /// 97.5 % point of the normal distribution.
 const NORMAL: f64 = 1.959_964;
 /// How many tests must have left something: one fixture that starts a pool is no growth.

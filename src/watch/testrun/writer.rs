@@ -71,10 +71,14 @@ impl Writer {
 
     /// Writes bytes into the stream, without publishing them.
     pub(super) fn raw(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            let at = HEADER + self.total % self.capacity;
-            self.file.write_all_at(&[byte], at).expect("a byte");
-            self.total += 1;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let at = self.total % self.capacity;
+            let room = usize::try_from(self.capacity - at).expect("a small ring");
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            self.file.write_all_at(now, HEADER + at).expect("bytes");
+            self.total += now.len() as u64;
+            rest = later;
         }
     }
 
