@@ -374,6 +374,9 @@ impl TestProcess {
 #[must_use]
 pub fn place(phase: TestPhase, test: Option<&Foreign>) -> Foreign {
     let test = test.map_or("", Foreign::untrusted);
+    // Its beginning was lost.
+    let unnamed = test.is_empty() && phase >= TestPhase::Setup && phase <= TestPhase::Teardown;
+    let test = if unnamed { "a test" } else { test };
     let text = match phase {
         TestPhase::Start => "start of the session".to_owned(),
         TestPhase::Collection if test.is_empty() => "collection".to_owned(),

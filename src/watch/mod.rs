@@ -24,6 +24,12 @@ mod signals;
 mod sink;
 mod supervisor;
 mod terminal;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the supervisor does not use it yet"
+)]
+mod testrun;
 mod wire;
 
 pub use guardian::{GUARDIAN, guardian};

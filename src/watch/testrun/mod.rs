@@ -1,0 +1,39 @@
+//! What the tests of a watched run are doing, from what their processes write down of it.
+//!
+//! The pytest plugin (`src/watch/probe`) writes records into one [ring](ring) file per process, in a
+//! [folder](runfolder) of the run. [`Rings`] reads them, the [`Tracker`] makes the run of them. Both sides of
+//! a ring may be hostile or dead: nothing that stands in it can harm the watcher, and nothing is asked of the
+//! target.
+
+mod births;
+mod collected;
+mod inventory;
+mod item;
+mod limit;
+mod news;
+mod observe;
+mod record;
+mod report;
+mod ring;
+mod rings;
+mod runfolder;
+mod runner;
+mod tracker;
+mod trend;
+
+#[cfg(test)]
+mod ring_tests;
+#[cfg(test)]
+mod tracker_tests;
+#[cfg(test)]
+mod writer;
+
+pub(crate) use inventory::Leak;
+pub(crate) use limit::{Mark, TestLimit};
+pub(crate) use news::{News, Who};
+pub(crate) use observe::Observation;
+pub(crate) use record::Record;
+pub(crate) use rings::Rings;
+pub(crate) use runfolder::{Environment, RunFolder, environment};
+pub(crate) use runner::Apart;
+pub(crate) use tracker::{Running, Tracker};
