@@ -392,3 +392,85 @@ fn hostile_names_stay_names() {
     assert_eq!(github.lines().count(), 2);
     insta::assert_snapshot!("hostile_github", github);
 }
+
+#[test]
+fn a_hang_outside_of_tests_has_a_case_of_its_own() {
+    let mut report = watched();
+    report.trigger = Trigger::RunTimeout { limit_ms: 1 };
+    for (phase, test, names) in [
+        (
+            TestPhase::Collection,
+            Some("tests/test_slow.py"),
+            r#"classname="" name="tests.test_slow""#,
+        ),
+        (
+            TestPhase::SessionFinish,
+            None,
+            r#"classname="hangscope" name="session finish""#,
+        ),
+        (
+            TestPhase::InterpreterExit,
+            None,
+            r#"classname="hangscope" name="interpreter exit""#,
+        ),
+    ] {
+        let process = run_of(&mut report);
+        process.phase = phase;
+        process.test = test.map(Into::into);
+        let mut record = record(&report);
+        record
+            .tests
+            .retain(|test| test.outcome == TestOutcome::Passed);
+        let xml = lines_of(&report::junit(&record, Some(&report), None));
+        assert!(xml.contains(names), "{xml}");
+        assert_eq!(xml.matches(r#"<error type="hangscope.hang""#).count(), 1);
+        // A look on request ends nothing.
+        let mut asked = report.clone();
+        asked.trigger = Trigger::Signal {
+            name: "SIGUSR1".to_owned(),
+        };
+        let xml = lines_of(&report::junit(&record, Some(&asked), None));
+        assert!(!xml.contains("hangscope.hang"), "{xml}");
+        assert!(xml.contains("not run: the run ended before"), "{xml}");
+    }
+}
+
+#[test]
+fn a_test_that_was_made_to_fail_has_the_verdict() {
+    let report = watched();
+    let mut record = record(&report);
+    for test in &mut record.tests {
+        if test.test.untrusted() == HUNG {
+            test.outcome = TestOutcome::Failed;
+        }
+    }
+    let xml = lines_of(&report::junit(&record, Some(&report), None));
+    assert_eq!(xml.matches(r#"<error type="hangscope.hang""#).count(), 1);
+    assert!(xml.contains(r#"value="destroy-blocked-by-idle-thread""#));
+}
+
+#[test]
+fn a_run_without_a_known_cause_names_what_ran_longest() {
+    let mut report = watched();
+    report.samples.truncate(1);
+    report.samples[0].processes[0].threads.clear();
+    report.trigger = Trigger::RunTimeout { limit_ms: 1 };
+    let report = reanalyze(report);
+    assert!(report.analysis.findings.is_empty());
+    let place = "[gw1] tests/test_pool.py::test_close (call)";
+    assert!(text(Format::Text, &report).contains(place));
+    let markdown = text(Format::Markdown, &report);
+    assert!(
+        markdown.starts_with("### hangscope\n\n**in** <code>"),
+        "{markdown}"
+    );
+    let github = report::github(&report, Path::new("/srv/suite"));
+    assert!(
+        github.starts_with("::error file=tests/test_pool.py,line=31,title="),
+        "{github}"
+    );
+    assert!(
+        github.contains(&format!("::{place} did not end;")),
+        "{github}"
+    );
+}
