@@ -1,6 +1,6 @@
 //! Annotations for GitHub Actions: workflow commands, one a line.
 
-use super::clean::clean_whole;
+use super::clean::{clean_whole, clean_word};
 use super::whereabouts::{known, longest, whereabouts};
 use crate::model::{Finding, Foreign, Frame, Key, Report, TestProcess, Trigger, Verdict};
 use std::collections::BTreeSet;
@@ -106,7 +106,9 @@ fn line_of(test: &TestProcess, workspace: &Path) -> Option<Place> {
 fn below(file: &Path, workspace: &Path) -> Option<String> {
     let inside = plain(file).strip_prefix(plain(workspace)).ok()?.to_owned();
     let text = inside.to_str()?.to_owned();
-    (file.is_absolute() && !text.is_empty()).then_some(text)
+    // Should nobody take the command for one, it must still do no harm to a terminal.
+    let is_plain = !text.is_empty() && clean_whole(&Foreign::from(text.as_str())) == text;
+    (file.is_absolute() && is_plain).then_some(text)
 }
 
 /// The path with `.` and `..` taken out.
@@ -130,7 +132,7 @@ fn error(place: Option<Place>, title: &str, message: &str) -> String {
         properties.push(format!("file={}", property(&place.file)));
         properties.push(format!("line={}", place.line));
     }
-    properties.push(format!("title={}", property(title)));
+    properties.push(format!("title={}", property(&clean_word(title))));
     format!("::error {}::{}\n", properties.join(","), data(message))
 }
 
@@ -143,7 +145,7 @@ fn data(text: &str) -> String {
     lines.join("%0A")
 }
 
-/// A property's value. A file's name may hold anything but must still be the file's name, so it is encoded alone.
+/// A property's value.
 fn property(text: &str) -> String {
     text.replace('%', "%25")
         .replace('\r', "%0D")
@@ -169,6 +171,7 @@ mod tests {
             "<string>",
             "a.py",
             "/w/project",
+            "/w/project/a\n::error::b.py",
         ] {
             assert_eq!(at(outside), None, "{outside}");
         }

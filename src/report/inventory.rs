@@ -110,6 +110,33 @@ pub(super) fn thing(birth: &Birth) -> Foreign {
     Foreign::from(text)
 }
 
+/// The same in few words, alike things together: "thread idle-nd", "3 × thread worker".
+pub(super) fn things_in_short(left: &[Birth]) -> Vec<Foreign> {
+    let mut out: Vec<(String, usize)> = Vec::new();
+    for birth in left {
+        let word = match birth.kind {
+            LeftKind::Thread => "thread",
+            LeftKind::OsThread => "OS thread",
+            LeftKind::Interpreter => "interpreter",
+            LeftKind::Child => "process",
+            LeftKind::Fd => "fd",
+        };
+        let text = match &birth.name {
+            Some(name) => format!("{word} {}", name.untrusted()),
+            None => format!("{word} {}", birth.id),
+        };
+        match out.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, count)) => *count += 1,
+            None => out.push((text, 1)),
+        }
+    }
+    let counted = |(text, count): (String, usize)| match count {
+        1 => Foreign::from(text),
+        _ => Foreign::from(format!("{count} × {text}")),
+    };
+    out.into_iter().map(counted).collect()
+}
+
 /// Whether numbers grew, and how they came about; our own words only.
 pub(super) fn conclusions(inventory: &Inventory) -> Vec<String> {
     let mut out = Vec::new();
@@ -184,11 +211,14 @@ fn noun(kind: LeftKind) -> &'static str {
     }
 }
 
-/// "0.98 ± 0.05".
+/// "0.98 ± 0.05"; small numbers with a digit more.
 fn rate(trend: &Trend) -> String {
-    format!(
-        "{:.2} ± {:.2}",
-        trend.per_1000_tests as f64 / 1000.0,
-        trend.uncertainty as f64 / 1000.0
-    )
+    let mean = trend.per_1000_tests as f64 / 1000.0;
+    let uncertainty = trend.uncertainty as f64 / 1000.0;
+    let is_small = |number: i64| (1..50).contains(&number.saturating_abs());
+    if is_small(trend.per_1000_tests) || is_small(trend.uncertainty) {
+        format!("{mean:.3} ± {uncertainty:.3}")
+    } else {
+        format!("{mean:.2} ± {uncertainty:.2}")
+    }
 }

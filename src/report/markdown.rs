@@ -191,7 +191,7 @@ fn rows(part: &mut String, inventory: &Inventory) {
 
 /// The text of a process, folded away below its first line.
 fn folded(text: &str) -> String {
-    let title = inline(text.lines().next().unwrap_or("process"));
+    let title = html(text.lines().next().unwrap_or("process"));
     format!(
         "<details><summary>{title}</summary>\n\n{}\n</details>\n\n",
         fenced(text)
@@ -232,20 +232,127 @@ fn words(text: &Foreign) -> String {
 /// Text without control characters as Markdown that shows it literally: no markup, no link, no mention.
 fn inline(text: &str) -> String {
     let mut out = String::new();
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            // Mentions are looked for in the finished page, where an escape is gone; a tag between remains.
-            '@' => out.push_str("<code>@</code>"),
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '-' | '!'
-            | '|' | '~' | ':' | '.' | '$' | '=' => {
-                out.push('\\');
-                out.push(character);
-            }
-            other => out.push(other),
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(character) = rest.next() {
+        let next = rest.peek().copied().unwrap_or(' ');
+        let is_markup = match character {
+            '\\' | '`' | '*' | '[' | ']' | '|' | '~' | '$' => true,
+            // Within a word it is none.
+            '_' => !(before.is_alphanumeric() && next.is_alphanumeric()),
+            // Addresses become links by themselves.
+            ':' => next == '/',
+            '.' => out.ends_with("www") || is_number(&out),
+            ')' => is_number(&out),
+            '#' | '-' | '+' | '=' => out.trim().is_empty(),
+            _ => false,
+        };
+        if is_markup {
+            out.push('\\');
+            out.push(character);
+        } else {
+            push_html(&mut out, character);
         }
+        before = character;
     }
     out
+}
+
+/// Whether a line that begins so would begin a numbered list with the next mark.
+fn is_number(start: &str) -> bool {
+    let start = start.trim_start();
+    !start.is_empty() && start.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Text within a block of HTML, where no Markdown is read.
+fn html(text: &str) -> String {
+    let mut out = String::new();
+    for character in text.chars() {
+        push_html(&mut out, character);
+    }
+    out
+}
+
+fn push_html(out: &mut String, character: char) {
+    match character {
+        '&' => out.push_str("&amp;"),
+        '<' => out.push_str("&lt;"),
+        '>' => out.push_str("&gt;"),
+        // Mentions are looked for in the finished page, where an escape is gone; a tag between remains.
+        '@' => out.push_str("<code>@</code>"),
+        other => out.push(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bounded, fenced, words};
+    use crate::report::clean::clean_whole;
+    use proptest::prelude::*;
+    use pulldown_cmark::{Event, Options, Parser, Tag};
+
+    /// What a reader sees of a list item.
+    fn seen(text: &str) -> Result<String, String> {
+        let source = format!("- {}\n", words(&text.into()));
+        let mut out = String::new();
+        for event in Parser::new_ext(&source, Options::all()) {
+            match event {
+                Event::Text(text) => out.push_str(&text),
+                Event::InlineHtml(tag) if ["<code>", "</code>"].contains(&&*tag) => {}
+                Event::Start(Tag::List(None) | Tag::Item | Tag::Paragraph) | Event::End(_) => {}
+                other => return Err(format!("{other:?} in {source}")),
+            }
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn markup_in_a_name_is_shown() {
+        for text in [
+            "a_b __c__ _d_ *e* **f** ~~g~~ `h` ``i`` [j](https://k) ![l](m) <b>n</b> &amp; @o #p | q \\ $r$",
+            "1. x",
+            "12) y",
+            "- z",
+            "# a",
+            "> b",
+            "=== ",
+            "www.c.d https://e <https://f> [^g] [ ] [x] :h: {i}",
+            "\u{1b}[2J\n</details>\n# forged",
+        ] {
+            let shown = clean_whole(&text.into()).trim().to_owned();
+            let shown = match text.matches('`').count() % 2 {
+                0 => shown.replace('`', ""),
+                _ => shown,
+            };
+            assert_eq!(seen(text).expect("only text"), shown);
+        }
+        assert_eq!(words(&"a@b".into()), "a<code>@</code>b");
+        assert_eq!(words(&"https://x www.y".into()), "https\\://x www\\.y");
+    }
+
+    #[test]
+    fn a_fence_is_longer_than_what_it_holds() {
+        assert_eq!(fenced("a\n````\nb"), "`````text\na\n````\nb\n`````\n");
+    }
+
+    #[test]
+    fn what_is_too_long_is_left_out_whole() {
+        let parts = || vec!["first\n".to_owned(), "x".repeat(100), "last\n".to_owned()];
+        assert_eq!(bounded(parts(), 111), parts().concat());
+        let cut = bounded(parts(), 80);
+        assert!(
+            cut.starts_with("first\n_Left out") && cut.len() <= 80,
+            "{cut}"
+        );
+        for max in 0..112 {
+            assert!(bounded(parts(), max).len() <= max);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_foreign_is_markup(text in r"[a-z0-9 `*_\[\]()<>&|~#+\-.!:/@$\\{}=\n\r\t\x1b\u{202e}'\x22^;]{0,40}") {
+            prop_assert!(seen(&text).is_ok(), "{:?}", seen(&text));
+        }
+    }
 }

@@ -110,7 +110,8 @@ fn case(
     bundle: Option<&str>,
 ) -> Case {
     let id = test.test.untrusted();
-    let message = test.message.as_ref().map_or("", Foreign::untrusted);
+    let message = test.message.as_ref().map(Foreign::untrusted);
+    let message = message.filter(|message| !message.trim().is_empty());
     let hung = test.outcome == TestOutcome::Hung || report.is_some_and(|r| was_ended(test, r));
     let verdict =
         hung.then(|| verdict(&test.process, report, bundle, || why_unknown(test, record)));
@@ -120,16 +121,16 @@ fn case(
             message: verdict.message.clone(),
             text: verdict.text.clone(),
         }),
-        (None, TestOutcome::Failed) => CaseResult::Failure(said(None, message)),
-        (None, TestOutcome::Error) => CaseResult::Error(said(None, message)),
-        (None, TestOutcome::Skipped) => CaseResult::Skipped(said(None, message)),
+        (None, TestOutcome::Failed) => CaseResult::Failure(said(None, message.unwrap_or("failed"))),
+        (None, TestOutcome::Error) => {
+            CaseResult::Error(said(None, message.unwrap_or("setup or teardown failed")))
+        }
+        (None, TestOutcome::Skipped) => {
+            CaseResult::Skipped(said(None, message.unwrap_or("skipped")))
+        }
         (None, TestOutcome::Crashed) => CaseResult::Error(said(
             Some("hangscope.crash"),
-            if message.is_empty() {
-                "its process ended while it ran"
-            } else {
-                message
-            },
+            message.unwrap_or("its process ended while it ran"),
         )),
         (None, TestOutcome::Running) => {
             CaseResult::Skipped(said(None, "still running when this file was written"))

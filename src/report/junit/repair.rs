@@ -122,7 +122,7 @@ impl<'c> Plan<'c> {
             // A test that failed twice (in its call and in its teardown) has two.
             let last_bad = same.iter().rev().find(|found| found.is_bad);
             if let Some(found) = last_bad.or(same.last())
-                && !is_judged(document, found)
+                && !same.iter().any(|found| is_judged(document, found))
             {
                 plan.more.errors += u64::from(!found.is_bad);
                 plan.judged.insert(found.at.start, verdict);

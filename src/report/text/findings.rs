@@ -169,7 +169,11 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
     };
     if report.analysis.verdict == Verdict::Unknown {
         let headline = "cannot tell: no stack could be read";
-        page.left_right(headline, &style.caution(headline), "");
+        page.left_right(
+            headline,
+            &style.caution(headline),
+            &whereabouts(report).unwrap_or_default(),
+        );
         return;
     }
     let mut counts: BTreeMap<Motion, usize> = BTreeMap::new();

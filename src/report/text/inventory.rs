@@ -1,9 +1,11 @@
 //! What the tests left behind, as a table.
 
 use super::super::clean;
-use super::super::inventory::{change, choose, conclusions, heading, nothing, thing};
+use super::super::inventory::{
+    change, choose, conclusions, heading, nothing, thing, things_in_short,
+};
 use super::layout::{Page, cut};
-use crate::model::{Inventory, TestInventory};
+use crate::model::{Foreign, Inventory, TestInventory};
 use comfy_table::{ContentArrangement, Table, presets};
 use unicode_width::UnicodeWidthStr;
 
@@ -36,6 +38,8 @@ struct Row {
     test: String,
     numbers: Vec<String>,
     left: Vec<String>,
+    /// The same in fewer words, for where there is little room.
+    short: Vec<String>,
 }
 
 fn table(page: &mut Page, inventory: &Inventory) {
@@ -48,6 +52,7 @@ fn table(page: &mut Page, inventory: &Inventory) {
             .map(|kind| heading(*kind).to_owned())
             .collect(),
         left: vec!["left behind".to_owned()],
+        short: vec!["left behind".to_owned()],
     }];
     rows.extend(chosen.rows.iter().map(|test| {
         Row {
@@ -57,13 +62,15 @@ fn table(page: &mut Page, inventory: &Inventory) {
                 .iter()
                 .map(|kind| change(&test.before, test.after.as_ref(), *kind))
                 .collect(),
-            left: left_of(test),
+            left: left_of(test, test.left.iter().map(thing)),
+            short: left_of(test, things_in_short(&test.left).into_iter()),
         }
     }));
     let plain = |text: String, number: &str| Row {
         test: text,
         numbers: vec![number.to_owned(); chosen.kinds.len()],
         left: Vec::new(),
+        short: Vec::new(),
     };
     if chosen.more > 0 {
         rows.push(plain(format!("{} more with changes", chosen.more), ""));
@@ -87,12 +94,11 @@ fn name_of(test: &TestInventory) -> String {
     format!("{worker}{name}")
 }
 
-fn left_of(test: &TestInventory) -> Vec<String> {
-    let mut left: Vec<String> = test.left.iter().map(|birth| clean(&thing(birth))).collect();
-    if test.after.is_none() {
-        left.insert(0, "(hung)".to_owned());
-    }
-    left
+fn left_of(test: &TestInventory, things: impl Iterator<Item = Foreign>) -> Vec<String> {
+    let hung = test.after.is_none().then(|| "(hung)".to_owned());
+    hung.into_iter()
+        .chain(things.map(|thing| clean(&thing)))
+        .collect()
 }
 
 fn draw(page: &mut Page, rows: &[Row]) {
@@ -102,11 +108,13 @@ fn draw(page: &mut Page, rows: &[Row]) {
         .map(|at| widest(&mut rows.iter().map(|row| row.numbers[at].width())) + 2)
         .sum();
     let test = widest(&mut rows.iter().map(|row| row.test.width()));
-    let left = widest(&mut rows.iter().map(|row| row.left.join(", ").width()));
+    let whole = widest(&mut rows.iter().map(|row| row.left.join(", ").width()));
+    let short = widest(&mut rows.iter().map(|row| row.short.join(", ").width()));
     let room = page.width().saturating_sub(numbers + 2);
+    let left = if test + whole <= room { whole } else { short };
     let is_beside = test.min(MIN_TEST) + left.min(MIN_LEFT) <= room;
     let test = if is_beside {
-        test.min(room.saturating_sub(left).max(room * 3 / 5).max(MIN_TEST))
+        test.min(room.saturating_sub(left).max(room * 9 / 20).max(MIN_TEST))
     } else {
         test.min(room)
     };
@@ -118,7 +126,8 @@ fn draw(page: &mut Page, rows: &[Row]) {
         let mut cells = vec![cut_start(&row.test, test)];
         cells.extend(row.numbers.iter().cloned());
         if is_beside {
-            cells.push(fitting(&row.left, left));
+            let is_whole = row.left.join(", ").width() <= left;
+            cells.push(fitting(if is_whole { &row.left } else { &row.short }, left));
         }
         table.add_row(cells);
     }
