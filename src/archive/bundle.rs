@@ -4,7 +4,7 @@ use super::folder::Folder;
 use super::name::Name;
 use super::retention::{self, UNFINISHED};
 use super::{ArchiveError, Manifest};
-use crate::model::{Outcome, Report, RunRecord};
+use crate::model::{Outcome, Report, RunRecord, TestSource};
 use crate::report::{self, Format, Style};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,10 +99,12 @@ impl Bundle {
         report: Option<&Report>,
     ) -> Result<(), ArchiveError> {
         let place = self.path.to_string_lossy();
-        let mut files = vec![
-            ("junit.xml", report::junit(record, report, Some(&place))),
-            ("events.jsonl", report::events(record)),
-        ];
+        let mut files = Vec::new();
+        // A run that is none of tests has no results.
+        if record.run.source != TestSource::None {
+            files.push(("junit.xml", report::junit(record, report, Some(&place))));
+            files.push(("events.jsonl", report::events(record)));
+        }
         if let Some(inventory) = &record.run.inventory {
             files.push(("inventory.json", report::inventory_json(inventory)));
         }

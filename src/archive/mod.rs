@@ -7,11 +7,13 @@
 
 mod bundle;
 mod folder;
+mod junit;
 mod manifest;
 mod name;
 mod retention;
 
 pub use bundle::Bundle;
+pub use junit::mend_junit;
 pub use manifest::{MANIFEST_SCHEMA, Manifest};
 
 use std::io;

@@ -6,6 +6,10 @@ use crate::model::{Birth, Counted, Counts, Foreign, Inventory, LeftKind, TestInv
 const MAX_ROWS: usize = 12;
 /// Up to this growth per 1,000 tests, at the far end of what is likely, we say that nothing accumulated.
 const SMALL: i64 = 100;
+/// A number that rose once or twice, as when a fixture of the session starts a pool, and not again in so many tests,
+/// has not accumulated either; its few large steps only make the interval wide.
+const FEW_RISES: usize = 2;
+const QUIET_TESTS: usize = 10;
 
 /// The table, not drawn yet. All text in it is foreign.
 pub(super) struct Chosen<'i> {
@@ -149,7 +153,9 @@ pub(super) fn conclusions(inventory: &Inventory) -> Vec<String> {
                 rate(trend),
                 trend.tests
             ));
-        } else if trend.per_1000_tests.saturating_add(trend.uncertainty) < SMALL {
+        } else if trend.per_1000_tests.saturating_add(trend.uncertainty) < SMALL
+            || has_settled(trend)
+        {
             steady.push(trend);
         } else {
             out.push(format!(
@@ -162,7 +168,7 @@ pub(super) fn conclusions(inventory: &Inventory) -> Vec<String> {
     if let Some(tests) = steady.iter().map(|trend| trend.tests).min() {
         let rates: Vec<String> = steady
             .iter()
-            .map(|trend| format!("{} {}", rate(trend), noun(trend.kind)))
+            .map(|trend| format!("{} {}{}", rate(trend), noun(trend.kind), steps(trend)))
             .collect();
         let subject = if steady.len() == inventory.trends.len() {
             "no accumulation over the run"
@@ -176,6 +182,21 @@ pub(super) fn conclusions(inventory: &Inventory) -> Vec<String> {
     }
     out.push(how(inventory.how).to_owned());
     out
+}
+
+fn has_settled(trend: &Trend) -> bool {
+    trend.rises <= FEW_RISES && trend.tests_since_rise >= QUIET_TESTS
+}
+
+/// Why a number that rose did not accumulate.
+fn steps(trend: &Trend) -> String {
+    let times = match trend.rises {
+        0 => return String::new(),
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        rises => format!("{rises} times"),
+    };
+    format!(" [rose {times}, last {} tests ago]", trend.tests_since_rise)
 }
 
 fn how(counted: Counted) -> &'static str {

@@ -237,7 +237,7 @@ fn inline(text: &str) -> String {
     while let Some(character) = rest.next() {
         let next = rest.peek().copied().unwrap_or(' ');
         let is_markup = match character {
-            '\\' | '`' | '*' | '[' | ']' | '|' | '~' | '$' => true,
+            '\\' | '`' | '*' | '[' | ']' | '|' | '~' | '$' | '^' => true,
             // Within a word it is none.
             '_' => !(before.is_alphanumeric() && next.is_alphanumeric()),
             // Addresses become links by themselves.

@@ -4,7 +4,7 @@ use super::dump::{Dump, Said, Taken, Target};
 use super::supervisor::{Phase, Supervisor};
 use crate::inspect::Samples;
 use crate::model::{Event, Trigger};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a capture is waited for when the command has ended meanwhile.
 pub(super) const TAIL_AT_MOST: Duration = Duration::from_secs(10);
@@ -26,9 +26,11 @@ impl Supervisor {
                 &self.options,
                 samples,
                 trigger.clone(),
+                self.following.record(),
             ) {
                 Ok(dump) => {
                     self.dump = Some(dump);
+                    self.dump_until = Some(self.look_until());
                     None
                 }
                 Err(error) => Some(error.to_string()),
@@ -78,14 +80,24 @@ impl Supervisor {
             self.sink.send(Event::CaptureFailed { why: why.into() });
         }
         let told = taken.report.is_some();
-        if let Some(report) = taken.report {
+        let path = taken.bundle.as_ref().map(|bundle| bundle.path().to_owned());
+        if let Some(report) = &taken.report {
             self.sink.send(Event::Verdict {
-                report: Box::new(report),
-                bundle: taken.bundle.as_ref().map(|bundle| bundle.path().to_owned()),
+                report: Box::new(report.clone()),
+                bundle: path.clone(),
                 ended: self.end.is_some(),
             });
         }
         self.bundles.extend(taken.bundle);
+        if self.phase == Phase::Running {
+            match trigger {
+                Trigger::IdleTimeout { ends: true, .. } if self.end.is_none() => {
+                    self.idle_looked(told);
+                }
+                _ => self.overdue_looked(taken.report.as_ref(), path.as_deref()),
+            }
+        }
+        self.last_report = taken.report.map(|report| (report, path));
         if !matches!(self.phase, Phase::LookingAtHang(_)) {
             return;
         }
@@ -93,9 +105,10 @@ impl Supervisor {
             // It ended by itself while we looked: that is how the run ended.
             self.phase = Phase::Running;
         } else if matches!(trigger, Trigger::RunTimeout { .. }) {
-            self.end_run(told);
+            let why = self.run_timeout().filter(|_| !told);
+            self.end_run(why);
         } else {
-            self.reach_limit(Instant::now());
+            self.reach_limit();
         }
     }
 }

@@ -59,12 +59,15 @@ fn a_bundle_is_private_and_complete() {
         files.push(name_of(&path));
     }
     files.sort();
-    assert_eq!(files, ["dump.json", "manifest.json", "report.txt"]);
+    assert_eq!(
+        files,
+        ["dump.json", "manifest.json", "report.md", "report.txt"]
+    );
     let manifest = json(&bundle.join("manifest.json"));
     assert_eq!(manifest["schema"], "hangscope-manifest/1");
     assert_eq!(
         manifest["files"],
-        serde_json::json!(["dump.json", "report.txt"])
+        serde_json::json!(["dump.json", "report.txt", "report.md"])
     );
     assert_eq!(
         manifest["trigger"],
@@ -180,7 +183,7 @@ fn runs_that_write_at_the_same_time_do_not_meet() {
 #[test]
 fn the_record_of_a_run_comes_after_the_first_report() {
     use hangscope::archive::{Bundle, Manifest};
-    use hangscope::model::{Foreign, Inventory, Report, Run, RunRecord, Trigger};
+    use hangscope::model::{Foreign, Inventory, Report, Run, RunRecord, TestSource, Trigger};
     let dump = crate::support::detector_fixture("join-on-blocked-thread").join("hang.dump.json");
     let report: Report =
         serde_json::from_slice(&fs::read(dump).expect("a dump")).expect("a report");
@@ -202,6 +205,10 @@ fn the_record_of_a_run_comes_after_the_first_report() {
     // What must be whole within seconds of a signal is not kept waiting by the rest.
     assert_eq!(files(&bundle), ["dump.json", "report.txt"]);
     let mut record = RunRecord {
+        run: Run {
+            source: TestSource::Plugin,
+            ..Run::default()
+        },
         not_run: vec![Foreign::from("a.py::b")],
         ..RunRecord::default()
     };
@@ -209,10 +216,7 @@ fn the_record_of_a_run_comes_after_the_first_report() {
     let first = ["dump.json", "report.txt", "junit.xml", "events.jsonl"];
     assert_eq!(files(&bundle), first);
     bundle.update(&report).expect("written");
-    record.run = Run {
-        inventory: Some(Inventory::default()),
-        ..Run::default()
-    };
+    record.run.inventory = Some(Inventory::default());
     bundle.set_record(&record, Some(&report)).expect("written");
     let all = [&first[..], &["report.md", "inventory.json"]].concat();
     assert_eq!(files(&bundle), all);

@@ -157,6 +157,7 @@ fn record(tests: Vec<TestRecord>, not_run: &[&str]) -> RunRecord {
                 test_ms: 0,
                 finished: 0,
                 alive: true,
+                signal: None,
                 births: Vec::new(),
             }],
             ..Run::default()

@@ -24,4 +24,5 @@ mod reports;
 mod watch;
 mod watch_signals;
 mod watch_terminal;
+mod watch_tests;
 mod watch_tree;

@@ -64,6 +64,8 @@ fn trend(kind: LeftKind, per_1000_tests: i64, uncertainty: i64, accumulates: boo
         tests: 200,
         per_1000_tests,
         uncertainty,
+        rises: 0,
+        tests_since_rise: 0,
         accumulates,
     }
 }
@@ -111,6 +113,7 @@ fn watched() -> Report {
             test_ms: 60_900,
             finished: 199,
             alive: true,
+            signal: None,
             births: vec![birth(LeftKind::Thread, 22996, Some("idle-nd"))],
         }],
         finished: 199,

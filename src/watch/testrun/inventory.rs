@@ -5,7 +5,7 @@ use super::runner::Runner;
 use super::tracker::Tracker;
 use super::trend::trend;
 use crate::model::{
-    Birth, Counted, Foreign, Inventory, Key, LeftKind, Role, TestInventory, TestOutcome, TestPhase,
+    Birth, Counted, Inventory, Leak, LeftKind, Role, TestInventory, TestOutcome, TestPhase,
 };
 use std::collections::BTreeMap;
 
@@ -13,21 +13,6 @@ use std::collections::BTreeMap;
 const MOST_ROWS: usize = 5_000;
 /// Most things that are listed as left, and of one test.
 const MOST_LEFT: usize = 2_000;
-
-/// Something that a session left behind.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Leak {
-    /// What kind of thing.
-    pub(crate) kind: LeftKind,
-    /// The process that has it.
-    pub(crate) process: Key,
-    /// Its worker's name.
-    pub(crate) worker: Option<Foreign>,
-    /// In which test it was born; absent for file descriptors, which are only counted.
-    pub(crate) birth: Option<Birth>,
-    /// How many: 1, or of file descriptors how many more there were at the finish than at the start.
-    pub(crate) count: u32,
-}
 
 impl Tracker {
     /// What the tests left behind so far. `None` when nothing was counted.

@@ -28,12 +28,9 @@ mod tracker_tests;
 #[cfg(test)]
 mod writer;
 
-pub(crate) use inventory::Leak;
 pub(crate) use limit::{Mark, TestLimit};
-pub(crate) use news::{News, Who};
+pub(crate) use news::Who;
 pub(crate) use observe::Observation;
-pub(crate) use record::Record;
-pub(crate) use rings::Rings;
-pub(crate) use runfolder::{Environment, RunFolder, environment};
-pub(crate) use runner::Apart;
+pub(crate) use rings::{Rings, now_ns};
+pub(crate) use runfolder::{RUN_VARIABLE, RunFolder, environment, remove_folder};
 pub(crate) use tracker::{Running, Tracker};

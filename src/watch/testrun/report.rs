@@ -61,6 +61,7 @@ impl Tracker {
             test_ms: ms(at.test_since),
             finished: runner.finished,
             alive: runner.alive,
+            signal: Some(runner.signal).filter(|&signal| signal > 0),
             births: runner.ledger.list(runner.begun, MOST_BIRTHS),
         }
     }

@@ -178,6 +178,7 @@ impl Ring {
     }
 
     /// Whether it is read no further.
+    #[cfg(test)]
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped
     }

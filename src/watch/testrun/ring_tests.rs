@@ -102,7 +102,8 @@ fn what_is_overwritten_while_it_is_copied_is_discarded() {
         }
     });
     assert!(look.lost >= 20 && look.stopped.is_none());
-    let only_others = |record: &super::Record| record.body == Body::Collect("others".into());
+    let only_others =
+        |record: &super::record::Record| record.body == Body::Collect("others".into());
     assert!(!look.records.is_empty() && look.records.iter().all(only_others));
     assert_eq!(look.lost + look.records.len() as u64, 220);
 }
@@ -133,7 +134,8 @@ fn text_that_looks_like_records_does_not_move_the_boundary() {
         pair.writer.record(2, 0, 0, &fake.repeat(3));
     }
     let look = pair.ring.look();
-    let whole = |record: &super::Record| record.body == Body::Collect(fake.repeat(3).into());
+    let whole =
+        |record: &super::record::Record| record.body == Body::Collect(fake.repeat(3).into());
     assert!(look.records.len() > 5 && look.records.iter().all(whole));
 }
 

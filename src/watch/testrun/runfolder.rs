@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// What the name of a run folder begins with.
 const PREFIX: &str = "hangscope-";
+/// The variable that names the run folder to the plugin.
+pub(crate) const RUN_VARIABLE: &str = "HANGSCOPE_RUN";
 /// The folder that Python finds the plugin in.
 const PROBE: &str = "probe";
 /// The folder of the rings.
@@ -111,6 +113,14 @@ impl Drop for RunFolder {
     }
 }
 
+/// Removes the run folder of a hangscope that was killed.
+pub(crate) fn remove_folder(path: &Path) {
+    let name = path.file_name().and_then(OsStr::to_str);
+    if name.and_then(parse_name).is_some() && open_own(path).is_ok() {
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
 /// Where a run folder may be, the best place first: in memory, and gone when the user is.
 fn candidates() -> Vec<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
@@ -180,7 +190,7 @@ pub(crate) fn environment(run: &Path, user: &dyn Fn(&str) -> Option<OsString>) -
     // Python takes an empty variable for none, but an empty part of one for the current folder.
     let theirs = user("PYTHONPATH").filter(|path| !path.is_empty());
     // Below another hangscope: the innermost one names the tests.
-    let outer = user("HANGSCOPE_RUN").map(|outer| Path::new(&outer).join(PROBE));
+    let outer = user(RUN_VARIABLE).map(|outer| Path::new(&outer).join(PROBE));
     let mut path = run.join(PROBE).into_os_string();
     for part in theirs.iter().flat_map(|path| split(path)) {
         if outer
@@ -193,7 +203,7 @@ pub(crate) fn environment(run: &Path, user: &dyn Fn(&str) -> Option<OsString>) -
     }
     let mut set = vec![
         (OsString::from("PYTHONPATH"), path),
-        (OsString::from("HANGSCOPE_RUN"), run.as_os_str().to_owned()),
+        (OsString::from(RUN_VARIABLE), run.as_os_str().to_owned()),
     ];
     // tox passes on what it is told to. With a path of the user's that would let in what tox keeps out.
     if theirs.is_none() && user("TOX_OVERRIDE").is_none() {

@@ -5,7 +5,9 @@ use super::limit::{Mark, TestLimit};
 use super::news::{News, What, Who};
 use super::record::{Body, PhaseReport, Record, Session, Setup};
 use super::runner::{Apart, Current, Runner};
-use crate::model::{Counted, Counts, Foreign, Key, Pid, Role, TestOutcome, TestPhase, TestSource};
+use crate::model::{
+    Counted, Counts, Foreign, Key, Pid, Role, SlowTest, TestOutcome, TestPhase, TestSource,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -155,6 +157,30 @@ impl Tracker {
         if let Some(item) = current.and_then(|current| self.open.get_mut(&current.number)) {
             item.hung = true;
         }
+    }
+
+    /// The whole job was suspended for so many nanoseconds, which count for no clock.
+    pub(crate) fn stood(&mut self, length: u64) {
+        for runner in self.runners.values_mut().filter(|runner| runner.alive) {
+            runner.phase_since = runner.phase_since.saturating_add(length);
+            runner.test_since = runner.test_since.saturating_add(length);
+        }
+        self.last_event = self.last_event.saturating_add(length);
+    }
+
+    /// Tests that have ended, those that were collected, and the slowest one.
+    pub(crate) fn totals(&self) -> (usize, Option<usize>, Option<SlowTest>) {
+        let mut collected = self
+            .groups
+            .iter()
+            .filter_map(|group| group.collected)
+            .peekable();
+        let collected = collected.peek().is_some().then(|| collected.sum());
+        let slowest = self.slowest.as_ref().map(|(took_ms, test)| SlowTest {
+            test: (**test).clone(),
+            took_ms: *took_ms,
+        });
+        (self.finished, collected, slowest)
     }
 
     /// The process is gone.

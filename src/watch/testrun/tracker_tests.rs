@@ -3,7 +3,8 @@
 use super::births::Place;
 use super::news::{News, What, Who};
 use super::record::{Births, Body, Collected, PhaseReport, Record, Said, Session, Setup};
-use super::{Apart, Mark, TestLimit, Tracker};
+use super::runner::Apart;
+use super::{Mark, TestLimit, Tracker};
 use crate::model::{
     Counted, Counts, LeftKind, Role, RunRecord, TestOutcome, TestPhase, TestProcess, TestSource,
 };

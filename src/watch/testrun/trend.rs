@@ -17,12 +17,13 @@ const CONTRIBUTORS: usize = 3;
 /// have five of them, where the normal distribution would be far too sure. `None` for fewer than two tests,
 /// which have no spread.
 pub(super) fn trend(kind: LeftKind, changes: impl IntoIterator<Item = i64>) -> Option<Trend> {
-    let (mut tests, mut grew) = (0_usize, 0_usize);
+    let (mut tests, mut rises, mut since_rise) = (0_usize, 0_usize, 0_usize);
     // Whole numbers, so that the order of the tests cannot matter.
     let (mut sum, mut squares) = (0_i128, 0_i128);
     for change in changes {
         tests += 1;
-        grew += usize::from(change > 0);
+        rises += usize::from(change > 0);
+        since_rise = if change > 0 { 0 } else { since_rise + 1 };
         sum += i128::from(change);
         squares += i128::from(change) * i128::from(change);
     }
@@ -39,7 +40,9 @@ pub(super) fn trend(kind: LeftKind, changes: impl IntoIterator<Item = i64>) -> O
         tests,
         per_1000_tests: rounded(mean * 1000.0),
         uncertainty: rounded(half * 1000.0),
-        accumulates: mean - half > 0.0 && grew >= CONTRIBUTORS,
+        rises,
+        tests_since_rise: since_rise,
+        accumulates: mean - half > 0.0 && rises >= CONTRIBUTORS,
     })
 }
 
