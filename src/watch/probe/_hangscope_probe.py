@@ -18,7 +18,7 @@ import sys
 import threading
 from os import getpid, listdir, stat, waitid
 from signal import getsignal
-from threading import _active, get_ident
+from threading import _active, get_ident, get_native_id
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 import pytest
@@ -38,7 +38,8 @@ HEADER = 4096
 CAPACITY = 1 << 20
 SMALL_CAPACITY = 1 << 17  # when the file system is full
 FORKED_CAPACITY = 1 << 16
-RECORD = struct.Struct("<IIQIIIIIIBBH")
+RECORD = struct.Struct("<IIQI20sBBH")  # length, seq, time, serial, counts, kind, flags, 0
+COUNTS = struct.Struct("<IIIII")  # threads, os_threads, interpreters, children, fds
 MAX_TEXT = (1 << 14) - RECORD.size
 TOTAL = 64 // 8  # index of the header's `total`, in words of 64 bits
 REQUEST = struct.Struct("<QII")
@@ -46,7 +47,7 @@ REQUEST_AT = 128
 MAX_REQUEST_TEXT = 3800
 
 NOT_COUNTED = 0xFFFFFFFF
-NOTHING_COUNTED = (NOT_COUNTED,) * 5
+NOTHING_COUNTED = COUNTS.pack(*[NOT_COUNTED] * 5)
 MAX_LISTED = 100  # new threads and such in one record, so that it stays below MAX_TEXT
 PASSED, FAILED, ERROR, SKIPPED = range(4)
 
@@ -71,6 +72,9 @@ def _start_ticks():
     """When this process began, in clock ticks: with the pid its identity."""
     with open("/proc/self/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[19])
+
+
+_pack_into = RECORD.pack_into
 
 
 class Ring:
@@ -116,12 +120,11 @@ class Ring:
         offset = self.total % self.capacity
         at = HEADER + offset
         if offset + length <= self.capacity:
-            RECORD.pack_into(
-                self.map, at, length, self.seq, now, serial, *counts, kind, flags, 0)
+            _pack_into(self.map, at, length, self.seq, now, serial, counts, kind, flags, 0)
             if text:
                 self.map[at + RECORD.size:at + length] = text
         else:
-            data = RECORD.pack(length, self.seq, now, serial, *counts, kind, flags, 0) + text
+            data = RECORD.pack(length, self.seq, now, serial, counts, kind, flags, 0) + text
             room = self.capacity - offset
             self.map[at:at + room] = data[:room]
             self.map[HEADER:HEADER + length - room] = data[room:]
@@ -143,87 +146,90 @@ class Ring:
 class Counter:
     """Numbers of threads, interpreters, children and descriptors of this process.
 
-    A full count is some microseconds, most of it for the kernel's numbers, so that they are
-    left out where they would cost more than they tell.
+    Python's numbers are had in a fraction of a microsecond, the kernel's in some.
     """
 
     def __init__(self):
-        self.moved = True  # whether something came or went since the last count
-        self.counts = NOTHING_COUNTED
-        self.threads = 1
+        self.moved = True  # whether something came or went since the last births()
+        self.threads = 0
         self.tids = ()
         self.os_threads = 0
-        self.interpreters = [0]
+        self.interpreters = []
         self.children = []
+        self.fds = NOT_COUNTED
+        self.all = self.pythons = NOTHING_COUNTED
         self.known_threads = set()
         self.known_tids = set()
         self.known_interpreters = set()
         self.known_children = set()
+        # Through /proc/self it takes a fifth longer; but /proc may be of another namespace.
+        folder = "/proc/%d/" % getpid() if _in_proc(getpid()) else "/proc/self/"
+        self.task = folder + "task"
+        self.fd = folder + "fd"
         # since Linux 6.2 the size of the folder is the number of descriptors
-        self.fds_by_size = stat("/proc/self/fd").st_size > 0
+        self.fds_by_size = stat(self.fd).st_size > 0
 
-    def count(self, kernel, fds):
-        """threads, os_threads, interpreters, children, fds"""
-        self._python()
-        os_threads = children = NOT_COUNTED
-        if kernel or self.moved:
-            os_threads, children = self._kernel()
-        self.counts = (
-            self.threads, os_threads, len(self.interpreters), children,
-            self._fds() if fds else NOT_COUNTED)
-        return self.counts
-
-    def _python(self):
-        # dict entries, not threading.enumerate(): that takes a lock
+    def count_python(self):
+        """Counts without those of the kernel, as a record holds them."""
+        # the dictionary, not threading.enumerate(): that takes a lock
         threads = len(_active)
-        tids = ()
-        if 1 < threads <= 64:  # as many as before may be others than before
-            tids = tuple(_tids())
-        if threads != self.threads or tids != self.tids:
-            self.threads = threads
-            self.tids = tids
-            self.moved = True
+        if threads != 1 or self.threads != 1:
+            # as many as before may be others than before
+            tids = _tids() if threads <= 64 else None
+            if threads != self.threads or tids != self.tids:
+                self.threads = threads
+                self.tids = tids
+                self.moved = True
         interpreters = _interpreters()
         if interpreters != self.interpreters:
             self.interpreters = interpreters
             self.moved = True
+        if self.moved:
+            self.pythons = COUNTS.pack(
+                threads, NOT_COUNTED, len(interpreters), NOT_COUNTED, NOT_COUNTED)
+        return self.pythons
 
-    def _kernel(self):
+    def count_all(self, fds=True):
+        """All counts, as a record holds them."""
+        self.count_python()
+        os_threads = children = opened = NOT_COUNTED
         try:
-            os_threads = stat("/proc/self/task").st_nlink - 2
+            os_threads = stat(self.task).st_nlink - 2
+            if os_threads != self.os_threads:
+                self.os_threads = os_threads
+                self.moved = True
+            alive = _children(os_threads)
+            if alive is not None:
+                children = len(alive)
+                if alive != self.children:
+                    self.children = alive
+                    self.moved = True
+            if fds and self.fds_by_size:
+                opened = stat(self.fd).st_size
+            elif fds:
+                opened = len(listdir(self.fd)) - 1  # without the listing's own
         except OSError:  # no /proc, as in a chroot
-            return NOT_COUNTED, NOT_COUNTED
-        if os_threads != self.os_threads:
-            self.os_threads = os_threads
-            self.moved = True
-        children = _children(os_threads)
-        if children is None:
-            return os_threads, NOT_COUNTED
-        if children != self.children:
-            self.children = children
-            self.moved = True
-        return os_threads, len(children)
-
-    def _fds(self):
-        try:
-            if self.fds_by_size:
-                return stat("/proc/self/fd").st_size
-            return len(listdir("/proc/self/fd")) - 1  # without the listing's own
-        except OSError:
-            return NOT_COUNTED
+            pass
+        if self.moved or opened != self.fds or not fds:
+            self.fds = opened
+            self.all = COUNTS.pack(
+                self.threads, os_threads, len(self.interpreters), children, opened)
+        return self.all
 
     def births(self):
         """What is new and what is gone since the last call, in pieces that fit a record."""
         self.moved = False
         threads = {}
-        for thread in list(_active.values()):
-            if thread.native_id is not None:
-                threads[thread.native_id] = [
-                    thread.native_id, str(thread.name)[:80], bool(thread.daemon)]
+        own = get_ident()
+        for ident, thread in list(_active.items()):
+            # after a fork some versions keep the parent's native_id for the one thread left
+            tid = get_native_id() if ident == own else thread.native_id
+            if tid is not None:
+                threads[tid] = [tid, str(thread.name)[:80], bool(thread.daemon)]
         tids = set(threads)
         if self.os_threads > len(tids):
             try:
-                tids.update(map(int, listdir("/proc/self/task")))
+                tids.update(map(int, listdir(self.task)))
             except OSError:
                 pass
         interpreters = set(self.interpreters)
@@ -249,6 +255,13 @@ class Counter:
             record = {name: items[piece] for name, items in lists}
             record["gone"] = {name: items[piece] for name, items in gone}
             yield record
+
+
+def _in_proc(pid):
+    try:
+        return os.readlink("/proc/self") == str(pid)
+    except OSError:
+        return False
 
 
 def _tids():
@@ -452,6 +465,7 @@ class Probe:
         self.run = hidden.run
         self.config = None
         self.controller = False
+        self.logs = True  # whether logged reports are of tests of this process
         self.signal = 0
         self.handler = self._on_request  # one object, to be known again
         self.limits = Limits()
@@ -489,6 +503,9 @@ class Probe:
         self.busy = False
         test, self.test = self.test, None
         self._session(forked=True)
+        if self.logs:
+            self.logs = False
+            self.config.pluginmanager.register(ForkedReports(self))
         if test is not None:
             self.serial = 1
             self.test = test
@@ -512,12 +529,14 @@ class Probe:
             now = clock_gettime_ns(CLOCK_MONOTONIC)
             counter = self.counter
             if kind == CALL or kind == TEARDOWN:
-                # nothing starts a process in less; a thread that does is counted at the end
-                counts = counter.count(kernel=now - self.last > 200000, fds=False)
+                counts = counter.count_python()
+                # In less time nothing starts a process; what else it left is seen at the end.
+                if counter.moved or now - self.last > 200000:
+                    counts = counter.count_all(fds=False)
             elif kind == SETUP and now - self.last < 1000000:
-                counts = counter.counts  # those of the last test's end, just before
+                counts = counter.all  # those of the last test's end, just before
             else:
-                counts = counter.count(kernel=True, fds=True)
+                counts = counter.count_all()
             self.last = now
             serial = self._serial()
             self.ring.put(now, serial, counts, kind, flags, text)
@@ -559,6 +578,7 @@ class Probe:
             self.config = session.config
             worker = hasattr(session.config, "workerinput")
             self.controller = not worker and session.config.pluginmanager.hasplugin("dsession")
+            self.logs = not self.controller  # it logs the reports of its workers
             Hidden.xdist(needed=self.controller)
             if self.controller:
                 self.hidden.restore_environment()  # for workers, also for those started later
@@ -700,6 +720,8 @@ class Probe:
             self._settle(outcome, item, nextitem)
 
     def _begin(self, item):
+        if self.test is not None:  # pytest-rerunfailures tells not of the end of a failed try
+            self._end()
         file, line, _ = item.location
         self.serial += 1
         self.result = PASSED
@@ -711,36 +733,40 @@ class Probe:
         ))
         self._boundary(SETUP, self.test)
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self, call):
-        # Not logreport and logfinish: these are not called in a forked process, and are called
-        # in an xdist controller.
-        outcome = yield
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report):
+        if self.logs:
+            self.report(report)
+
+    def report(self, report):
+        """Tells of a report; the one of the teardown is the end of the test."""
         try:
-            if self._here():
-                self._report(call.when, outcome)
-                if call.when == "teardown" and self.test is not None:
-                    self._boundary(END, flags=self.result)
-                    self.test = None
+            plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
+            if plain and report.when != "teardown":
+                return
+            if self.test is not None and self._here():
+                self._outcome(report)
+                if report.when == "teardown":
+                    self._end()
         except Exception:
             pass
 
-    def _report(self, when, outcome):
-        if outcome.excinfo is not None:  # not ours to raise
-            return
-        report = outcome.get_result()
+    def _end(self):
+        self._boundary(END, flags=self.result)
+        self.test = None
+
+    def _outcome(self, report):
         expected = getattr(report, "wasxfail", None)
         if report.outcome == "passed" and expected is None:
             return
-        phase = ("setup", "call", "teardown").index(when) + 1
         if report.outcome == "failed":
             shown = "failed"
             if self.result != FAILED:
-                self.result = FAILED if when == "call" else ERROR
+                self.result = FAILED if report.when == "call" else ERROR
             crash = getattr(report.longrepr, "reprcrash", None)
             message = str(report.longrepr if crash is None else crash.message)
         elif expected is not None:
-            shown = "x" + ("failed" if report.outcome == "skipped" else "passed")
+            shown = "xfailed" if report.outcome == "skipped" else "xpassed"
             message = str(expected)
         else:
             shown = str(report.outcome)
@@ -749,6 +775,7 @@ class Probe:
         if report.outcome == "skipped" and self.result == PASSED:
             self.result = SKIPPED
         message = message.encode("utf-8", "backslashreplace")[:4096].decode("utf-8", "ignore")
+        phase = ("setup", "call", "teardown").index(report.when) + 1
         self._put(REPORT, _bytes("%s\n%s" % (shown, message)), phase)
 
     # interruption
@@ -841,6 +868,19 @@ class Probe:
         finally:
             self.phase = 0
             self.pending = None
+
+
+class ForkedReports:
+    """pytest-forked logs no report in its child, but it makes them there."""
+
+    def __init__(self, probe):
+        self.probe = probe
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self):
+        outcome = yield
+        if outcome.excinfo is None:
+            self.probe.report(outcome.get_result())
 
 
 def _asyncio_runs():
