@@ -15,6 +15,7 @@ mod support_watch;
 mod architecture;
 mod archive;
 mod capture;
+mod ci_cancel;
 mod cli;
 mod detectors;
 mod inventory;
