@@ -16,6 +16,7 @@ mod architecture;
 mod archive;
 mod capture;
 mod ci_cancel;
+mod ci_recipes;
 mod cli;
 mod detectors;
 mod inventory;
