@@ -22,6 +22,7 @@ mod detectors;
 mod inventory;
 mod offline;
 mod watch;
+mod watch_abuse;
 mod watch_signals;
 mod watch_terminal;
 mod watch_tree;
