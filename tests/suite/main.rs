@@ -23,6 +23,7 @@ mod inventory;
 mod offline;
 mod watch;
 mod watch_abuse;
+mod watch_job_control;
 mod watch_signals;
 mod watch_terminal;
 mod watch_tree;
