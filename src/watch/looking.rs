@@ -71,8 +71,16 @@ impl Supervisor {
     fn looked(&mut self, trigger: &Trigger, taken: Taken) {
         self.tail = None;
         self.forward_held();
+        // The run may have deleted it.
+        let bundle = taken.bundle.as_ref().map(|bundle| bundle.path().to_owned());
+        let bundle = bundle.filter(|path| path.exists());
         if let Some(why) = taken.archive_failure {
-            self.sink.send(Event::ArchiveFailed { why: why.into() });
+            self.sink.send(if bundle.is_some() {
+                let what = format!("the bundle lacks what was seen later: {why}");
+                Event::Trouble { what: what.into() }
+            } else {
+                Event::ArchiveFailed { why: why.into() }
+            });
         }
         if let Some(why) = taken.failure {
             self.sink.send(Event::CaptureFailed { why: why.into() });
@@ -81,7 +89,7 @@ impl Supervisor {
         if let Some(report) = taken.report {
             self.sink.send(Event::Verdict {
                 report: Box::new(report),
-                bundle: taken.bundle.as_ref().map(|bundle| bundle.path().to_owned()),
+                bundle,
                 ended: self.end.is_some(),
             });
         }
