@@ -24,6 +24,7 @@ mod offline;
 mod watch;
 mod watch_abuse;
 mod watch_job_control;
+mod watch_killed;
 mod watch_signals;
 mod watch_terminal;
 mod watch_tree;
