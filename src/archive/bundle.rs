@@ -34,34 +34,25 @@ impl Bundle {
         report: Option<&Report>,
     ) -> Result<Self, ArchiveError> {
         let root = open_archive(archive)?;
-        let (name, unfinished) = make_folder(&root).map_err(|source| ArchiveError::Folder {
-            path: archive.to_owned(),
-            source,
-        })?;
-        let filled = root
-            .open_in(&unfinished)
-            .map_err(|source| ArchiveError::File {
-                path: archive.join(&unfinished),
+        let (name, unfinished, folder) =
+            make_folder(&root).map_err(|source| ArchiveError::Folder {
+                path: archive.to_owned(),
                 source,
-            })
-            .and_then(|folder| {
-                let mut bundle = Self {
-                    folder,
-                    path: archive.join(name.text()),
-                    manifest,
-                };
-                bundle.write(report)?;
-                Ok(bundle)
-            })
-            .and_then(|bundle| {
-                root.rename(&unfinished, &name.text())
-                    .and_then(|()| root.sync())
-                    .map_err(|source| ArchiveError::File {
-                        path: bundle.path.clone(),
-                        source,
-                    })?;
-                Ok(bundle)
-            });
+            })?;
+        let mut bundle = Self {
+            folder,
+            path: archive.join(name.text()),
+            manifest,
+        };
+        let filled = bundle.write(report).and_then(|()| {
+            root.rename(&unfinished, &name.text())
+                .and_then(|()| root.sync())
+                .map_err(|source| ArchiveError::File {
+                    path: bundle.path.clone(),
+                    source,
+                })?;
+            Ok(bundle)
+        });
         if filled.is_err() {
             let _ = root.remove_flat_folder(&unfinished);
         } else {
@@ -231,7 +222,7 @@ fn open_archive(path: &Path) -> Result<Folder, ArchiveError> {
 }
 
 /// Makes the folder under its unfinished name. A name that is taken in either form is passed over.
-fn make_folder(root: &Folder) -> io::Result<(Name, String)> {
+fn make_folder(root: &Folder) -> io::Result<(Name, String, Folder)> {
     for number in 1..=MAX_NUMBER {
         let name = Name::new(number);
         if root.open_in(&name.text()).is_ok() {
@@ -239,8 +230,15 @@ fn make_folder(root: &Folder) -> io::Result<(Name, String)> {
         }
         let unfinished = format!("{UNFINISHED}{}", name.text());
         match root.make(&unfinished) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return made.map(|()| (name, unfinished)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
+        match root.open_in(&unfinished) {
+            Ok(folder) if folder.hold()? => return Ok((name, unfinished, folder)),
+            // Another process that cleans up took it for a dead writer's, before we held it.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())

@@ -1,6 +1,6 @@
 //! File operations relative to an open folder, so that renaming a parent or planting a link changes nothing.
 
-use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{self, AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write};
@@ -30,6 +30,27 @@ impl Folder {
     /// Makes a folder in this one that only its owner can enter. Fails if anything of that name exists.
     pub(super) fn make(&self, name: &str) -> io::Result<()> {
         Ok(fs::mkdirat(&self.0, name, Mode::RWXU)?)
+    }
+
+    /// Marks this folder as one whose writer lives, for as long as it stays open. Says whether it is still there.
+    ///
+    /// A lock, since it goes with its holder however that ends, and counts in all pid namespaces.
+    pub(super) fn hold(&self) -> io::Result<bool> {
+        // Where there are no locks, retention cannot take one either, and leaves the folder alone.
+        let _ = fs::flock(&self.0, FlockOperation::LockExclusive);
+        Ok(fs::fstat(&self.0)?.st_nlink > 0)
+    }
+
+    /// Whether a writer holds this folder. If none does, it is held from now on.
+    ///
+    /// # Errors
+    /// When the file system has no locks, so that it cannot be told.
+    pub(super) fn is_held(&self) -> io::Result<bool> {
+        match fs::flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes a file that must not exist yet and waits until it is on disk.

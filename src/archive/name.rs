@@ -45,11 +45,6 @@ impl Name {
     pub(super) fn text(&self) -> String {
         format!("{}-{}-{}", self.time, self.pid, self.number)
     }
-
-    /// The process that made it.
-    pub(super) fn pid(&self) -> Pid {
-        self.pid
-    }
 }
 
 #[cfg(test)]

@@ -25,13 +25,25 @@ pub(super) fn clean(archive: &Folder) {
         let _ = archive.remove_flat_folder(&bundle.text());
     }
     for entry in &entries {
-        let Some(name) = entry.strip_prefix(UNFINISHED).and_then(Name::parse) else {
+        let Some(rest) = entry.strip_prefix(UNFINISHED) else {
             continue;
         };
-        // Seen from another pid namespace a live writer looks dead: so only what is older than all that is kept.
-        let old = bundles.get(surplus).is_some_and(|oldest| name < *oldest);
-        if old && !Path::new("/proc").join(name.pid().to_string()).exists() {
-            let _ = archive.remove_flat_folder(entry);
+        if Name::parse(rest).is_some() {
+            let folder = archive.open_in(entry);
+            if folder.is_ok_and(|folder| matches!(folder.is_held(), Ok(false))) {
+                let _ = archive.remove_flat_folder(entry);
+            }
+        } else if let Some(pid) = rest
+            .strip_prefix("latest-")
+            .and_then(|pid| pid.parse().ok())
+            && !is_alive(pid)
+        {
+            // A link, which a live writer in another pid namespace can do without.
+            let _ = archive.remove(entry);
         }
     }
+}
+
+fn is_alive(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }

@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 
 /// How long a signal that ends the run is held for the first sample. GitHub sends KILL 10 s after the first.
 const FORWARD_AT_LATEST: Duration = Duration::from_secs(5);
+/// Signals that come so soon after the first are one cancel: GitLab signals the shell and us, and the shell's
+/// end tells us once more; `timeout` signals its child, and then its group with the child in it. Taken as a
+/// second wish they would end the run before the first sample of it.
+const ONE_CANCEL: Duration = Duration::from_secs(1);
 /// How long to wait for the SIGCONT that shows that we were stopped.
 const STOP_SEEN: Timespec = Timespec {
     tv_sec: 0,
@@ -39,7 +43,8 @@ impl Supervisor {
 
     /// If our parent has ended, that is as good as a SIGTERM.
     pub(super) fn look_at_parent(&mut self) {
-        if rustix::process::getppid() != self.parent {
+        // The signal that ended our parent may have come to us, too, and is passed on: no second one then.
+        if rustix::process::getppid() != self.parent && !self.is_same_cancel() {
             self.look_then_forward(SIGTERM, "the end of the parent process".to_owned());
         }
     }
@@ -49,8 +54,32 @@ impl Supervisor {
         self.phase == Phase::Running && self.end.is_none()
     }
 
+    /// Whether a signal that comes now belongs to one that is dealt with already.
+    fn is_same_cancel(&self) -> bool {
+        self.signalled
+            .is_some_and(|first| first.elapsed() < ONE_CANCEL)
+    }
+
+    /// Whether a first sample is under way that nobody should take the run away from.
+    fn is_looking(&self) -> bool {
+        let may_look = matches!(self.phase, Phase::Running | Phase::LookingAtHang(_));
+        may_look && self.end.is_none() && self.dump.as_ref().is_some_and(|dump| !dump.is_saved())
+    }
+
     fn look_then_forward(&mut self, signal: i32, name: String) {
-        if std::mem::replace(&mut self.signalled, true) || !self.is_undisturbed() {
+        let same = self.is_same_cancel();
+        let again = self.signalled.is_some();
+        self.signalled.get_or_insert_with(Instant::now);
+        if again
+            && same
+            && let Some((held, _)) = &mut self.held
+        {
+            if !held.contains(&signal) {
+                held.push(signal);
+            }
+            return;
+        }
+        if again || !(self.is_undisturbed() || self.is_looking()) {
             self.forward_held();
             self.forward(signal);
             return;

@@ -73,18 +73,25 @@ impl Supervisor {
     fn looked(&mut self, trigger: &Trigger, taken: Taken) {
         self.tail = None;
         self.forward_held();
+        // The run may have deleted it.
+        let bundle = taken.bundle.as_ref().map(|bundle| bundle.path().to_owned());
+        let bundle = bundle.filter(|path| path.exists());
         if let Some(why) = taken.archive_failure {
-            self.sink.send(Event::ArchiveFailed { why: why.into() });
+            self.sink.send(if bundle.is_some() {
+                let what = format!("the bundle lacks what was seen later: {why}");
+                Event::Trouble { what: what.into() }
+            } else {
+                Event::ArchiveFailed { why: why.into() }
+            });
         }
         if let Some(why) = taken.failure {
             self.sink.send(Event::CaptureFailed { why: why.into() });
         }
         let told = taken.report.is_some();
-        let path = taken.bundle.as_ref().map(|bundle| bundle.path().to_owned());
         if let Some(report) = &taken.report {
             self.sink.send(Event::Verdict {
                 report: Box::new(report.clone()),
-                bundle: path.clone(),
+                bundle: bundle.clone(),
                 ended: self.end.is_some(),
             });
         }
@@ -94,10 +101,10 @@ impl Supervisor {
                 Trigger::IdleTimeout { ends: true, .. } if self.end.is_none() => {
                     self.idle_looked(told);
                 }
-                _ => self.overdue_looked(taken.report.as_ref(), path.as_deref()),
+                _ => self.overdue_looked(taken.report.as_ref(), bundle.as_deref()),
             }
         }
-        self.last_report = taken.report.map(|report| (report, path));
+        self.last_report = taken.report.map(|report| (report, bundle));
         if !matches!(self.phase, Phase::LookingAtHang(_)) {
             return;
         }

@@ -1,11 +1,15 @@
 //! hangscope's own signals while it watches.
 
-use nix::libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGURG, SIGUSR1, SIGUSR2, SIGWINCH};
+use nix::libc::{
+    SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGURG, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
+};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// All that we take, in the order in which they are acted on when several came at once.
 const TAKEN: [i32; 9] = [
@@ -57,6 +61,11 @@ impl Signals {
     /// (`nohup`, `cmd &` in a script) meant the command, which inherits it only as long as we leave it.
     pub(super) fn take(ignored: u64) -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
+        // Without a handler a limit on file sizes would end us when we save, and the run with us. Not ignored: the
+        // command would inherit that.
+        if !is_in(ignored, SIGXFSZ) {
+            signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        }
         let taken = TAKEN.iter().filter(|&&signal| !is_in(ignored, signal));
         Ok(Self {
             delivery: SignalDelivery::with_pipe(read, write, SignalOnly, taken)?,

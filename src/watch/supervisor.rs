@@ -54,8 +54,8 @@ pub(super) struct Supervisor {
     pub(super) dump_until: Option<Instant>,
     /// Signals that are passed on when the first sample is on disk, at this time at the latest.
     pub(super) held: Option<(Vec<i32>, Instant)>,
-    /// A signal that ends the run has come before: the next one is passed on at once.
-    pub(super) signalled: bool,
+    /// When the first signal came that ends the run: a later one is passed on at once.
+    pub(super) signalled: Option<Instant>,
     /// The loop has failed: no more captures, only what keeps the run whole.
     pub(super) plain: bool,
     /// The command's end was seen while a capture ran: that one is waited for until then.
@@ -117,7 +117,7 @@ pub(super) fn run(
         dump: None,
         dump_until: None,
         held: None,
-        signalled: false,
+        signalled: None,
         plain: false,
         tail: None,
         bundles: Vec::new(),

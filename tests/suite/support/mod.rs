@@ -16,6 +16,16 @@ pub(crate) fn detector_fixture(path: &str) -> PathBuf {
     repository("fixtures/detectors").join(path)
 }
 
+/// A fixture, such as `watch/test_hangs.py`.
+pub(crate) fn fixture(path: &str) -> PathBuf {
+    repository("fixtures").join(path)
+}
+
+/// Whether the long variants are wanted, too (`HANGSCOPE_TEST_HEAVY=1`, see `docs/testing.md`).
+pub(crate) fn heavy() -> bool {
+    std::env::var("HANGSCOPE_TEST_HEAVY").is_ok_and(|value| value == "1")
+}
+
 /// Says loudly that a test is skipped; where nothing may be skipped, fails.
 pub(crate) fn skip(why: &str) {
     let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
