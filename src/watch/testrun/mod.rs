@@ -22,7 +22,11 @@ mod tracker;
 mod trend;
 
 #[cfg(test)]
+mod observe_tests;
+#[cfg(test)]
 mod ring_tests;
+#[cfg(test)]
+mod rings_tests;
 #[cfg(test)]
 mod tracker_tests;
 #[cfg(test)]
