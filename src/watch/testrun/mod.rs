@@ -18,6 +18,7 @@ mod ring;
 mod rings;
 mod runfolder;
 mod runner;
+mod steps;
 mod tracker;
 mod trend;
 

@@ -137,7 +137,7 @@ fn news_of_two_rings_come_in_the_order_of_time_and_never_from_the_future() {
     let sleeper = Sleeper::new();
     let mut ours = Writer::new(&run.path(), own(), 4096);
     let mut theirs = Writer::new(&run.path(), sleeper.who(), 4096);
-    let mut write = |writer: &mut Writer, at: u64, text: &str| {
+    let write = |writer: &mut Writer, at: u64, text: &str| {
         let bytes = bytes_of(writer.seq, at, 0, [0; 5], 2, 0, text.as_bytes());
         writer.raw(&bytes);
         writer.seq += 1;

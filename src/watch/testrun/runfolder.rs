@@ -375,6 +375,9 @@ mod tests {
         environment.set.iter().map(text).collect()
     }
 
+    /// The user's variables, and what is set then.
+    type Told<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
     #[test]
     fn the_command_is_told_where_the_plugin_is() {
         let run = "HANGSCOPE_RUN=/run/x";
@@ -382,7 +385,7 @@ mod tests {
         let bare = with(&[]);
         assert_eq!(variables(&bare), ["PYTHONPATH=/run/x/probe", run, tox]);
         assert!(bare.notes.is_empty());
-        let cases: [(&[(&str, &str)], &[&str]); 5] = [
+        let cases: [Told<'_>; 5] = [
             // An empty part would mean the current folder.
             (
                 &[("PYTHONPATH", "")],
