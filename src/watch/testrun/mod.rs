@@ -38,7 +38,7 @@ pub(crate) use limit::{Mark, TestLimit};
 pub(crate) use news::{News, Who};
 pub(crate) use observe::Observation;
 pub(crate) use record::Record;
-pub(crate) use rings::Rings;
+pub(crate) use rings::{Rings, now_ns};
 pub(crate) use runfolder::{Environment, RunFolder, environment};
 pub(crate) use runner::Apart;
 pub(crate) use tracker::{Running, Tracker};

@@ -5,7 +5,7 @@ use super::limit::TestLimit;
 use super::news::{News, What, Who};
 use super::record::Record;
 use super::runner::{Apart, Current, Runner};
-use crate::model::{Counted, Counts, Foreign, Key, Pid, Role, TestOutcome, TestPhase, TestSource};
+use crate::model::{Counts, Foreign, Key, Role, TestOutcome, TestPhase, TestSource};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
