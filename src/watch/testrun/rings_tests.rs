@@ -165,6 +165,25 @@ fn news_of_two_rings_come_in_the_order_of_time_and_never_from_the_future() {
 }
 
 #[test]
+fn what_a_parent_did_before_its_child_is_known_when_the_child_is() {
+    let mut run = Run::new();
+    let sleeper = Sleeper::new();
+    let mut parent = Writer::new(&run.path(), own(), 4096);
+    let mut child = Writer::new(&run.path(), sleeper.who(), 4096);
+    run.rings.poll();
+    let mut first = true;
+    let news = run.rings.poll_with(&mut || {
+        if std::mem::take(&mut first) {
+            parent.record(2, 0, 0, "parent");
+            child.record(2, 0, 0, "child");
+        }
+    });
+    let all: Vec<News> = news.into_iter().chain(run.rings.poll()).collect();
+    let from: Vec<Who> = all.iter().map(|one| one.who).collect();
+    assert_eq!(from, [own(), sleeper.who()]);
+}
+
+#[test]
 fn lists_of_tests_are_read_once_and_whole() {
     let mut run = Run::new();
     let mut writer = Writer::new(&run.path(), own(), 4096);
