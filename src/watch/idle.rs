@@ -2,7 +2,7 @@
 
 use super::Options;
 use super::supervisor::{Phase, Supervisor};
-use crate::model::{Event, SlowStatus, Trigger};
+use crate::model::{Event, Role, SlowStatus, Trigger};
 use std::time::{Duration, Instant};
 
 /// When a test is first told to be slow; then each time that it has taken twice as long.
@@ -80,7 +80,9 @@ impl Supervisor {
         if !self.options.status {
             return;
         }
-        let running = self.following.running();
+        let mut running = self.following.running();
+        // It waits for its workers all along.
+        running.retain(|running| running.role != Role::Controller && running.apart.is_none());
         let Some(longest) = running.iter().max_by_key(|running| running.elapsed()) else {
             return;
         };

@@ -133,6 +133,7 @@ fn is_shown(item: &Item) -> bool {
     match item.outcome {
         Some(TestOutcome::Hung | TestOutcome::Crashed) => true,
         _ if item.ended.is_none() => true,
+        _ if item.fleeting => false,
         _ => LeftKind::ALL
             .iter()
             .any(|&kind| change(item, kind).is_some_and(|change| change != 0)),

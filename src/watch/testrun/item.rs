@@ -34,6 +34,8 @@ pub(super) struct Item {
     pub(super) before: Counts,
     pub(super) after: Option<Counts>,
     pub(super) how: Counted,
+    /// Its process was forked for it: what it leaves in there goes with it.
+    pub(super) fleeting: bool,
     /// Its process is being ended since it hangs.
     pub(super) hung: bool,
     /// The process that was forked to run it died on the way.
@@ -61,6 +63,7 @@ impl Item {
             before: Counts::default(),
             after: None,
             how: Counted::Inside,
+            fleeting: false,
             hung: false,
             child_died: false,
         }
@@ -112,7 +115,7 @@ impl Item {
                 .iter()
                 .any(|&kind| self.before.get(kind).is_some() && after.get(kind).is_some())
         };
-        self.after.as_ref().is_some_and(both)
+        !self.fleeting && self.after.as_ref().is_some_and(both)
     }
 
     /// Milliseconds that it took until its end, or now.

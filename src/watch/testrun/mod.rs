@@ -18,11 +18,16 @@ mod ring;
 mod rings;
 mod runfolder;
 mod runner;
+mod steps;
 mod tracker;
 mod trend;
 
 #[cfg(test)]
+mod observe_tests;
+#[cfg(test)]
 mod ring_tests;
+#[cfg(test)]
+mod rings_tests;
 #[cfg(test)]
 mod tracker_tests;
 #[cfg(test)]

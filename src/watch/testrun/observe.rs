@@ -53,7 +53,7 @@ impl Tracker {
         // As with the numbers: what is new when a test is seen to have ended is that test's.
         let ended = before.test.is_some() && before.test != after.test;
         let place = if first || ended { before } else { after };
-        let births = births(&mut runner, seen, first);
+        let births = births(&mut runner, seen);
         runner.ledger.enter(&births, &place, Counted::Sampled);
         runner.counts = seen.counts;
         self.runners.insert(seen.who, runner);
@@ -104,7 +104,7 @@ impl Tracker {
 }
 
 /// What is new and what is gone since the last look.
-fn births(runner: &mut Runner, seen: &Observation, baseline: bool) -> Births {
+fn births(runner: &mut Runner, seen: &Observation) -> Births {
     let main = i64::from(seen.who.pid);
     let threads = seen
         .threads
@@ -115,7 +115,6 @@ fn births(runner: &mut Runner, seen: &Observation, baseline: bool) -> Births {
     let children = children.map(|child| (i64::from(child.pid), child.start_ticks));
     let children: BTreeMap<i64, u64> = children.collect();
     let births = Births {
-        baseline,
         os_threads: missing(&threads, &runner.seen_threads),
         children: missing(&children, &runner.seen_children),
         gone_threads: missing(&runner.seen_threads, &threads),

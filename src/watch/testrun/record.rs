@@ -142,8 +142,6 @@ pub(crate) enum Said {
 /// What is new and what is gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Births {
-    /// It tells what was there at the start of the session.
-    pub(crate) baseline: bool,
     /// The list could not be read; it was too long for a record.
     pub(crate) unreadable: bool,
     /// New threads that `threading` knows: kernel thread id and name.
@@ -230,7 +228,7 @@ impl Body {
                 3 => TestOutcome::Skipped,
                 _ => return None,
             }),
-            9 => Self::Births(Births::parse(flags, text)),
+            9 => Self::Births(Births::parse(text)),
             10 => Self::PdbEnter,
             11 => Self::PdbLeave,
             12 => Self::Finish,
@@ -279,19 +277,16 @@ impl PhaseReport {
 }
 
 impl Births {
-    fn parse(flags: u8, text: &str) -> Self {
-        let baseline = flags & 1 == 1;
+    fn parse(text: &str) -> Self {
         // A list that was cut to fit is no JSON any more; that costs names, not the test.
         let Ok(text) = serde_json::from_str::<BirthsText>(text) else {
             return Self {
-                baseline,
                 unreadable: true,
                 ..Self::default()
             };
         };
         let named = |(id, name, _): (i64, Option<String>, _)| (id, name.unwrap_or_default().into());
         Self {
-            baseline,
             unreadable: false,
             threads: text.threads.into_iter().map(named).collect(),
             os_threads: text.os_threads,
@@ -369,7 +364,7 @@ mod tests {
         ) else {
             panic!("births");
         };
-        assert!(births.baseline && !births.unreadable);
+        assert!(!births.unreadable);
         assert_eq!(births.threads, [(5, "T".into()), (6, "".into())]);
         assert_eq!(
             (births.os_threads, births.gone_children),

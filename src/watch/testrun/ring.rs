@@ -177,12 +177,6 @@ impl Ring {
         self.file.write_all_at(&head, REQUEST)
     }
 
-    /// Whether it is read no further.
-    #[cfg(test)]
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stopped
-    }
-
     /// The oldest byte of the stream that cannot be overwritten when `total` bytes are published: the record
     /// that is being written now stands beyond them.
     fn oldest(&self, total: u64) -> u64 {

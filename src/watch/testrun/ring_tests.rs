@@ -175,7 +175,6 @@ fn nonsense_stops_the_ring_once() {
         assert_eq!(seqs(&pair.ring.look()), [0], "what came before counts");
         let stopped = (0..100).filter(|_| pair.ring.look().stopped.is_some());
         assert_eq!(stopped.count(), 1);
-        assert!(pair.ring.is_stopped());
     }
 }
 

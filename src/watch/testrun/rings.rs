@@ -76,6 +76,11 @@ impl Rings {
     /// Everything new, in the order in which it happened. Rings of processes that are gone are read to their
     /// end and deleted.
     pub(crate) fn poll(&mut self) -> Vec<News> {
+        self.poll_with(&mut || {})
+    }
+
+    /// The same; `read` is called when a ring has been read.
+    pub(super) fn poll_with(&mut self, read: &mut dyn FnMut()) -> Vec<News> {
         let mut news = Vec::new();
         self.find(&mut news);
         // Children before their parents, which are older: what a parent did before it made a child is then never missing when
@@ -87,6 +92,7 @@ impl Rings {
                 process.start == source.who.start_ticks && !process.is_dead()
             });
             source.read(&mut news);
+            read();
             if !alive {
                 gone.push(who);
             }

@@ -226,3 +226,216 @@ fn split(path: &OsStr) -> impl Iterator<Item = &OsStr> {
         .split(|&byte| byte == b':')
         .map(OsStr::from_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Environment, RunFolder, environment, parse_name, remove_stale};
+    use crate::watch::processes::{Process, own_pid};
+    use rustix::fs::{FlockOperation, flock};
+    use std::ffi::OsString;
+    use std::fs::{self, File};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+    use std::path::{Path, PathBuf};
+
+    fn place() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    fn own_name() -> String {
+        let own = Process::read(own_pid()).expect("ourselves");
+        format!("hangscope-{}-{}", own.pid, own.start)
+    }
+
+    #[test]
+    fn the_folder_is_ours_alone_and_goes_with_the_run() {
+        let parent = place();
+        let folder = RunFolder::make_in(&[parent.path().to_owned()]).expect("a run folder");
+        let path = folder.path().to_owned();
+        assert_eq!(path, parent.path().join(own_name()));
+        let mode = |name: &str| {
+            let meta = fs::symlink_metadata(path.join(name)).expect(name);
+            meta.permissions().mode() & 0o7777
+        };
+        for name in ["", "rings", "probe", "probe/hangscope_probe-0.dist-info"] {
+            assert_eq!(mode(name), 0o700, "{name}");
+        }
+        assert_eq!(mode("probe/_hangscope_probe.py"), 0o600);
+        let points = path.join("probe/hangscope_probe-0.dist-info/entry_points.txt");
+        let points = fs::read_to_string(points).expect("entry points");
+        assert!(points.contains("[pytest11]") && points.contains("= _hangscope_probe"));
+        // What Python and the processes leave in it goes, too; what a link points to does not.
+        let other = place();
+        fs::write(other.path().join("kept"), "").expect("a file");
+        fs::create_dir(path.join("probe/__pycache__")).expect("a folder");
+        symlink(other.path(), path.join("rings/link")).expect("a link");
+        drop(folder);
+        assert!(!path.exists() && other.path().join("kept").exists());
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_not_used() {
+        let (taken, linked, target) = (place(), place(), place());
+        fs::create_dir(taken.path().join(own_name())).expect("a folder");
+        symlink(target.path(), linked.path().join(own_name())).expect("a link");
+        let colon = target.path().join("a:b");
+        fs::create_dir(&colon).expect("a folder");
+        let bad = [
+            taken.path(),
+            linked.path(),
+            &colon,
+            Path::new("relative"),
+            Path::new("/missing"),
+        ];
+        let mut candidates: Vec<PathBuf> = bad.iter().map(|path| (*path).to_owned()).collect();
+        assert!(RunFolder::make_in(&candidates).is_err());
+        let good = place();
+        candidates.push(good.path().to_owned());
+        let folder = RunFolder::make_in(&candidates).expect("a run folder");
+        assert!(folder.path().starts_with(good.path()));
+        drop(folder);
+        assert!(
+            taken.path().join(own_name()).exists(),
+            "what is not ours stays"
+        );
+        assert_eq!(fs::read_dir(target.path()).expect("the target").count(), 1);
+    }
+
+    #[test]
+    fn folders_of_dead_runs_are_removed_and_no_others() {
+        let parent = place();
+        let at = |name: &str| parent.path().join(name);
+        let private = |name: &str| {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700);
+            builder.create(at(name).join("rings")).expect("a folder");
+            fs::set_permissions(at(name), fs::Permissions::from_mode(0o700)).expect("a mode");
+        };
+        let dead = format!("hangscope-{}-1", own_pid());
+        let (alive, locked, open) = (own_name(), "hangscope-1-2", "hangscope-1-3");
+        for name in [
+            &dead,
+            &alive,
+            locked,
+            open,
+            "hangscope-x-1",
+            "hangscope-1-3-4",
+            "other",
+        ] {
+            private(name);
+        }
+        fs::set_permissions(at(open), fs::Permissions::from_mode(0o755)).expect("a mode");
+        let target = place();
+        symlink(target.path(), at("hangscope-1-5")).expect("a link");
+        fs::write(at("hangscope-1-6"), "").expect("a file");
+        let lock = File::open(at(locked)).expect("a folder");
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("a lock");
+        remove_stale(parent.path());
+        assert!(!at(&dead).exists());
+        let mut kept: Vec<String> = fs::read_dir(parent.path())
+            .expect("the folder")
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        kept.sort();
+        let mut expected = vec![
+            alive.as_str(),
+            locked,
+            open,
+            "hangscope-1-5",
+            "hangscope-1-6",
+            "hangscope-x-1",
+            "hangscope-1-3-4",
+            "other",
+        ];
+        expected.sort_unstable();
+        assert_eq!(kept, expected);
+        drop(lock);
+        remove_stale(parent.path());
+        assert!(!at(locked).exists(), "its hangscope has gone");
+    }
+
+    #[test]
+    fn only_our_own_names_are_taken_apart() {
+        assert_eq!(parse_name("hangscope-12-345"), Some((12, 345)));
+        for bad in [
+            "hangscope-",
+            "hangscope-1",
+            "hangscope-01-2",
+            "hangscope-1-+2",
+            "hangscope--1-2",
+            "hangscope-0-2",
+        ] {
+            assert_eq!(parse_name(bad), None, "{bad}");
+        }
+    }
+
+    fn with(user: &[(&str, &str)]) -> Environment {
+        let own = |name: &str| {
+            let mut all = user.iter();
+            let found = all.find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        environment(Path::new("/run/x"), &own)
+    }
+
+    fn variables(environment: &Environment) -> Vec<String> {
+        let text = |(name, value): &(OsString, OsString)| {
+            format!("{}={}", name.display(), value.display())
+        };
+        environment.set.iter().map(text).collect()
+    }
+
+    /// The user's variables, and what is set then.
+    type Told<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
+    #[test]
+    fn the_command_is_told_where_the_plugin_is() {
+        let run = "HANGSCOPE_RUN=/run/x";
+        let tox = "TOX_OVERRIDE=testenv.pass_env+=PYTHONPATH,HANGSCOPE_*";
+        let bare = with(&[]);
+        assert_eq!(variables(&bare), ["PYTHONPATH=/run/x/probe", run, tox]);
+        assert!(bare.notes.is_empty());
+        let cases: [Told<'_>; 5] = [
+            // An empty part would mean the current folder.
+            (
+                &[("PYTHONPATH", "")],
+                &["PYTHONPATH=/run/x/probe", run, tox],
+            ),
+            (
+                &[("PYTHONPATH", "/a:/b")],
+                &["PYTHONPATH=/run/x/probe:/a:/b", run],
+            ),
+            // One that the user has stays.
+            (
+                &[("PYTHONPATH", "/a:")],
+                &["PYTHONPATH=/run/x/probe:/a:", run],
+            ),
+            (
+                &[("TOX_OVERRIDE", "x=y")],
+                &["PYTHONPATH=/run/x/probe", run],
+            ),
+            (
+                &[
+                    ("PYTHONPATH", "/outer/probe:/a"),
+                    ("HANGSCOPE_RUN", "/outer"),
+                ],
+                &["PYTHONPATH=/run/x/probe:/a", run],
+            ),
+        ];
+        for (user, expected) in cases {
+            assert_eq!(variables(&with(user)), expected, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_said_when_the_plugin_will_not_be_loaded() {
+        let notes = with(&[("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")]).notes;
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].starts_with("PYTEST_DISABLE_PLUGIN_AUTOLOAD is set: "));
+        assert!(
+            with(&[("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "")])
+                .notes
+                .is_empty()
+        );
+    }
+}

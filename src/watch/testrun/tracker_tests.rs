@@ -90,7 +90,7 @@ impl Told {
         self.say(who, Body::Setup(setup));
     }
 
-    fn to_call(&mut self, who: Who, test: &str) {
+    fn call(&mut self, who: Who, test: &str) {
         self.begin(who, test);
         self.say(who, Body::Call);
     }
@@ -101,7 +101,7 @@ impl Told {
     }
 
     fn test(&mut self, who: Who, test: &str, outcome: TestOutcome) {
-        self.to_call(who, test);
+        self.call(who, test);
         self.end(who, outcome);
     }
 
@@ -241,7 +241,7 @@ fn phases_follow_the_records() {
 #[test]
 fn reports_tell_why() {
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "failing");
+    told.call(MAIN, "failing");
     told.say(MAIN, failed(TestPhase::Call, "first"));
     told.say(MAIN, failed(TestPhase::Teardown, "second"));
     told.end(MAIN, TestOutcome::Failed);
@@ -262,14 +262,14 @@ fn reports_tell_why() {
 #[test]
 fn a_process_that_dies_in_a_test_crashed_or_was_ended_as_hung() {
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "crash");
+    told.call(MAIN, "crash");
     assert_eq!(told.outcomes(), named(&[("crash", TestOutcome::Running)]));
     told.what(MAIN, What::Ended);
     assert_eq!(told.outcomes(), named(&[("crash", TestOutcome::Crashed)]));
     assert_eq!(told.record().tests[0].phase, TestPhase::Call);
 
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "hang");
+    told.call(MAIN, "hang");
     told.tracker.mark_hung(MAIN);
     assert_eq!(told.outcomes(), named(&[("hang", TestOutcome::Hung)]));
     told.what(MAIN, What::Ended);
@@ -277,7 +277,7 @@ fn a_process_that_dies_in_a_test_crashed_or_was_ended_as_hung() {
 
     // One that was failed by a request has ended: it failed.
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "failed");
+    told.call(MAIN, "failed");
     told.tracker.mark_hung(MAIN);
     told.say(MAIN, Body::Interrupted(1));
     assert_eq!(told.tracker.running()[0].interrupted, 1);
@@ -290,7 +290,7 @@ fn a_process_that_dies_in_a_test_crashed_or_was_ended_as_hung() {
 #[test]
 fn an_interrupted_session_leaves_no_test_running() {
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "interrupted");
+    told.call(MAIN, "interrupted");
     told.say(MAIN, Body::Finish);
     let record = told.record();
     assert_eq!(record.tests[0].outcome, TestOutcome::Error);
@@ -311,7 +311,7 @@ fn reruns_are_records_of_their_own() {
 #[test]
 fn a_debugger_stops_the_clocks() {
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "debugged");
+    told.call(MAIN, "debugged");
     let since = told.tracker.running()[0].since_ns;
     told.say(MAIN, Body::PdbEnter);
     assert!(told.tracker.running()[0].standing);
@@ -338,7 +338,7 @@ fn workers_and_their_controller_are_one_run() {
         told.session(who(pid), worker(name, MAIN));
         told.collect(who(pid), &["a", "b", "c"]);
     }
-    told.to_call(who(201), "a");
+    told.call(who(201), "a");
     told.test(who(202), "b", PASSED);
     told.what(who(201), What::Ended);
     told.session(who(203), worker("gw2", MAIN));
@@ -370,20 +370,30 @@ fn a_process_forked_for_a_test_runs_it_for_its_parent() {
     for pid in 300..310 {
         let child = who(pid);
         told.session(child, fork_of(MAIN));
-        told.to_call(child, "forked");
+        told.call(child, "forked");
         let parent = told.process(MAIN);
         assert_eq!(parent.place().untrusted(), "forked (call)");
         let running = told.tracker.running();
         assert_eq!((running.len(), running[0].runs_in), (2, Some(child)));
         assert_eq!(running[1].role, Role::Forked);
+        told.counts = counts(2);
         if pid < 309 {
             told.end(child, PASSED);
         }
+        told.counts = counts(1);
         told.what(child, What::Ended);
         assert_eq!(told.tracker.running()[0].runs_in, None);
     }
     let run = told.tracker.run(told.now);
     assert_eq!((run.finished, run.processes.len()), (10, 1));
+    assert_eq!(run.processes[0].finished, 10);
+    let inventory = run.inventory.expect("counted");
+    assert_eq!(
+        (inventory.tests, inventory.trends.len()),
+        (0, 0),
+        "it went with the processes"
+    );
+    assert_eq!(inventory.changed.len(), 1, "the one that crashed");
     assert_eq!(told.outcomes()[9].1, TestOutcome::Crashed);
 }
 
@@ -400,7 +410,7 @@ fn a_test_that_both_report_counts_once() {
         let child = who(300);
         told.begin(MAIN, "t");
         told.session(child, fork_of(MAIN));
-        told.to_call(child, "t");
+        told.call(child, "t");
         let running = told.tracker.running();
         assert_eq!(running[0].runs_in, Some(child));
         assert_eq!(running[1].test, Some("t".into()));
@@ -423,14 +433,14 @@ fn a_test_that_both_report_counts_once() {
 fn an_escaped_fork_does_not_disturb_its_parent() {
     let mut told = Told::started(MAIN);
     told.collect(MAIN, &["t", "u"]);
-    told.to_call(MAIN, "t");
+    told.call(MAIN, "t");
     let child = who(300);
     told.session(child, fork_of(MAIN));
     // It says in which test it is, and runs on.
     told.begin(child, "t");
     assert_eq!(told.tracker.running()[1].phase, TestPhase::Call);
     told.end(child, TestOutcome::Failed);
-    told.to_call(child, "u");
+    told.call(child, "u");
     let running = told.tracker.running();
     assert_eq!(running[0].test, Some("t".into()));
     assert_eq!((running[0].apart, running[0].runs_in), (None, None));
@@ -452,7 +462,7 @@ fn an_escaped_fork_does_not_disturb_its_parent() {
 fn a_session_in_a_test_is_kept_apart() {
     let mut told = Told::started(MAIN);
     told.collect(MAIN, &["t"]);
-    told.to_call(MAIN, "t");
+    told.call(MAIN, "t");
     // Below a shell of the test.
     let (inner, forked) = (who(400), who(401));
     told.what(inner, What::Opened(vec![399, MAIN.pid, 1]));
@@ -465,7 +475,7 @@ fn a_session_in_a_test_is_kept_apart() {
     told.collect(inner, &["x", "y"]);
     told.test(inner, "x", TestOutcome::Failed);
     told.session(forked, fork_of(inner));
-    told.to_call(forked, "y");
+    told.call(forked, "y");
     let apart: Vec<Option<Apart>> = told.tracker.running().iter().map(|one| one.apart).collect();
     assert_eq!(apart, [None, Some(Apart::Nested), Some(Apart::Nested)]);
     told.what(forked, What::Ended);
@@ -553,7 +563,7 @@ fn the_inventory_lists_what_changed() {
             told.born(MAIN, &[1000 + test], &[]);
         }
     }
-    told.to_call(MAIN, "running");
+    told.call(MAIN, "running");
     let inventory = told.tracker.inventory().expect("an inventory");
     assert_eq!((inventory.how, inventory.tests), (Counted::Inside, 40));
     assert_eq!((inventory.changed.len(), inventory.left.len()), (11, 10));
@@ -586,7 +596,7 @@ fn the_inventory_lists_what_changed() {
 fn leaks_are_what_a_finished_session_left() {
     let mut told = Told::started(MAIN);
     told.born(MAIN, &[100], &[]);
-    told.to_call(MAIN, "leaking");
+    told.call(MAIN, "leaking");
     told.say(MAIN, Body::Teardown);
     told.born(MAIN, &[1, 2, 3], &[]);
     told.say(MAIN, Body::End(PASSED));
@@ -618,7 +628,7 @@ fn leaks_are_what_a_finished_session_left() {
 #[test]
 fn a_thread_that_becomes_known_later_stays_the_same() {
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "t");
+    told.call(MAIN, "t");
     told.say(MAIN, Body::Teardown);
     let births = Births {
         os_threads: vec![7],
@@ -642,7 +652,7 @@ fn a_thread_that_becomes_known_later_stays_the_same() {
 fn after_a_loss_the_next_test_is_right_again() {
     let mut told = Told::started(MAIN);
     told.collect(MAIN, &["a", "b", "c", "d", "e"]);
-    told.to_call(MAIN, "a");
+    told.call(MAIN, "a");
     told.what(MAIN, What::Lost(9));
     // In the call of a test that nobody saw begin.
     told.serials.insert(MAIN, 3);
@@ -655,7 +665,7 @@ fn after_a_loss_the_next_test_is_right_again() {
     assert_eq!(told.process(MAIN).place().untrusted(), "a test (call)");
     told.end(MAIN, PASSED);
     told.serials.insert(MAIN, 4);
-    told.to_call(MAIN, "e");
+    told.call(MAIN, "e");
     assert_eq!(told.tracker.running()[0].test, Some("e".into()));
     told.end(MAIN, PASSED);
     let record = told.record();
@@ -692,7 +702,7 @@ fn a_loss_of_whole_tests_is_seen_by_the_numbers() {
 #[test]
 fn a_ring_that_makes_no_sense_takes_its_process_out() {
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "t");
+    told.call(MAIN, "t");
     told.what(MAIN, What::Stopped("it holds what is no record"));
     assert!(told.tracker.running().is_empty());
     let record = told.record();
@@ -704,7 +714,7 @@ fn a_ring_that_makes_no_sense_takes_its_process_out() {
 #[test]
 fn births_are_bounded() {
     let mut told = Told::started(MAIN);
-    told.to_call(MAIN, "t");
+    told.call(MAIN, "t");
     told.say(MAIN, Body::Teardown);
     for piece in 0..30 {
         let threads: Vec<i64> = (0..1000).map(|tid| piece * 1000 + tid).collect();
@@ -744,7 +754,7 @@ fn ten_thousand_tests_on_sixteen_workers() {
     }
     for (index, name) in names.iter().enumerate() {
         let worker = who(200 + i32::try_from(index % 16).expect("small"));
-        told.to_call(worker, name);
+        told.call(worker, name);
         if index % 10 == 0 {
             told.say(worker, failed(TestPhase::Call, "message"));
         }

@@ -118,6 +118,12 @@ mod tests {
     }
 
     #[test]
+    fn what_swings_more_than_it_rises_does_not_grow() {
+        // By hand: sum 3, squares 123, spread sqrt((6*123 - 9) / (36*5)) = 2.0125, t(5) = 2.5706.
+        assert_eq!(of(&[5, -4, 5, -4, 5, -4]), (500, 5173, false));
+    }
+
+    #[test]
     fn a_number_that_shrinks_does_not_grow() {
         assert_eq!(of(&[-2; 50]), (-2000, 0, false));
     }
