@@ -166,18 +166,14 @@ pub(super) fn conclusions(inventory: &Inventory) -> Vec<String> {
         }
     }
     if let Some(tests) = steady.iter().map(|trend| trend.tests).min() {
-        let rates: Vec<String> = steady
-            .iter()
-            .map(|trend| format!("{} {}{}", rate(trend), noun(trend.kind), steps(trend)))
-            .collect();
         let subject = if steady.len() == inventory.trends.len() {
-            "no accumulation over the run"
+            "no accumulation"
         } else {
             "no other accumulation"
         };
         out.push(format!(
-            "{subject} ({} a test, {tests} tests): this is not a leak that grew.",
-            rates.join(", ")
+            "{subject} over {tests} tests: {}: this is not a leak that grew.",
+            rises(&steady)
         ));
     }
     out.push(how(inventory.how).to_owned());
@@ -188,15 +184,54 @@ fn has_settled(trend: &Trend) -> bool {
     trend.rises <= FEW_RISES && trend.tests_since_rise >= QUIET_TESTS
 }
 
+/// What is said of numbers that did not accumulate: "0.03 ± 0.06 threads a test (rose once, 27 tests ago), fds never rose".
+fn rises(steady: &[&Trend]) -> String {
+    let threads = steady.iter().find(|trend| trend.kind == LeftKind::Thread);
+    // OS threads that do as the threads do are no news.
+    let repeats = |trend: &Trend| {
+        trend.kind == LeftKind::OsThread
+            && threads.is_some_and(|threads| {
+                (threads.per_1000_tests, threads.rises) == (trend.per_1000_tests, trend.rises)
+            })
+    };
+    let told = steady.iter().filter(|trend| !repeats(trend));
+    let (rose, flat): (Vec<&Trend>, Vec<&Trend>) = told.partition(|trend| trend.rises > 0);
+    let mut parts: Vec<String> = rose
+        .iter()
+        .map(|trend| {
+            format!(
+                "{} {} a test {}",
+                rate(trend),
+                noun(trend.kind),
+                steps(trend)
+            )
+        })
+        .collect();
+    let flat: Vec<&str> = flat.iter().map(|trend| noun(trend.kind)).collect();
+    if let Some((last, first)) = flat.split_last() {
+        let names = if first.is_empty() {
+            (*last).to_owned()
+        } else {
+            format!("{} and {last}", first.join(", "))
+        };
+        parts.push(format!("{names} never rose"));
+    }
+    parts.join(", ")
+}
+
 /// Why a number that rose did not accumulate.
 fn steps(trend: &Trend) -> String {
     let times = match trend.rises {
-        0 => return String::new(),
         1 => "once".to_owned(),
         2 => "twice".to_owned(),
         rises => format!("{rises} times"),
     };
-    format!(" [rose {times}, last {} tests ago]", trend.tests_since_rise)
+    let ago = match trend.tests_since_rise {
+        0 => "after the last one".to_owned(),
+        1 => "last 1 test ago".to_owned(),
+        tests => format!("last {tests} tests ago"),
+    };
+    format!("(rose {times}, {ago})")
 }
 
 fn how(counted: Counted) -> &'static str {

@@ -23,6 +23,10 @@ const EARLIER: u32 = 10;
 /// ... but not more than this.
 const EARLIER_AT_MOST: Duration = Duration::from_secs(2);
 
+/// Said when a process runs pytest without our plugin.
+const NOT_REACHED: &str = "The plugin did not reach a process that runs pytest (PYTHONPATH is dropped by python -I and -E, env -i, \
+                           sudo, tox's set_env): its tests are known from outside only, and none can be made to fail alone.";
+
 /// A limit that a test has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limited {
@@ -117,7 +121,9 @@ impl Following {
             let sets = process.test.as_ref().is_some_and(|test| !test.inherited);
             if !is_told && (sets || self.observed.contains_key(&process.pid)) {
                 let seen = observation(process, survey, at);
-                self.observed.insert(process.pid, seen.who);
+                if self.observed.insert(process.pid, seen.who).is_none() && self.rings.is_some() {
+                    self.tracker.note(NOT_REACHED.into());
+                }
                 self.tracker.observe(&seen);
             }
         }

@@ -64,8 +64,12 @@ fn trend(kind: LeftKind, per_1000_tests: i64, uncertainty: i64, accumulates: boo
         tests: 200,
         per_1000_tests,
         uncertainty,
-        rises: 0,
-        tests_since_rise: 0,
+        rises: match (accumulates, per_1000_tests) {
+            (true, _) => 190,
+            (false, 0) => 0,
+            _ => 1,
+        },
+        tests_since_rise: if accumulates { 0 } else { 150 },
         accumulates,
     }
 }

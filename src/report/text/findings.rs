@@ -4,7 +4,8 @@ use super::super::whereabouts::{births, test_of, whereabouts};
 use super::super::{Style, clean, clean_word};
 use super::layout::Page;
 use crate::model::{
-    Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Report, Snapshot, ThreadKind, Verdict,
+    Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Report, Snapshot, TestSource, ThreadKind,
+    Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -38,6 +39,24 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
         );
     }
     write_gaps(page, report);
+    write_notes(page, report);
+}
+
+/// How the running tests are known, where that is not by the plugin, and what is not known of the run.
+fn write_notes(page: &mut Page, report: &Report) {
+    let Some(run) = &report.run else { return };
+    let source = (run.source == TestSource::Environ).then(|| {
+        "tests are named by the live environment of their processes (PYTEST_CURRENT_TEST), looked at twice a second"
+            .to_owned()
+    });
+    let notes = run.notes.iter().map(clean);
+    let lines: Vec<String> = source.into_iter().chain(notes).collect();
+    if !lines.is_empty() {
+        page.gap();
+    }
+    for line in lines {
+        page.wrapped("note: ", "      ", &line);
+    }
 }
 
 /// Those findings, alike ones together.
