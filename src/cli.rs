@@ -10,13 +10,13 @@ Examples:
   hangscope dump 4242            why does process 4242, or a child of it, hang?
   hangscope dump 4242 --format json -o dump.json
   hangscope analyze dump.json    the same verdict again, elsewhere and offline
-  hangscope watch --run-timeout 10m -- pytest -n 4 tests/
+  hangscope watch --test-timeout 60s -- pytest -n 4 tests/
   hangscope demo                 see a real hang captured and diagnosed
 
 Exit codes of dump and analyze: 0 no hang seen (or only \"slow or stuck\"),
 10 hang found, 3 something could not be read, 2 usage, 4 no such process,
 5 permission.
-watch: the command's own; 124 when a limit ended it.";
+watch: the command's own; 124 when a limit ended it, 11 for --fail-on-leak.";
 
 /// Says why a test run hangs.
 ///
@@ -40,9 +40,9 @@ pub enum Command {
     Dump(DumpArgs),
     /// Run a command; when it hangs, say why, and end it if it has a limit.
     ///
-    /// Without --run-timeout hangscope ends nothing; if hangscope itself is killed, the run ends with it. To look at any
+    /// Without a limit hangscope ends nothing; if hangscope itself is killed, the run ends with it. To look at any
     /// time: kill -USR1 (or -QUIT) the hangscope process; the run goes on. INT, TERM and HUP are passed on to the command
-    /// when one look is saved.
+    /// when one look is saved. The tests of pytest are followed one by one, with nothing installed in the project.
     Watch(WatchArgs),
     /// Analyze a saved dump again: the same verdict, without the process.
     Analyze(AnalyzeArgs),
@@ -101,12 +101,26 @@ pub struct DumpArgs {
 /// `hangscope watch`.
 #[derive(Args, Clone, Debug)]
 pub struct WatchArgs {
-    /// Dump and end the run after this time (60s, 2m, 1h30m; a plain number is seconds).
+    /// Dump a test that takes longer, setup and teardown included, and make it fail (60s, 2m, 1h30m; a plain number is
+    /// seconds). A mark hangscope(timeout=…) or timeout(…) on a test goes before this.
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub test_timeout: Option<Duration>,
+    /// Dump and end the run when for so long no test began or ended and none of its processes got further.
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    pub idle_timeout: Option<Duration>,
+    /// Dump and end the run after this time.
     #[arg(long, value_name = "TIME", value_parser = limit)]
     pub run_timeout: Option<Duration>,
-    /// Time between TERM and KILL when a limit ends the run.
+    /// What to do with a test over --test-timeout: make it fail, by the mildest means that works, and go on with the
+    /// other tests; or end the run.
+    #[arg(long, value_enum, default_value_t = OnHangArg::Continue)]
+    pub on_hang: OnHangArg,
+    /// Time between one means of ending something and the next harder one.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
     pub grace: Duration,
+    /// Dump once, and end nothing, when for so long no test began or ended and nothing got further; 0 for never.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2m")]
+    pub report_after: Duration,
     /// Folder that bundles are written to.
     #[arg(long, value_name = "DIR", default_value = ".hangscope")]
     pub archive: PathBuf,
@@ -122,6 +136,24 @@ pub struct WatchArgs {
     /// Pause between samples.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "500ms")]
     pub interval: Duration,
+    /// Exit with 11 when the command succeeded and tests left such things behind.
+    #[arg(long, value_enum, value_name = "KINDS", value_delimiter = ',')]
+    pub fail_on_leak: Vec<LeakArg>,
+    /// When to show what the tests left behind; auto: when a limit was reached or --fail-on-leak found something.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = InventoryArg::Auto)]
+    pub inventory: InventoryArg,
+    /// Write what the tests left behind to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub inventory_json: Option<PathBuf>,
+    /// Write the results of all tests to this file, as JUnit XML, whatever happens to the run.
+    #[arg(long, value_name = "FILE")]
+    pub junitxml: Option<PathBuf>,
+    /// Do not load hangscope's plugin into pytest; tests are then named from the environment of the processes.
+    #[arg(long)]
+    pub no_plugin: bool,
+    /// No status line for slow tests on a terminal.
+    #[arg(long)]
+    pub no_status: bool,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -170,6 +202,45 @@ pub enum FormatArg {
     Text,
     /// For programs, in the schema hangscope/1.
     Json,
+    /// For job summaries and comments.
+    Markdown,
+}
+
+/// What to do with a test over its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnHangArg {
+    /// Make it fail and go on.
+    Continue,
+    /// End the run.
+    End,
+}
+
+/// What a test may leave behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LeakArg {
+    /// Threads that Python's threading knows.
+    Threads,
+    /// Any threads.
+    OsThreads,
+    /// Sub-interpreters.
+    Interpreters,
+    /// Child processes.
+    Children,
+    /// Open file descriptors.
+    Fds,
+    /// All of these.
+    All,
+}
+
+/// When to show the inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InventoryArg {
+    /// When a limit was reached or something leaked that must not.
+    Auto,
+    /// At the end of every run.
+    Always,
+    /// Not at all.
+    Never,
 }
 
 /// When to use colour.

@@ -15,6 +15,8 @@ pub enum ExitCode {
     Permission,
     /// `dump`, `analyze`: a hang was found.
     HangFound,
+    /// `watch`: the command succeeded and tests left behind what `--fail-on-leak` names.
+    Leak,
     /// `watch`: a limit ended the run.
     TimedOut,
     /// `watch`: hangscope itself failed.
@@ -38,6 +40,7 @@ impl ExitCode {
             Self::NoSuchProcess => 4,
             Self::Permission => 5,
             Self::HangFound => 10,
+            Self::Leak => 11,
             Self::TimedOut => 124,
             Self::OwnFailure => 125,
             Self::CannotRun => 126,

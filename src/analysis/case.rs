@@ -2,7 +2,7 @@
 
 use super::{progress, wait_graph};
 use crate::model::{
-    Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Snapshot, Thread,
+    Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot, Thread,
     ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,10 +62,16 @@ pub(super) struct Case<'a> {
     /// The run is over its limit: what may be a hang is worth telling, where a look at a process that nobody
     /// complains of had better be silent.
     pub(super) overdue: bool,
+    /// The watched run that the processes belong to.
+    run: Option<&'a Run>,
 }
 
 impl<'a> Case<'a> {
-    pub(super) fn new(samples: &'a [Snapshot], trigger: &Trigger) -> Option<Self> {
+    pub(super) fn new(
+        samples: &'a [Snapshot],
+        trigger: &Trigger,
+        run: Option<&'a Run>,
+    ) -> Option<Self> {
         let last = samples.last()?;
         Some(Self {
             samples,
@@ -73,6 +79,7 @@ impl<'a> Case<'a> {
             edges: wait_graph::edges(last),
             progress: progress::of(samples),
             overdue: trigger.is_overdue(),
+            run,
         })
     }
 
@@ -119,7 +126,7 @@ impl<'a> Case<'a> {
             |thread: &Thread| self.standing(thread) == Standing::Internal || idles_in_pool(thread);
         self.has_motion()
             && runs_python
-            && waking_signal(process).is_none()
+            && self.waking_signal(process).is_none()
             && process.threads.iter().all(stuck)
             && !process.threads.iter().all(idles_in_pool)
     }
@@ -180,10 +187,19 @@ impl<'a> Case<'a> {
                 _ => return Closure::OpenThread(thread.key.clone()),
             }
         }
-        match (closure, waking_signal(process)) {
+        match (closure, self.waking_signal(process)) {
             (Closure::Closed, Some(signal)) => Closure::OpenSignal(signal),
             (closure, _) => closure,
         }
+    }
+
+    /// A signal whose handler may wake a thread; not the one that hangscope's own plugin takes.
+    fn waking_signal(&self, process: &Process) -> Option<i32> {
+        let ours = self.run.and_then(|run| run.process(&process.key)?.signal);
+        process.caught_signals.iter().copied().find(|signal| {
+            let may_wake = WAKING_SIGNALS.contains(signal) || *signal > LAST_STANDARD_SIGNAL;
+            may_wake && Some(*signal) != ours
+        })
     }
 
     /// The GIL that a thread waits for in most of the samples. Not in all: a waiter wakes every few milliseconds to ask
@@ -223,15 +239,6 @@ pub(super) fn is_judgeable(process: &Process) -> bool {
         .as_ref()
         .is_some_and(|python| python.minor <= LAST_MINOR_WITH_CREATORS_IDS);
     !(old && process.interpreters.len() > 1)
-}
-
-/// A signal whose handler may wake a thread.
-fn waking_signal(process: &Process) -> Option<i32> {
-    process
-        .caught_signals
-        .iter()
-        .copied()
-        .find(|signal| WAKING_SIGNALS.contains(signal) || *signal > LAST_STANDARD_SIGNAL)
 }
 
 /// A pool's thread without work.

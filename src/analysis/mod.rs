@@ -9,15 +9,15 @@ mod signature;
 mod wait_graph;
 mod wording;
 
-use crate::model::{Analysis, Certainty, Finding, Inconclusive, Snapshot, Trigger, Verdict};
+use crate::model::{Analysis, Certainty, Finding, Inconclusive, Run, Snapshot, Trigger, Verdict};
 use case::Case;
 use detectors::{DETECTORS, Outcome};
 
 /// Analyzes the samples of one report. The trigger matters where a cause is only possible: it is worth telling when the
-/// run is over its limit, and not when nobody complains.
+/// run is over its limit, and not when nobody complains. The run says what in the processes is hangscope's own.
 #[must_use]
-pub fn analyze(samples: &[Snapshot], trigger: &Trigger) -> Analysis {
-    let Some(case) = Case::new(samples, trigger) else {
+pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> Analysis {
+    let Some(case) = Case::new(samples, trigger, run) else {
         return Analysis {
             verdict: Verdict::Unknown,
             ..Analysis::default()

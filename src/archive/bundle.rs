@@ -4,7 +4,7 @@ use super::folder::Folder;
 use super::name::Name;
 use super::retention::{self, UNFINISHED};
 use super::{ArchiveError, Manifest};
-use crate::model::{Outcome, Report};
+use crate::model::{Outcome, Report, RunRecord, TestSource};
 use crate::report::{self, Format, Style};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,12 +69,37 @@ impl Bundle {
         &self.path
     }
 
-    /// Replaces the report by one with more samples.
+    /// Replaces the report by one with more samples, and adds it as `report.md`.
     ///
     /// # Errors
     /// When a file cannot be written. The older one then stays.
     pub fn update(&mut self, report: &Report) -> Result<(), ArchiveError> {
-        self.write(Some(report))
+        self.write(Some(report))?;
+        self.write_more(Some(report), Vec::new())
+    }
+
+    /// Adds what is known of the tests of the run: `junit.xml`, `events.jsonl` and `inventory.json` (if anything was
+    /// counted). With a report, the one that this bundle holds, the test that hung has its verdict in `junit.xml`, and
+    /// `report.md` is written, too.
+    ///
+    /// # Errors
+    /// When a file cannot be written (for one because the run has deleted the folder). What was there stays.
+    pub fn set_record(
+        &mut self,
+        record: &RunRecord,
+        report: Option<&Report>,
+    ) -> Result<(), ArchiveError> {
+        let place = self.path.to_string_lossy();
+        let mut files = Vec::new();
+        // A run that is none of tests has no results.
+        if record.run.source != TestSource::None {
+            files.push(("junit.xml", report::junit(record, report, Some(&place))));
+            files.push(("events.jsonl", report::events(record)));
+        }
+        if let Some(inventory) = &record.run.inventory {
+            files.push(("inventory.json", report::inventory_json(inventory)));
+        }
+        self.write_more(report, files)
     }
 
     /// Notes why the capture failed or is not complete.
@@ -96,19 +121,58 @@ impl Bundle {
         self.write(None)
     }
 
+    /// The report and the manifest, and no more: a run that is being ended may leave time for no more than that.
     fn write(&mut self, report: Option<&Report>) -> Result<(), ArchiveError> {
         if let Some(report) = report {
-            for (file, format) in [("dump.json", Format::Json), ("report.txt", Format::Text)] {
-                let mut content = Vec::new();
-                report::render(format, report, Style::plain(), &mut content)
-                    .and_then(|()| self.folder.replace(file, &content))
-                    .map_err(|source| self.failed(file, source))?;
-                if !self.manifest.files.iter().any(|known| known == file) {
-                    self.manifest.files.push(file.to_owned());
-                }
-            }
+            self.write_report("dump.json", Format::Json, report)?;
+            self.write_report("report.txt", Format::Text, report)?;
             self.manifest.verdict = Some(report.analysis.verdict);
         }
+        self.write_manifest()
+    }
+
+    /// What a bundle is whole without.
+    fn write_more(
+        &mut self,
+        report: Option<&Report>,
+        files: Vec<(&'static str, Vec<u8>)>,
+    ) -> Result<(), ArchiveError> {
+        let known = self.manifest.files.len();
+        if let Some(report) = report {
+            self.write_report("report.md", Format::Markdown, report)?;
+        }
+        for (file, content) in files {
+            self.write_file(file, &content)?;
+        }
+        if self.manifest.files.len() > known {
+            self.write_manifest()?;
+        }
+        Ok(())
+    }
+
+    fn write_report(
+        &mut self,
+        file: &str,
+        format: Format,
+        report: &Report,
+    ) -> Result<(), ArchiveError> {
+        let mut content = Vec::new();
+        report::render(format, report, Style::plain(), &mut content)
+            .map_err(|source| self.failed(file, source))?;
+        self.write_file(file, &content)
+    }
+
+    fn write_file(&mut self, file: &str, content: &[u8]) -> Result<(), ArchiveError> {
+        self.folder
+            .replace(file, content)
+            .map_err(|source| self.failed(file, source))?;
+        if !self.manifest.files.iter().any(|known| known == file) {
+            self.manifest.files.push(file.to_owned());
+        }
+        Ok(())
+    }
+
+    fn write_manifest(&self) -> Result<(), ArchiveError> {
         let mut content = serde_json::to_vec_pretty(&self.manifest)
             .map_err(|error| self.failed("manifest.json", error.into()))?;
         content.push(b'\n');

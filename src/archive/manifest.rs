@@ -29,7 +29,8 @@ pub struct Manifest {
     /// Why the capture failed or is not complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// The other files of the bundle.
+    /// The other files of the bundle: `dump.json` and `report.txt`, of the first sample on; `report.md` with more
+    /// samples or the end of the run; and of the end of the run `junit.xml`, `events.jsonl` and `inventory.json`.
     pub files: Vec<String>,
 }
 

@@ -1,17 +1,19 @@
 //! Bundles on disk: one folder for each capture of a watched run.
 //!
-//! `.hangscope/<UTC>Z-<pid>-<n>/` holds `manifest.json`, `dump.json` and `report.txt`; `latest` is a relative
-//! link to the newest. The folder stands in a checkout that others may write to, and is written while a run
+//! `.hangscope/<UTC>Z-<pid>-<n>/` holds `manifest.json`, `dump.json` and `report.txt`, and in time
+//! `report.md`, `junit.xml`, `events.jsonl` and `inventory.json`; `latest` is a relative link to the newest. The folder stands in a checkout that others may write to, and is written while a run
 //! is being ended: so no link is ever followed, nothing that is not ours is ever replaced or deleted, and a
 //! reader never sees a file half written.
 
 mod bundle;
 mod folder;
+mod junit;
 mod manifest;
 mod name;
 mod retention;
 
 pub use bundle::Bundle;
+pub use junit::mend_junit;
 pub use manifest::{MANIFEST_SCHEMA, Manifest};
 
 use std::io;

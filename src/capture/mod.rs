@@ -13,6 +13,7 @@ mod pipes;
 mod process;
 mod python;
 mod syscall;
+mod test_names;
 
 use crate::model::{Gap, GapKind, Pid, Snapshot};
 use crate::target::{self, AccessDenied};
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+pub use test_names::TestNames;
 
 /// Why there is no snapshot at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod dump;
 mod explain;
+mod github;
 mod output;
 mod python_finder;
 mod watch;

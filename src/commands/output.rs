@@ -18,6 +18,7 @@ impl From<FormatArg> for Format {
         match format {
             FormatArg::Text => Self::Text,
             FormatArg::Json => Self::Json,
+            FormatArg::Markdown => Self::Markdown,
         }
     }
 }

@@ -1,13 +1,17 @@
 //! `hangscope watch`: runs a command and says why it hangs.
 
-use crate::cli::WatchArgs;
+use super::github::GitHub;
+use crate::cli::{InventoryArg, LeakArg, OnHangArg, WatchArgs};
 use crate::exit_code::ExitCode;
 use crate::inspect::Samples;
-use crate::model::{Event, Foreign, LeftProcess, Outcome, OutcomeKind, Report, Trigger};
+use crate::model::{
+    Event, Foreign, Leak, LeftKind, LeftProcess, Outcome, OutcomeKind, Report, SlowStatus, Trigger,
+    place,
+};
 use crate::report::{self, Format, Style, clean};
-use crate::watch::{self, Options, WatchError};
+use crate::watch::{self, Finished, OnHang, Options, WatchError};
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,6 +33,16 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
     let options = Options {
         command: args.command.clone(),
         run_timeout: args.run_timeout,
+        test_timeout: args.test_timeout,
+        idle_timeout: args.idle_timeout,
+        report_after: Some(args.report_after).filter(|after| !after.is_zero()),
+        on_hang: match args.on_hang {
+            OnHangArg::Continue => OnHang::Continue,
+            OnHangArg::End => OnHang::End,
+        },
+        plugin: !args.no_plugin,
+        status: !args.no_status && std::io::stderr().is_terminal(),
+        fail_on_leak: leak_kinds(&args.fail_on_leak),
         grace: args.grace,
         archive: (!args.no_archive).then(|| args.archive.clone()),
         hang_exit_code: args.hang_exit_code,
@@ -36,8 +50,23 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
         interval: args.interval,
         width: super::output::width(None, std::io::stderr()),
     };
-    match watch::run(options, Box::new(|event| tell(&text(&event)))) {
-        Ok(outcome) => ending(outcome),
+    let width = options.width;
+    let mut github = GitHub::from_environment();
+    let sink = move |event: Event| {
+        let mut said = text(&event);
+        if let (Event::Verdict { report, .. }, Some(github)) = (&event, &mut github) {
+            said.push_str(&github.tell(report));
+        }
+        tell(&said);
+    };
+    match watch::run(options, Box::new(sink)) {
+        Ok(finished) => {
+            let leaked = after(args, &finished, width);
+            match ending(finished.outcome) {
+                Ending::Code(ExitCode::Other(0)) if leaked => Ending::Code(ExitCode::Leak),
+                ending => ending,
+            }
+        }
         Err(error) => {
             let code = match error {
                 WatchError::NotFound { .. } => ExitCode::CommandNotFound,
@@ -49,6 +78,97 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
             let _ = std::io::stderr().write_all(format!("hangscope: {message}\n").as_bytes());
             Ending::Code(code)
         }
+    }
+}
+
+fn leak_kinds(kinds: &[LeakArg]) -> Vec<LeftKind> {
+    let mut wanted: Vec<LeftKind> = kinds
+        .iter()
+        .flat_map(|kind| match kind {
+            LeakArg::Threads => vec![LeftKind::Thread],
+            LeakArg::OsThreads => vec![LeftKind::OsThread],
+            LeakArg::Interpreters => vec![LeftKind::Interpreter],
+            LeakArg::Children => vec![LeftKind::Child],
+            LeakArg::Fds => vec![LeftKind::Fd],
+            LeakArg::All => LeftKind::ALL.to_vec(),
+        })
+        .collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted
+}
+
+/// What is left to say and write when the run is over. Returns whether something leaked that must not.
+fn after(args: &WatchArgs, finished: &Finished, width: usize) -> bool {
+    let leaked = !finished.leaks.is_empty();
+    let ended = finished.outcome.kind == OutcomeKind::TimedOut;
+    let show = match args.inventory {
+        InventoryArg::Always => true,
+        InventoryArg::Never => false,
+        InventoryArg::Auto => leaked || ended,
+    };
+    let inventory = finished.record.run.inventory.as_ref();
+    let mut text = String::new();
+    if let Some(inventory) = inventory.filter(|_| show) {
+        text.push_str(&report::inventory(inventory, width));
+    }
+    if leaked {
+        let names: Vec<String> = finished.leaks.iter().take(NAMED).map(leak).collect();
+        let more = finished.leaks.len().saturating_sub(NAMED);
+        let more = if more > 0 {
+            format!(", {more} more")
+        } else {
+            String::new()
+        };
+        let _ = writeln!(text, "hangscope: leaked: {}{more}", names.join(", "));
+    }
+    if !text.is_empty() {
+        tell(&text);
+    }
+    let bundle = finished.bundle.as_deref();
+    if let Some(path) = &args.junitxml {
+        let bundle = bundle.map(|path| path.display().to_string());
+        let xml = report::junit(
+            &finished.record,
+            finished.report.as_ref(),
+            bundle.as_deref(),
+        );
+        write_file(path, &xml);
+    }
+    if let Some(path) = &args.inventory_json {
+        match inventory {
+            Some(inventory) => write_file(path, &report::inventory_json(inventory)),
+            None => tell("hangscope: no test was counted, so there is no inventory to write\n"),
+        }
+    }
+    leaked
+}
+
+/// A file that was asked for; that it cannot be written does not change how the run ended.
+fn write_file(path: &Path, content: &[u8]) {
+    if let Err(error) = std::fs::write(path, content) {
+        let path = clean(&Foreign::from(path.display().to_string()));
+        tell(&format!("hangscope: cannot write {path}: {error}\n"));
+    }
+}
+
+/// One thing that leaked: `thread idle-nd (4244) of tests/test_a.py::test_b (call)`.
+fn leak(leak: &Leak) -> String {
+    let kind = match leak.kind {
+        LeftKind::Thread => "thread",
+        LeftKind::OsThread => "OS thread",
+        LeftKind::Interpreter => "interpreter",
+        LeftKind::Child => "process",
+        LeftKind::Fd => "open files",
+    };
+    let Some(birth) = &leak.birth else {
+        return format!("{} {kind}", leak.count);
+    };
+    let place = clean(&place(birth.phase, birth.test.as_ref()));
+    let name = birth.name.as_ref().filter(|name| !name.is_empty());
+    match name {
+        Some(name) => format!("{kind} {} ({}) of {place}", clean(name), birth.id),
+        None => format!("{kind} {} of {place}", birth.id),
     }
 }
 
@@ -99,10 +219,9 @@ fn text(event: &Event) -> String {
             format!("hangscope: could not look at the run: {}\n", clean(why))
         }
         Event::ArchiveFailed { why } => format!("hangscope: no bundle is saved: {}\n", clean(why)),
-        Event::Ending { limit_ms } => format!(
-            "hangscope: run timeout ({}): ending the run\n",
-            span(Duration::from_millis(*limit_ms))
-        ),
+        Event::Ending { why } => format!("hangscope: {}: ending the run\n", clean(why)),
+        Event::Acting { what } => format!("hangscope: {}\n", clean(what)),
+        Event::Slow(status) => slow(status),
         Event::LeftBehind(left) => format!("hangscope: left running: {}\n", names(left)),
         Event::Survived(left) => format!("hangscope: could not kill: {}\n", names(left)),
         Event::Trouble { what } => format!("hangscope: {}\n", clean(what)),
@@ -130,8 +249,8 @@ fn verdict(report: &Report, bundle: Option<&Path>, ended: bool) -> String {
         Trigger::Signal { name } => format!("hangscope: {}", clean(&Foreign::from(name.as_str()))),
         Trigger::Dump => "hangscope: dump".to_owned(),
     };
-    if let Some(test) = running_test(report) {
-        let _ = write!(text, " in {}", clean(test));
+    if let Some(place) = report::whereabouts(report) {
+        let _ = write!(text, " in {place}");
     }
     if ended {
         text.push_str("; the command ended by itself meanwhile");
@@ -151,19 +270,28 @@ fn verdict(report: &Report, bundle: Option<&Path>, ended: bool) -> String {
     text
 }
 
-/// The test that the last sample shows. One that a process runs counts before one that it only inherited.
-fn running_test(report: &Report) -> Option<&Foreign> {
-    let tests = || {
-        report
-            .samples
-            .last()
-            .into_iter()
-            .flat_map(|last| last.processes.iter().filter_map(|p| p.test.as_ref()))
-    };
-    tests()
-        .find(|test| !test.inherited)
-        .or_else(|| tests().next())
-        .map(|test| &test.id)
+/// `hangscope: tests/test_a.py::test_b (call) takes 40 s · 3 more run · 12 of 200 done · slowest 2.1 s test_c · 5 threads`
+fn slow(status: &SlowStatus) -> String {
+    let mut parts = vec![format!(
+        "{} takes {}",
+        clean(&status.place),
+        span(Duration::from_secs(status.elapsed_ms / 1000))
+    )];
+    if status.others > 0 {
+        parts.push(format!("{} more run", status.others));
+    }
+    parts.push(match status.collected {
+        Some(collected) => format!("{} of {collected} done", status.finished),
+        None => format!("{} done", status.finished),
+    });
+    if let Some(slowest) = &status.slowest {
+        let took = span(Duration::from_millis(slowest.took_ms / 100 * 100));
+        parts.push(format!("slowest {took} {}", clean(&slowest.test)));
+    }
+    if let Some(threads) = status.threads {
+        parts.push(format!("{threads} threads"));
+    }
+    format!("hangscope: {}\n", parts.join(" · "))
 }
 
 fn names(left: &[LeftProcess]) -> String {

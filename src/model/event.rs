@@ -1,6 +1,6 @@
 //! What happens during a watched run, and how it ended.
 
-use super::{Foreign, Pid, Report};
+use super::{Foreign, Pid, Report, SlowTest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,9 +29,16 @@ pub enum Event {
     },
     /// A limit now ends the run, and no verdict has said so: TERM to the tree, KILL after the grace.
     Ending {
-        /// The limit in milliseconds.
-        limit_ms: u64,
+        /// The limit, as in `run timeout (10 s)`.
+        why: Foreign,
     },
+    /// A limit has been reached and something is done about it, or something of that has come to an end.
+    Acting {
+        /// What, as one clause.
+        what: Foreign,
+    },
+    /// A test takes long. Only told on a terminal.
+    Slow(SlowStatus),
     /// The command ended and these of its processes did not. They are left alone.
     LeftBehind(Vec<LeftProcess>),
     /// These processes could not be killed (state D, or another user's).
@@ -41,6 +48,25 @@ pub enum Event {
         /// What failed and what that means, as one clause.
         what: Foreign,
     },
+}
+
+/// Where a run stands while one of its tests takes long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlowStatus {
+    /// The test that runs the longest, or what else is under way.
+    pub place: Foreign,
+    /// For how long, in milliseconds.
+    pub elapsed_ms: u64,
+    /// Other tests that run at the same time.
+    pub others: usize,
+    /// Tests that have finished.
+    pub finished: usize,
+    /// Tests that were collected.
+    pub collected: Option<usize>,
+    /// The slowest of the finished ones.
+    pub slowest: Option<SlowTest>,
+    /// Threads of all processes of the run.
+    pub threads: Option<u32>,
 }
 
 /// A process that outlived the command.

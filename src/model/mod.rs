@@ -15,7 +15,7 @@ mod snapshot;
 mod thread;
 mod wait;
 
-pub use event::{Event, LeftProcess, Outcome, OutcomeKind};
+pub use event::{Event, LeftProcess, Outcome, OutcomeKind, SlowStatus};
 pub use finding::{
     Analysis, Certainty, EdgeKind, Evidence, Finding, Inconclusive, Motion, Reference,
     ThreadProgress, Verdict, WaitEdge,
@@ -29,8 +29,8 @@ pub use process::{Coverage, Process, RunningTest, RuntimeKind};
 pub use redact::redact;
 pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};
 pub use run::{
-    Birth, Counted, Counts, Inventory, LeftKind, Role, Run, RunRecord, SlowTest, TestInventory,
-    TestOutcome, TestPhase, TestProcess, TestRecord, TestSource, Trend, place,
+    Birth, Counted, Counts, Inventory, Leak, LeftKind, Role, Run, RunRecord, SlowTest,
+    TestInventory, TestOutcome, TestPhase, TestProcess, TestRecord, TestSource, Trend, place,
 };
 pub use snapshot::{Pause, Snapshot};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind};

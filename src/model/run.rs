@@ -83,6 +83,9 @@ pub struct TestProcess {
     pub finished: usize,
     /// Whether it still ran.
     pub alive: bool,
+    /// The real-time signal that hangscope's plugin takes in it, if it takes any: none of the program's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
     /// In which test its threads, interpreters and child processes first appeared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub births: Vec<Birth>,
@@ -145,6 +148,21 @@ pub struct Birth {
     pub tests_ago: usize,
     /// How that is known.
     pub how: Counted,
+}
+
+/// Something that a session left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// What kind of thing.
+    pub kind: LeftKind,
+    /// The process that has it.
+    pub process: Key,
+    /// Its worker's name.
+    pub worker: Option<Foreign>,
+    /// In which test it was born; absent for file descriptors, which are only counted.
+    pub birth: Option<Birth>,
+    /// How many: 1, or of file descriptors how many more there were at the finish than at the start.
+    pub count: u32,
 }
 
 /// Kinds of things that a test may leave behind.
@@ -267,6 +285,12 @@ pub struct Trend {
     pub per_1000_tests: i64,
     /// Half the width of its 95 % confidence interval, per 1,000 tests.
     pub uncertainty: i64,
+    /// Tests after which the number was higher than before.
+    #[serde(default)]
+    pub rises: usize,
+    /// Tests that have ended since the last of these; all of them when there was none.
+    #[serde(default)]
+    pub tests_since_rise: usize,
     /// Whether it grew: the interval is above zero, and three tests or more contributed.
     pub accumulates: bool,
 }
@@ -374,6 +398,9 @@ impl TestProcess {
 #[must_use]
 pub fn place(phase: TestPhase, test: Option<&Foreign>) -> Foreign {
     let test = test.map_or("", Foreign::untrusted);
+    // Its beginning was lost.
+    let unnamed = test.is_empty() && phase >= TestPhase::Setup && phase <= TestPhase::Teardown;
+    let test = if unnamed { "a test" } else { test };
     let text = match phase {
         TestPhase::Start => "start of the session".to_owned(),
         TestPhase::Collection if test.is_empty() => "collection".to_owned(),

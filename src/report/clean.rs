@@ -4,17 +4,32 @@ use crate::model::Foreign;
 
 /// Longest piece of foreign text that is shown.
 const MAX_SHOWN: usize = 400;
+/// Longest piece where more room is.
+const MAX_WHOLE: usize = 4000;
 
 /// Text from the target for a terminal or a log: control characters (C0, C1), bidirectional controls and invisible
 /// characters are shown as escapes, so that they can neither move the cursor nor reorder or hide what follows.
 #[must_use]
 pub fn clean(text: &Foreign) -> String {
+    let whole = text.untrusted();
+    match whole.char_indices().nth(MAX_SHOWN) {
+        Some((at, _)) => visible(&whole[..at]) + "…",
+        None => visible(whole),
+    }
+}
+
+/// The same at any length that a page may have, for formats with a bound of their own.
+pub(super) fn clean_whole(text: &Foreign) -> String {
+    let whole = text.untrusted();
+    match whole.char_indices().nth(MAX_WHOLE) {
+        Some((at, _)) => visible(&whole[..at]) + "…",
+        None => visible(whole),
+    }
+}
+
+fn visible(text: &str) -> String {
     let mut out = String::new();
-    for (count, character) in text.untrusted().chars().enumerate() {
-        if count == MAX_SHOWN {
-            out.push('…');
-            break;
-        }
+    for character in text.chars() {
         match character {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),

@@ -1,12 +1,24 @@
 //! Say it: one renderer a file, over the same [`Report`].
 
 mod clean;
+mod events;
+mod github;
+mod inventory;
 mod json;
+mod junit;
+mod markdown;
 mod text;
+mod whereabouts;
 
 pub use clean::clean;
 use clean::clean_word;
+pub use events::{EVENTS_SCHEMA, INVENTORY_SCHEMA, events, inventory_json};
+pub use github::github;
 pub use json::schema;
+pub use junit::{JunitError, junit, repair as repair_junit};
+pub use markdown::markdown;
+pub use text::inventory;
+pub use whereabouts::whereabouts;
 
 use crate::model::Report;
 use std::io::{self, Write};
@@ -18,6 +30,8 @@ pub enum Format {
     Text,
     /// For programs: all that was read, in the schema `hangscope/1`.
     Json,
+    /// For job summaries and comments: as text, in GitHub's Markdown, of at most 900 KiB.
+    Markdown,
 }
 
 /// How text is marked up. Decided at the edge, by the terminal and `NO_COLOR`.
@@ -76,5 +90,6 @@ pub fn render(
     match format {
         Format::Text => text::Text { style }.render(report, out),
         Format::Json => json::Json.render(report, out),
+        Format::Markdown => markdown::Markdown.render(report, out),
     }
 }

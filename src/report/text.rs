@@ -1,11 +1,14 @@
 //! Text for people: the answer first, then the evidence, the remedy, and all threads.
 
 mod findings;
+mod inventory;
 mod layout;
 mod threads;
 
+pub use inventory::inventory;
+
 use super::{Renderer, Style};
-use crate::model::Report;
+use crate::model::{Finding, Report};
 use layout::Page;
 use std::io::{self, Write};
 
@@ -20,4 +23,31 @@ impl Renderer for Text {
         threads::write(&mut page, self.style, report);
         out.write_all(page.finish().as_bytes())
     }
+}
+
+/// These findings, as in the text report; nothing if there are none.
+pub(super) fn these(report: &Report, findings: &[&Finding]) -> String {
+    let mut page = Page::new(report.options.width);
+    if let Some(last) = report.samples.last() {
+        findings::write_all(&mut page, Style::plain(), report, last, findings);
+    }
+    page.finish()
+}
+
+/// The answer without the threads, as in the text report.
+pub(super) fn answer(report: &Report) -> String {
+    let mut page = Page::new(report.options.width);
+    findings::write(&mut page, Style::plain(), report);
+    page.finish()
+}
+
+/// Each process with its threads, as in the text report.
+pub(super) fn processes(report: &Report) -> impl Iterator<Item = String> {
+    let context = threads::Context::of(report);
+    let last = report.samples.last().into_iter();
+    last.flat_map(|last| &last.processes).map(move |process| {
+        let mut page = Page::new(report.options.width);
+        threads::write_one(&mut page, Style::plain(), report, &context, process);
+        page.finish()
+    })
 }

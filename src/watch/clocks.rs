@@ -24,7 +24,15 @@ impl Supervisor {
             Phase::Killing | Phase::Gone => None,
         };
         let held = self.held.as_ref().map(|(_, until)| *until);
-        phase.into_iter().chain(held).chain(self.tail).min()
+        let tests = (self.phase == Phase::Running && self.end.is_none())
+            .then(|| Instant::now() + super::following::EVERY);
+        phase
+            .into_iter()
+            .chain(held)
+            .chain(self.tail)
+            .chain(tests)
+            .chain(self.next_step())
+            .min()
     }
 
     /// Does what is due.
@@ -35,17 +43,21 @@ impl Supervisor {
         if self.tail.is_some_and(|until| until <= now) {
             self.give_dump_up("it was still at it when the command had ended");
         }
+        if self.dump.is_some() && self.dump_until.is_some_and(|until| until <= now) {
+            self.give_dump_up("it took too long");
+        }
         match self.phase {
             Phase::Running
                 if self.end.is_none() && self.limit.is_some_and(|limit| limit.is_over(now)) =>
             {
-                self.reach_limit(now);
+                self.reach_limit();
             }
             Phase::LookingAtHang(until) if until <= now => {
                 self.give_dump_up("it was still at it when the run had to be ended");
                 // Without a capture that could have been given up, after a failure of ours.
                 if matches!(self.phase, Phase::LookingAtHang(_)) {
-                    self.end_run(false);
+                    let why = self.run_timeout();
+                    self.end_run(why);
                 }
             }
             Phase::Terminating(Some(until)) if until <= now => self.kill(),
@@ -53,15 +65,21 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn reach_limit(&mut self, now: Instant) {
+    pub(super) fn reach_limit(&mut self) {
         let Some(limit) = self.limit else { return };
-        let looking = LOOK_AT_MOST + self.options.interval.saturating_mul(self.samples());
-        self.phase = Phase::LookingAtHang(now.checked_add(looking).unwrap_or(now + LOOK_AT_MOST));
+        self.phase = Phase::LookingAtHang(self.look_until());
         // One that a signal began is shown as that; ours follows it.
         if self.dump.is_none() {
             let limit_ms = limit.millis();
             self.look(Trigger::RunTimeout { limit_ms }, self.options.samples);
         }
+    }
+
+    /// When a capture that begins now is given up.
+    pub(super) fn look_until(&self) -> Instant {
+        let now = Instant::now();
+        let looking = LOOK_AT_MOST + self.options.interval.saturating_mul(self.samples());
+        now.checked_add(looking).unwrap_or(now + LOOK_AT_MOST)
     }
 
     fn samples(&self) -> u32 {
@@ -71,13 +89,20 @@ impl Supervisor {
         }
     }
 
-    /// Ends the run because of the limit. By now all that could be saved is. A verdict has told of the limit.
-    pub(super) fn end_run(&mut self, told: bool) {
-        if let Some(limit) = self.limit.filter(|_| !told) {
-            self.sink.send(Event::Ending {
-                limit_ms: limit.millis(),
-            });
+    /// The run's limit, in words; `None` when there is none.
+    pub(super) fn run_timeout(&self) -> Option<String> {
+        let limit = self.limit?;
+        let length = Duration::from_millis(limit.millis());
+        Some(format!("run timeout ({} s)", length.as_secs_f64()))
+    }
+
+    /// Ends the run because of a limit. By now all that could be saved is. `why` is given when no verdict has told it.
+    pub(super) fn end_run(&mut self, why: Option<String>) {
+        if let Some(why) = why {
+            self.sink.send(Event::Ending { why: why.into() });
         }
+        self.ended_by_us = true;
+        self.following.mark_all_hung();
         self.sink.flush(VERDICT_AT_MOST);
         self.phase = Phase::Terminating(Instant::now().checked_add(self.options.grace));
         self.link.order(Order::Terminate);

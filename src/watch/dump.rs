@@ -4,7 +4,7 @@
 use super::Options;
 use crate::archive::{Bundle, Manifest};
 use crate::inspect::{self, Request, Samples};
-use crate::model::{Pid, Report, Trigger};
+use crate::model::{Pid, Report, RunRecord, Trigger};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -76,6 +76,7 @@ impl Dump {
         options: &Options,
         samples: Samples,
         trigger: Trigger,
+        record: RunRecord,
     ) -> std::io::Result<Self> {
         let (awake, wake) = UnixStream::pair()?;
         awake.set_nonblocking(true)?;
@@ -91,7 +92,7 @@ impl Dump {
             all: false,
             width: options.width,
             trigger: trigger.clone(),
-            run: None,
+            run: Some(record.run.clone()),
             exclude: vec![target.root, target.guardian],
         };
         let job = Job {
@@ -100,6 +101,7 @@ impl Dump {
             stop: Arc::clone(&stop),
             say: Say { say, wake },
             taken: Taken::default(),
+            record,
         };
         std::thread::Builder::new()
             .name("capture".to_owned())
@@ -170,6 +172,8 @@ struct Job {
     stop: Arc<AtomicBool>,
     say: Say,
     taken: Taken,
+    /// The tests, when the capture began.
+    record: RunRecord,
 }
 
 impl Job {
@@ -199,8 +203,23 @@ impl Job {
                     Some("hangscope failed while it wrote the bundle".to_owned());
             }
         }
+        let saved = catch_unwind(AssertUnwindSafe(|| self.save_record()));
+        if saved.is_err() {
+            self.taken.archive_failure =
+                Some("hangscope failed while it wrote the results".to_owned());
+        }
         let taken = Box::new(std::mem::take(&mut self.taken));
         self.say.say(Said::Done(taken));
+    }
+
+    /// The results of the tests come after all that tells of the hang: those may be many.
+    fn save_record(&mut self) {
+        let report = self.taken.report.as_ref();
+        if let Some(bundle) = &mut self.taken.bundle
+            && let Err(error) = bundle.set_record(&self.record, report)
+        {
+            self.taken.archive_failure = Some(error.to_string());
+        }
     }
 
     /// Writes what there is. Once that failed it is not tried again: the disk will not be emptier.

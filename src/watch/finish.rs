@@ -1,12 +1,15 @@
 //! After the end of a run: the terminal, the orphans, the bundles' last words.
 
-use super::WatchError;
 use super::processes::Process;
 use super::supervisor::{Phase, Supervisor};
-use crate::model::{Event, Outcome, OutcomeKind};
+use super::{Finished, WatchError};
+use crate::archive::{self, Bundle};
+use crate::model::{Event, Leak, Outcome, OutcomeKind, Report, RunRecord, TestOutcome};
 use rustix::io::Errno;
 use std::io;
-use std::time::{Duration, Instant};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long processes that end along with the command are waited for before they count as left behind.
 const ORPHANS_SETTLE: Duration = Duration::from_millis(200);
@@ -15,7 +18,7 @@ const SINK_AT_MOST: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// Puts all in order and says how the run ended.
-    pub(super) fn finish(mut self) -> Result<Outcome, WatchError> {
+    pub(super) fn finish(mut self) -> Result<Finished, WatchError> {
         let timed_out = self.phase == Phase::Gone;
         if let Some(terminal) = &mut self.terminal {
             terminal.take_back();
@@ -36,12 +39,60 @@ impl Supervisor {
         } else {
             self.end.unwrap_or(Outcome::RUNNING)
         };
+        let (record, leaks) = self.last_words();
+        let (report, bundle) = self.last_report.take().unzip();
         for bundle in &mut self.bundles {
             // The run may have deleted it; that is its right.
             let _ = bundle.set_outcome(outcome);
         }
+        if let Some(newest) = self.bundles.last_mut() {
+            let _ = newest.set_record(&record, report.as_ref());
+        }
+        self.mend_junit(&record, report.as_ref());
         self.sink.flush(SINK_AT_MOST);
-        Ok(outcome)
+        Ok(Finished {
+            outcome,
+            record,
+            leaks,
+            report,
+            bundle: bundle.flatten(),
+        })
+    }
+
+    /// What the tests' processes have written since the last look, and what all of it comes to.
+    fn last_words(&mut self) -> (RunRecord, Vec<Leak>) {
+        let body = AssertUnwindSafe(|| {
+            self.following.finish();
+            let leaks = self.following.leaks(&self.options.fail_on_leak);
+            (self.following.record(), leaks)
+        });
+        catch_unwind(body).unwrap_or_default()
+    }
+
+    /// pytest writes its own JUnit file at the end of the session. In a run that did not get there it is missing, or
+    /// lacks the test that hung.
+    fn mend_junit(&mut self, record: &RunRecord, report: Option<&Report>) {
+        let Some(path) = record.junit.as_ref() else {
+            return;
+        };
+        let unfinished = record.tests.iter().any(|test| {
+            matches!(
+                test.outcome,
+                TestOutcome::Hung | TestOutcome::Crashed | TestOutcome::Running
+            )
+        });
+        if !unfinished {
+            return;
+        }
+        let path = Path::new(path.untrusted());
+        let bundle = self.bundles.last().map(Bundle::path);
+        let took = Duration::from_millis(record.took_ms);
+        let now = SystemTime::now();
+        let began = now.checked_sub(took).unwrap_or(now);
+        if let Err(error) = archive::mend_junit(path, record, report, bundle, began) {
+            let what = format!("the JUnit file is not complete: {error}");
+            self.sink.send(Event::Trouble { what: what.into() });
+        }
     }
 
     fn start_error(&self, errno: i32) -> WatchError {

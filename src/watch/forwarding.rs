@@ -130,6 +130,7 @@ impl Supervisor {
         if let Some(limit) = &mut self.limit {
             limit.stand(now);
         }
+        self.stood_since.get_or_insert(now);
         // To the whole job, as the terminal would have sent it, a script around us included. Not SIGSTOP: of
         // these the kernel spares an orphaned group, where nobody could continue us.
         let ours = if by_terminal { signal } else { SIGTSTP };
@@ -148,8 +149,13 @@ impl Supervisor {
 
     /// We were continued, and so is the command; in the foreground it gets the terminal again.
     fn resume(&mut self) {
+        let now = Instant::now();
         if let Some(limit) = &mut self.limit {
-            limit.go_on(Instant::now());
+            limit.go_on(now);
+        }
+        if let Some(since) = self.stood_since.take() {
+            self.following.stood(now.saturating_duration_since(since));
+            self.progress.note(now);
         }
         if let (Some(terminal), Some(group)) = (&mut self.terminal, self.link.command())
             && self.end.is_none()

@@ -15,6 +15,7 @@ use rustix::process::{WaitOptions, wait};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -110,6 +111,10 @@ impl Guardian {
             }
             if gone {
                 self.kill_all();
+                // Nobody else is left to do it.
+                if let Some(folder) = std::env::var_os(super::testrun::RUN_VARIABLE) {
+                    super::testrun::remove_folder(Path::new(&folder));
+                }
                 return;
             }
             self.wait(None);

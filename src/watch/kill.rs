@@ -3,6 +3,7 @@
 use super::processes::{Process, alive_below};
 use crate::model::Pid;
 use rustix::process::{self, PidfdFlags, Signal, WaitOptions};
+use rustix_libc_wrappers::process::SignalExt as _;
 use std::time::{Duration, Instant};
 
 /// How long we try to get rid of processes that do not die. Only state D and other users' processes live on.
@@ -41,6 +42,31 @@ fn signal_one(target: &Process, signal: Signal) {
     };
     if Process::read(target.pid).is_some_and(|now| now.start == target.start) {
         let _ = process::pidfd_send_signal(&pidfd, signal);
+    }
+}
+
+/// Sends a signal, a real-time one too, to one process; to none is no error.
+pub(super) fn signal_process(pid: Pid, start_ticks: u64, signal: i32) -> bool {
+    let target = Process::read(pid).filter(|now| now.start == start_ticks && !now.is_dead());
+    match (target, Signal::from_raw(signal)) {
+        (Some(target), Some(signal)) => {
+            signal_one(&target, signal);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Kills one process and all below it.
+pub(super) fn kill_subtree(pid: Pid, start_ticks: u64) {
+    let Some(top) = Process::read(pid).filter(|now| now.start == start_ticks) else {
+        return;
+    };
+    // Listed before the top is gone: what it leaves behind moves up in the tree.
+    let below = alive_below(pid);
+    signal_one(&top, Signal::KILL);
+    for process in &below {
+        signal_one(process, Signal::KILL);
     }
 }
 

@@ -30,11 +30,16 @@ pub(super) struct Link {
 impl Link {
     /// Starts a guardian, and it the command. Every other descriptor that hangscope has opened must be
     /// close-on-exec, and signals must be as the command shall have them.
-    pub(super) fn start(command: &[OsString]) -> io::Result<Self> {
+    /// The environment variables reach the command, too.
+    pub(super) fn start(
+        command: &[OsString],
+        environment: &[(OsString, OsString)],
+    ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let guardian = Command::new("/proc/self/exe")
             .arg0(env!("CARGO_PKG_NAME"))
             .arg(GUARDIAN)
+            .envs(environment.iter().cloned())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .process_group(0)
             .spawn()?;

@@ -12,6 +12,8 @@ pub(super) const TAIL_AT_MOST: Duration = Duration::from_secs(10);
 impl Supervisor {
     /// Begins a capture.
     pub(super) fn look(&mut self, trigger: Trigger, samples: Samples) {
+        // What the tests have written is newer than the last turn of the loop.
+        self.follow(Instant::now());
         let target = Target {
             root: self.link.root(),
             guardian: self.link.guardian(),
@@ -26,9 +28,11 @@ impl Supervisor {
                 &self.options,
                 samples,
                 trigger.clone(),
+                self.following.record(),
             ) {
                 Ok(dump) => {
                     self.dump = Some(dump);
+                    self.dump_until = Some(self.look_until());
                     None
                 }
                 Err(error) => Some(error.to_string()),
@@ -86,14 +90,23 @@ impl Supervisor {
             self.sink.send(Event::CaptureFailed { why: why.into() });
         }
         let told = taken.report.is_some();
-        if let Some(report) = taken.report {
+        if let Some(report) = &taken.report {
             self.sink.send(Event::Verdict {
-                report: Box::new(report),
-                bundle,
+                report: Box::new(report.clone()),
+                bundle: bundle.clone(),
                 ended: self.end.is_some(),
             });
         }
         self.bundles.extend(taken.bundle);
+        if self.phase == Phase::Running {
+            match trigger {
+                Trigger::IdleTimeout { ends: true, .. } if self.end.is_none() => {
+                    self.idle_looked(told);
+                }
+                _ => self.overdue_looked(taken.report.as_ref(), bundle.as_deref()),
+            }
+        }
+        self.last_report = taken.report.map(|report| (report, bundle));
         if !matches!(self.phase, Phase::LookingAtHang(_)) {
             return;
         }
@@ -101,9 +114,10 @@ impl Supervisor {
             // It ended by itself while we looked: that is how the run ended.
             self.phase = Phase::Running;
         } else if matches!(trigger, Trigger::RunTimeout { .. }) {
-            self.end_run(told);
+            let why = self.run_timeout().filter(|_| !told);
+            self.end_run(why);
         } else {
-            self.reach_limit(Instant::now());
+            self.reach_limit();
         }
     }
 }

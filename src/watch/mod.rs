@@ -11,25 +11,31 @@
 mod clocks;
 mod dump;
 mod finish;
+mod following;
 mod forwarding;
 mod guardian;
 mod handover;
+mod idle;
 mod kill;
 mod limit;
 mod lines;
 mod link;
 mod looking;
+mod overdue;
 mod processes;
+mod progress;
 mod signals;
 mod sink;
 mod supervisor;
+mod surveying;
 mod terminal;
+mod testrun;
 mod wire;
 
 pub use guardian::{GUARDIAN, guardian};
 
 use crate::inspect::Samples;
-use crate::model::{Event, Outcome};
+use crate::model::{Event, Leak, LeftKind, Outcome, Report, RunRecord};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -42,7 +48,21 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// After how long the run is dumped and ended; never when absent.
     pub run_timeout: Option<Duration>,
-    /// Time between TERM and KILL.
+    /// After how long a test is dumped and made to end; never when absent, except as its own mark says.
+    pub test_timeout: Option<Duration>,
+    /// After how long without a test event and without progress the run is dumped and ended; never when absent.
+    pub idle_timeout: Option<Duration>,
+    /// After how long without a test event and without progress the run is dumped, once; never when absent.
+    pub report_after: Option<Duration>,
+    /// What is done with a test over its limit.
+    pub on_hang: OnHang,
+    /// Whether pytest is to load our plugin.
+    pub plugin: bool,
+    /// Whether to tell of slow tests while they run.
+    pub status: bool,
+    /// What tests must not leave behind.
+    pub fail_on_leak: Vec<LeftKind>,
+    /// Time between TERM and KILL, and between other steps that end something.
     pub grace: Duration,
     /// The folder that bundles are written to; none are when absent.
     pub archive: Option<PathBuf>,
@@ -54,6 +74,30 @@ pub struct Options {
     pub interval: Duration,
     /// Columns of the text report.
     pub width: usize,
+}
+
+/// What is done with a test over its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHang {
+    /// It is made to fail, by the mildest means that works.
+    Continue,
+    /// The run is ended.
+    End,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How the command ended, or was ended.
+    pub outcome: Outcome,
+    /// All that is known of its tests.
+    pub record: RunRecord,
+    /// What tests left behind and must not.
+    pub leaks: Vec<Leak>,
+    /// The last look at the run, if there was any.
+    pub report: Option<Report>,
+    /// The bundle of that look.
+    pub bundle: Option<PathBuf>,
 }
 
 /// Why a command was not run, or was lost.
@@ -90,6 +134,6 @@ pub enum WatchError {
 ///
 /// # Errors
 /// When the command was not started.
-pub fn run(options: Options, sink: Box<dyn FnMut(Event) + Send>) -> Result<Outcome, WatchError> {
+pub fn run(options: Options, sink: Box<dyn FnMut(Event) + Send>) -> Result<Finished, WatchError> {
     supervisor::run(options, sink)
 }

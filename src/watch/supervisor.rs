@@ -1,18 +1,25 @@
 //! The one loop of a watched run: it orders the command's end, signals, clocks and captures.
 
 use super::dump::{Dump, Inspect};
+use super::following::Following;
+use super::idle::{Idle, Slow};
 use super::limit::Limit;
 use super::link::Link;
+use super::overdue::{Overdue, Told};
+use super::progress::Progress;
 use super::signals::{self, Signals};
 use super::sink::Sink;
+use super::surveying::Surveying;
 use super::terminal::Terminal;
 use super::wire::Word;
-use super::{Options, WatchError};
+use super::{Finished, Options, WatchError};
 use crate::archive::Bundle;
-use crate::model::{Event, Outcome, OutcomeKind};
+use crate::model::{Event, Outcome, OutcomeKind, Report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Where the run stands.
@@ -43,6 +50,8 @@ pub(super) struct Supervisor {
     /// How the command itself ended.
     pub(super) end: Option<Outcome>,
     pub(super) dump: Option<Dump>,
+    /// When the capture under way is given up.
+    pub(super) dump_until: Option<Instant>,
     /// Signals that are passed on when the first sample is on disk, at this time at the latest.
     pub(super) held: Option<(Vec<i32>, Instant)>,
     /// When the first signal came that ends the run: a later one is passed on at once.
@@ -52,6 +61,22 @@ pub(super) struct Supervisor {
     /// The command's end was seen while a capture ran: that one is waited for until then.
     pub(super) tail: Option<Instant>,
     pub(super) bundles: Vec<Bundle>,
+    /// What the tests do.
+    pub(super) following: Following,
+    pub(super) surveying: Option<Surveying>,
+    pub(super) progress: Progress,
+    /// Tests over their limit that something is being done about.
+    pub(super) overdue: Vec<Overdue>,
+    /// Tests that have been found over a limit.
+    pub(super) told_overdue: BTreeSet<Told>,
+    pub(super) idle: Idle,
+    pub(super) slow: Slow,
+    /// Since when the whole job is suspended.
+    pub(super) stood_since: Option<Instant>,
+    /// The last look, and which of the bundles has it.
+    pub(super) last_report: Option<(Report, Option<PathBuf>)>,
+    /// A limit of ours ends, or has ended, the run.
+    pub(super) ended_by_us: bool,
     /// How the command could not be started.
     pub(super) not_started: Option<i32>,
     told_lost: bool,
@@ -63,7 +88,7 @@ pub(super) struct Supervisor {
 pub(super) fn run(
     options: Options,
     sink: Box<dyn FnMut(Event) + Send>,
-) -> Result<Outcome, WatchError> {
+) -> Result<Finished, WatchError> {
     let ignored = signals::ignored();
     let parent = rustix::process::getppid();
     let signals = Signals::take(ignored).map_err(WatchError::Setup)?;
@@ -74,11 +99,12 @@ pub(super) fn run(
         let _ = nix::sys::prctl::set_pdeathsig(signals::PARENT_DEATH);
     }
     let terminal = Terminal::open();
-    let link = Link::start(&options.command).map_err(WatchError::Guardian)?;
+    let following = Following::start(options.plugin);
+    let link =
+        Link::start(&options.command, following.environment()).map_err(WatchError::Guardian)?;
+    let now = Instant::now();
     let mut supervisor = Supervisor {
-        limit: options
-            .run_timeout
-            .map(|length| Limit::new(length, Instant::now())),
+        limit: options.run_timeout.map(|length| Limit::new(length, now)),
         inspect: super::dump::inspect,
         link,
         signals,
@@ -89,11 +115,22 @@ pub(super) fn run(
         phase: Phase::Running,
         end: None,
         dump: None,
+        dump_until: None,
         held: None,
         signalled: None,
         plain: false,
         tail: None,
         bundles: Vec::new(),
+        following,
+        surveying: None,
+        progress: Progress::new(now),
+        overdue: Vec::new(),
+        told_overdue: BTreeSet::new(),
+        idle: Idle::default(),
+        slow: Slow::default(),
+        stood_since: None,
+        last_report: None,
+        ended_by_us: false,
         not_started: None,
         told_lost: false,
         parent,
@@ -139,7 +176,11 @@ impl Supervisor {
             }
             self.read_dump();
             self.look_at_guardian();
-            self.look_at_clocks(Instant::now());
+            let now = Instant::now();
+            self.follow(now);
+            self.look_at_tests(now);
+            self.look_at_idleness(now);
+            self.look_at_clocks(now);
         }
     }
 
@@ -174,6 +215,7 @@ impl Supervisor {
     pub(super) fn hear(&mut self, word: Word) {
         match word {
             Word::Started(group) => {
+                self.surveying = Surveying::start(self.scope());
                 if let Some(terminal) = self
                     .terminal
                     .as_mut()

@@ -59,12 +59,15 @@ fn a_bundle_is_private_and_complete() {
         files.push(name_of(&path));
     }
     files.sort();
-    assert_eq!(files, ["dump.json", "manifest.json", "report.txt"]);
+    assert_eq!(
+        files,
+        ["dump.json", "manifest.json", "report.md", "report.txt"]
+    );
     let manifest = json(&bundle.join("manifest.json"));
     assert_eq!(manifest["schema"], "hangscope-manifest/1");
     assert_eq!(
         manifest["files"],
-        serde_json::json!(["dump.json", "report.txt"])
+        serde_json::json!(["dump.json", "report.txt", "report.md"])
     );
     assert_eq!(
         manifest["trigger"],
@@ -175,4 +178,68 @@ fn runs_that_write_at_the_same_time_do_not_meet() {
             "timed-out"
         );
     }
+}
+
+#[test]
+fn the_record_of_a_run_comes_after_the_first_report() {
+    use hangscope::archive::{Bundle, Manifest};
+    use hangscope::model::{Foreign, Inventory, Report, Run, RunRecord, TestSource, Trigger};
+    let dump = crate::support::detector_fixture("join-on-blocked-thread").join("hang.dump.json");
+    let report: Report =
+        serde_json::from_slice(&fs::read(dump).expect("a dump")).expect("a report");
+    let folder = tempfile::tempdir().expect("a folder");
+    let archive = folder.path().join("archive");
+    let manifest = Manifest::new(&["pytest".into()], Trigger::Dump);
+    let mut bundle = Bundle::create(&archive, manifest, Some(&report)).expect("a bundle");
+    let files = |bundle: &Bundle| -> Vec<String> {
+        let manifest = fs::read(bundle.path().join("manifest.json")).expect("a manifest");
+        let manifest: Manifest = serde_json::from_slice(&manifest).expect("a manifest");
+        for file in &manifest.files {
+            let size = fs::metadata(bundle.path().join(file))
+                .expect("a file")
+                .len();
+            assert!(size > 0, "{file}");
+        }
+        manifest.files
+    };
+    // What must be whole within seconds of a signal is not kept waiting by the rest.
+    assert_eq!(files(&bundle), ["dump.json", "report.txt"]);
+    let mut record = RunRecord {
+        run: Run {
+            source: TestSource::Plugin,
+            ..Run::default()
+        },
+        not_run: vec![Foreign::from("a.py::b")],
+        ..RunRecord::default()
+    };
+    bundle.set_record(&record, None).expect("written");
+    let first = ["dump.json", "report.txt", "junit.xml", "events.jsonl"];
+    assert_eq!(files(&bundle), first);
+    bundle.update(&report).expect("written");
+    record.run.inventory = Some(Inventory::default());
+    bundle.set_record(&record, Some(&report)).expect("written");
+    let all = [&first[..], &["report.md", "inventory.json"]].concat();
+    assert_eq!(files(&bundle), all);
+    let mut names: Vec<String> = fs::read_dir(bundle.path())
+        .expect("the bundle")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("UTF-8")
+        })
+        .collect();
+    names.sort();
+    let mut expected = [all, vec!["manifest.json"]].concat();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    let inventory = json(&bundle.path().join("inventory.json"));
+    assert_eq!(inventory["schema"], "hangscope-inventory/1");
+    assert_eq!(inventory["tests"], 0);
+    fs::remove_dir_all(&archive).expect("removed");
+    let error = bundle
+        .set_record(&record, None)
+        .expect_err("there is no folder");
+    assert!(error.to_string().contains("junit.xml"), "{error}");
 }

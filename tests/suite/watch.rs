@@ -162,13 +162,36 @@ print(os.read(0, 100), os.getpgrp() == os.getpid())
         fs::read_to_string(out).expect("out")
     };
     let without = with(&["env"]);
-    let watched = with(&[env!("CARGO_BIN_EXE_hangscope"), "watch", "--"]);
+    let watched = with(&[
+        env!("CARGO_BIN_EXE_hangscope"),
+        "watch",
+        "--no-plugin",
+        "--",
+    ]);
     // The shell names the program that it runs in `_`.
     let plain = |text: &str| {
         text.replace(env!("CARGO_BIN_EXE_hangscope"), "X")
             .replace("/usr/bin/env", "X")
     };
     assert_eq!(plain(&watched), plain(&without));
+}
+
+#[test]
+fn for_the_plugin_three_variables_are_set() {
+    let place = Place::new();
+    let environment = |command: &mut std::process::Command| -> std::collections::BTreeSet<String> {
+        let end = run(command.env_remove("PYTHONPATH").env_remove("TOX_OVERRIDE"));
+        end.stdout.lines().map(str::to_owned).collect()
+    };
+    let without = environment(&mut place.command("env"));
+    let watched = environment(place.watch(&["--"]).arg("env"));
+    assert!(without.is_subset(&watched));
+    let names: Vec<&str> = watched
+        .difference(&without)
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names, ["HANGSCOPE_RUN", "PYTHONPATH", "TOX_OVERRIDE"]);
 }
 
 #[test]

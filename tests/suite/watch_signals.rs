@@ -52,7 +52,13 @@ fn term_int_and_hup_are_passed_on_when_the_first_sample_is_on_disk() {
         run.signal(number);
         let end = run.end();
         assert_eq!(end.code(), 9);
-        assert_eq!(end.stdout, "dump.json\nmanifest.json\nreport.txt\n");
+        // What does not tell of the hang may come later.
+        let there: Vec<&str> = end
+            .stdout
+            .lines()
+            .filter(|name| *name != "report.md")
+            .collect();
+        assert_eq!(there, ["dump.json", "manifest.json", "report.txt"]);
         let dump = json(&place.bundle().join("dump.json"));
         assert_eq!(dump["samples"].as_array().expect("samples").len(), 1);
     }

@@ -45,6 +45,13 @@ pub(crate) fn pytest_current_test(memory: &CachedMemory<'_>, environ: u64) -> Op
     None
 }
 
+/// Whether the environment that a process was started with had this value already: then it is a test of its parent.
+pub(crate) fn is_inherited(value: &[u8], at_start: &[u8]) -> bool {
+    at_start
+        .split(|byte| *byte == 0)
+        .any(|variable| variable.strip_prefix(PYTEST_VARIABLE) == Some(value))
+}
+
 /// Splits pytest's `nodeid (phase)`.
 pub(crate) fn running_test(value: &[u8], inherited: bool) -> RunningTest {
     let text = String::from_utf8_lossy(value);

@@ -1,7 +1,7 @@
 //! The Python part of a process: which CPython it runs, and all of its interpreters, thread states and frames.
 
 mod code;
-mod environ;
+pub(super) mod environ;
 mod frame;
 mod interpreter;
 mod locals;
@@ -72,9 +72,7 @@ impl PythonProcess {
         at_start: &[u8],
     ) -> Option<RunningTest> {
         let value = environ::pytest_current_test(memory, self.environ?)?;
-        let inherited = at_start.split(|byte| *byte == 0).any(|variable| {
-            variable.strip_prefix(b"PYTEST_CURRENT_TEST=") == Some(value.as_slice())
-        });
+        let inherited = environ::is_inherited(&value, at_start);
         Some(environ::running_test(&value, inherited))
     }
 

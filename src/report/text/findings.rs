@@ -1,10 +1,10 @@
 //! The answer: findings, or what was seen instead.
 
+use super::super::whereabouts::{births, test_of, whereabouts};
 use super::super::{Style, clean, clean_word};
 use super::layout::Page;
 use crate::model::{
-    Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Process, Report, Snapshot, ThreadKind,
-    Verdict,
+    Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Report, Snapshot, ThreadKind, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -16,19 +16,8 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
         page.line("nothing was read");
         return;
     };
-    let mut shown: BTreeMap<&str, Vec<&Finding>> = BTreeMap::new();
-    for finding in &report.analysis.findings {
-        shown.entry(&finding.signature).or_default().push(finding);
-    }
-    let mut first_of_signature = Vec::new();
-    for finding in &report.analysis.findings {
-        let same = shown.remove(finding.signature.as_str());
-        first_of_signature.extend(same.map(|same| (finding, same)));
-    }
-    for (finding, same) in first_of_signature {
-        page.gap();
-        write_finding(page, style, last, finding, &same);
-    }
+    let findings: Vec<&Finding> = report.analysis.findings.iter().collect();
+    write_all(page, style, report, last, &findings);
     if report.analysis.findings.is_empty() {
         write_no_finding(page, style, report, last);
     }
@@ -51,9 +40,30 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     write_gaps(page, report);
 }
 
+/// Those findings, alike ones together.
+pub(super) fn write_all(
+    page: &mut Page,
+    style: Style,
+    report: &Report,
+    last: &Snapshot,
+    findings: &[&Finding],
+) {
+    let mut shown: BTreeMap<&str, Vec<&Finding>> = BTreeMap::new();
+    for finding in findings {
+        shown.entry(&finding.signature).or_default().push(finding);
+    }
+    for finding in findings {
+        if let Some(same) = shown.remove(finding.signature.as_str()) {
+            page.gap();
+            write_finding(page, style, report, last, finding, &same);
+        }
+    }
+}
+
 fn write_finding(
     page: &mut Page,
     style: Style,
+    report: &Report,
     last: &Snapshot,
     finding: &Finding,
     same: &[&Finding],
@@ -68,7 +78,11 @@ fn write_finding(
         Certainty::Possible => style.caution(&left),
         _ => style.alarm(&left),
     };
-    page.left_right(&left, &painted, &process.map_or_else(String::new, test_of));
+    page.left_right(
+        &left,
+        &painted,
+        &process.map_or_else(String::new, |process| test_of(report, process)),
+    );
     page.wrapped("  ", "  ", &clean(&finding.title));
     for evidence in &finding.evidence {
         let mark = match evidence.grade {
@@ -81,6 +95,9 @@ fn write_finding(
             "      ",
             &format!("{}{mark}", clean(&evidence.text)),
         );
+    }
+    for birth in births(report, finding) {
+        page.wrapped("    - ", "      ", &clean(&birth));
     }
     if !finding.affected.is_empty() {
         let names: Vec<String> = finding
@@ -139,18 +156,6 @@ fn name_of(last: &Snapshot, key: &Key) -> String {
     )
 }
 
-/// "tests/test_x.py::test_y (call)", for a process that runs a test.
-pub(super) fn test_of(process: &Process) -> String {
-    process.test.as_ref().map_or_else(String::new, |test| {
-        let phase = test
-            .phase
-            .as_ref()
-            .map_or_else(String::new, |phase| format!(" ({})", clean_word(phase)));
-        let started = if test.inherited { "started by " } else { "" };
-        format!("{started}{}{phase}", clean(&test.id))
-    })
-}
-
 fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snapshot) {
     let samples = report.samples.len();
     let span = report
@@ -164,7 +169,11 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
     };
     if report.analysis.verdict == Verdict::Unknown {
         let headline = "cannot tell: no stack could be read";
-        page.left_right(headline, &style.caution(headline), "");
+        page.left_right(
+            headline,
+            &style.caution(headline),
+            &whereabouts(report).unwrap_or_default(),
+        );
         return;
     }
     let mut counts: BTreeMap<Motion, usize> = BTreeMap::new();
@@ -202,7 +211,7 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         )
     };
     if report.analysis.verdict == Verdict::PossibleHang {
-        write_standstill(page, style, last, &looked);
+        write_standstill(page, style, report, &looked);
         return;
     }
     let stopped = last
@@ -214,12 +223,6 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         (false, trigger) if trigger.is_overdue() => "cause not recognised",
         (false, _) => "no hang seen",
     };
-    let tests: Vec<String> = last
-        .processes
-        .iter()
-        .map(test_of)
-        .filter(|test| !test.is_empty())
-        .collect();
     page.left_right(
         headline,
         &if headline == "no hang seen" {
@@ -227,7 +230,7 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         } else {
             style.caution(headline)
         },
-        tests.first().map_or("", String::as_str),
+        &whereabouts(report).unwrap_or_default(),
     );
     page.wrapped("  ", "  ", &summary);
     for process in &last.processes {
@@ -259,17 +262,12 @@ fn threads(count: usize) -> String {
 }
 
 /// No known cause fits, and yet nothing can go on.
-fn write_standstill(page: &mut Page, style: Style, last: &Snapshot, looked: &str) {
+fn write_standstill(page: &mut Page, style: Style, report: &Report, looked: &str) {
     let headline = "stuck, cause unknown";
-    let tests = last
-        .processes
-        .iter()
-        .map(test_of)
-        .find(|test| !test.is_empty());
     page.left_right(
         headline,
         &style.caution(headline),
-        &tests.unwrap_or_default(),
+        &whereabouts(report).unwrap_or_default(),
     );
     page.wrapped(
         "  ",

@@ -1,7 +1,8 @@
 //! All processes with their threads: one line each, or whole stacks.
 
+use super::super::whereabouts::{known, role_of, told_by_itself};
 use super::super::{Style, clean, clean_word};
-use super::findings::{is_worth_a_line, test_of};
+use super::findings::is_worth_a_line;
 use super::layout::{Page, cut};
 use crate::model::{
     Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Thread, ThreadKind,
@@ -21,27 +22,10 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     let Some(last) = report.samples.last() else {
         return;
     };
-    let motions: BTreeMap<&Key, Motion> = report
-        .analysis
-        .progress
-        .iter()
-        .map(|progress| (&progress.thread, progress.motion))
-        .collect();
-    let involved: BTreeSet<&Key> = report
-        .analysis
-        .findings
-        .iter()
-        .flat_map(|finding| finding.blockers.iter().chain([&finding.waiter]))
-        .collect();
+    let context = Context::of(report);
     for process in &last.processes {
         page.gap();
-        write_process(page, style, process);
-        write_table(page, process, &motions, &involved);
-        for thread in &process.threads {
-            if report.options.all || involved.contains(&thread.key) {
-                write_stacks(page, style, thread, report.options.all);
-            }
-        }
+        write_one(page, style, report, &context, process);
     }
     if !report.options.all && report.trigger == Trigger::Dump {
         page.gap();
@@ -49,7 +33,45 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     }
 }
 
-fn write_process(page: &mut Page, style: Style, process: &Process) {
+/// What the analysis says of the threads.
+pub(super) struct Context<'r> {
+    motions: BTreeMap<&'r Key, Motion>,
+    involved: BTreeSet<&'r Key>,
+}
+
+impl<'r> Context<'r> {
+    pub(super) fn of(report: &'r Report) -> Self {
+        let progress = report.analysis.progress.iter();
+        let findings = report.analysis.findings.iter();
+        Self {
+            motions: progress
+                .map(|progress| (&progress.thread, progress.motion))
+                .collect(),
+            involved: findings
+                .flat_map(|finding| finding.blockers.iter().chain([&finding.waiter]))
+                .collect(),
+        }
+    }
+}
+
+/// One process with its threads.
+pub(super) fn write_one(
+    page: &mut Page,
+    style: Style,
+    report: &Report,
+    context: &Context<'_>,
+    process: &Process,
+) {
+    write_process(page, style, report, process);
+    write_table(page, process, &context.motions, &context.involved);
+    for thread in &process.threads {
+        if report.options.all || context.involved.contains(&thread.key) {
+            write_stacks(page, style, thread, report.options.all);
+        }
+    }
+}
+
+fn write_process(page: &mut Page, style: Style, report: &Report, process: &Process) {
     let command = process.argv.iter().map(clean).collect::<Vec<_>>().join(" ");
     let command = if command.is_empty() {
         clean(&process.name)
@@ -91,9 +113,14 @@ fn write_process(page: &mut Page, style: Style, process: &Process) {
     if let Some(tracer) = process.tracer {
         parts.push(format!("traced by {tracer}"));
     }
-    let test = test_of(process);
-    if !test.is_empty() {
-        parts.push(format!("test {test}"));
+    match known(report, process) {
+        Some(known) => parts.push(role_of(known)),
+        None => {
+            let test = told_by_itself(process);
+            if !test.is_empty() {
+                parts.push(format!("test {test}"));
+            }
+        }
     }
     page.wrapped("  ", "  ", &parts.join(" · "));
     for interpreter in process

@@ -2,8 +2,8 @@
 
 use super::{Dump, Inspect, Said, Taken, Target};
 use crate::inspect::{Request, Samples};
-use crate::model::{Analysis, Host, Report, SCHEMA, Tool, Trigger};
-use crate::watch::Options;
+use crate::model::{Analysis, Host, Report, RunRecord, SCHEMA, Tool, Trigger};
+use crate::watch::{OnHang, Options};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::path::Path;
 use std::time::Duration;
@@ -40,6 +40,13 @@ fn take(archive: &Path, inspect: Inspect) -> Taken {
     let options = Options {
         command: vec!["true".into()],
         run_timeout: None,
+        test_timeout: None,
+        idle_timeout: None,
+        report_after: None,
+        on_hang: OnHang::Continue,
+        plugin: false,
+        status: false,
+        fail_on_leak: Vec::new(),
         grace: Duration::ZERO,
         archive: Some(archive.to_owned()),
         hang_exit_code: 124,
@@ -53,8 +60,15 @@ fn take(archive: &Path, inspect: Inspect) -> Taken {
         command: 42,
     };
     let trigger = Trigger::RunTimeout { limit_ms: 1 };
-    let mut dump = Dump::start(inspect, target, &options, Samples::Auto, trigger)
-        .unwrap_or_else(|error| panic!("{error}"));
+    let mut dump = Dump::start(
+        inspect,
+        target,
+        &options,
+        Samples::Auto,
+        trigger,
+        RunRecord::default(),
+    )
+    .unwrap_or_else(|error| panic!("{error}"));
     loop {
         let _ = poll(&mut [PollFd::new(&dump, PollFlags::IN)], None);
         for said in dump.read() {

@@ -1,5 +1,9 @@
 //! The one joint of capture and analysis: look at a process tree a few times and say what follows.
 
+mod survey;
+
+pub use survey::{Survey, Surveyed, Surveyor};
+
 use crate::analysis;
 use crate::capture::{self, CaptureError};
 use crate::model::{Host, Options, Pid, Report, Run, SCHEMA, Tool, Trigger};
@@ -80,7 +84,7 @@ pub fn inspect(
         trigger: request.trigger.clone(),
         run: request.run.clone(),
         samples: Vec::new(),
-        analysis: analysis::analyze(&[], &request.trigger),
+        analysis: analysis::analyze(&[], &request.trigger, None),
     };
     for index in 0..request.samples.most() {
         if index > 0 {
@@ -97,7 +101,8 @@ pub fn inspect(
             }
         }
         let span = tracing::debug_span!("analyze", samples = report.samples.len());
-        report.analysis = span.in_scope(|| analysis::analyze(&report.samples, &report.trigger));
+        report.analysis = span
+            .in_scope(|| analysis::analyze(&report.samples, &report.trigger, report.run.as_ref()));
         let more = on_report(&report);
         let enough = request.samples == Samples::Auto
             && report
@@ -114,7 +119,7 @@ pub fn inspect(
 /// Computes the analysis of a saved report again.
 #[must_use]
 pub fn reanalyze(mut report: Report) -> Report {
-    report.analysis = analysis::analyze(&report.samples, &report.trigger);
+    report.analysis = analysis::analyze(&report.samples, &report.trigger, report.run.as_ref());
     report
 }
 

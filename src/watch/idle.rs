@@ -1,0 +1,113 @@
+//! Nothing happens: no test begins or ends and nothing gets further. And: a test takes long, on a terminal.
+
+use super::Options;
+use super::supervisor::{Phase, Supervisor};
+use crate::model::{Event, Role, SlowStatus, Trigger};
+use std::time::{Duration, Instant};
+
+/// When a test is first told to be slow; then each time that it has taken twice as long.
+const SLOW_AFTER: Duration = Duration::from_secs(10);
+
+/// What has been said about idleness.
+#[derive(Debug, Default)]
+pub(super) struct Idle {
+    /// The last test event at that time. Nothing more is said until there is another.
+    told_after: Option<u64>,
+    /// A look for the sake of `--idle-timeout` is under way.
+    ending: bool,
+}
+
+/// What has been said about slow tests.
+#[derive(Debug, Default)]
+pub(super) struct Slow {
+    /// The test (or other place), and after how long it is told next.
+    now: Option<(String, Duration)>,
+}
+
+impl Supervisor {
+    /// Acts when nothing happens for too long.
+    pub(super) fn look_at_idleness(&mut self, now: Instant) {
+        if self.phase != Phase::Running || self.end.is_some() || self.stood_since.is_some() {
+            return;
+        }
+        self.tell_slow();
+        let event = self.following.last_event();
+        let quiet = self
+            .following
+            .since_last_event()
+            .min(now.saturating_duration_since(self.progress.last()));
+        // Looked at for a reason of its own already, or asked for by whoever waits at a prompt.
+        if self.dump.is_some() || !self.overdue.is_empty() || self.following.is_standing() {
+            return;
+        }
+        let Options {
+            idle_timeout,
+            report_after,
+            ..
+        } = self.options;
+        let (length, ends) = match (idle_timeout, report_after) {
+            (Some(length), _) if quiet >= length && !self.idle.ending => (length, true),
+            (_, Some(length)) if quiet >= length && self.idle.told_after != Some(event) => {
+                (length, false)
+            }
+            _ => return,
+        };
+        self.idle.told_after = Some(event);
+        self.idle.ending = ends;
+        let limit_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        self.look(
+            Trigger::IdleTimeout { limit_ms, ends },
+            self.options.samples,
+        );
+    }
+
+    /// The look for `--idle-timeout` is over.
+    pub(super) fn idle_looked(&mut self, told: bool) {
+        self.idle.ending = false;
+        let Some(length) = self.options.idle_timeout else {
+            return;
+        };
+        if self.following.since_last_event() < length {
+            // A test began or ended meanwhile.
+            return;
+        }
+        let why = format!("idle timeout ({} s)", length.as_secs_f64());
+        self.end_run((!told).then_some(why));
+    }
+
+    /// On a terminal a test that takes long is told, so that nobody wonders.
+    fn tell_slow(&mut self) {
+        if !self.options.status {
+            return;
+        }
+        let mut running = self.following.running();
+        // It waits for its workers all along.
+        running.retain(|running| running.role != Role::Controller && running.apart.is_none());
+        let Some(longest) = running.iter().max_by_key(|running| running.elapsed()) else {
+            return;
+        };
+        let place = longest.place();
+        let name = format!("{} {}", longest.key.as_str(), longest.serial);
+        let due = match &self.slow.now {
+            Some((known, due)) if *known == name => *due,
+            _ => SLOW_AFTER,
+        };
+        let elapsed = longest.elapsed();
+        if elapsed < due {
+            self.slow.now = Some((name, due));
+            return;
+        }
+        self.slow.now = Some((name, due.saturating_mul(2)));
+        let (finished, collected, slowest) = self.following.totals();
+        let status = SlowStatus {
+            place,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            others: running.len() - 1,
+            finished,
+            collected,
+            slowest,
+            threads: self.following.threads_seen(),
+        };
+        self.sink.send(Event::Slow(status));
+    }
+}

@@ -1,0 +1,282 @@
+//! Tests over their limit: looked at, then made to end by the mildest means that works.
+//!
+//! 1. A real-time signal asks the plugin to fail just this test, the way a Ctrl-C would end it.
+//! 2. The same, by force: an exception is raised wherever the test is.
+//! 3. The process is killed, if it is a worker that pytest-xdist replaces or was forked for the one test.
+//! 4. The run is ended.
+
+use super::following::Limited;
+use super::supervisor::{Phase, Supervisor};
+use super::testrun::Running;
+use super::{OnHang, kill};
+use crate::model::{Event, Key, Report, Role, Trigger, WaitKind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Most characters of the verdict that a failing test shows.
+const MAX_VERDICT: usize = 1_500;
+
+/// A test over its limit.
+#[derive(Debug)]
+pub(super) struct Overdue {
+    running: Running,
+    limited: Limited,
+    step: Step,
+}
+
+/// What has been done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing yet.
+    Due,
+    /// It is looked at.
+    Looked,
+    /// The plugin has been asked to fail it.
+    Asked { until: Instant, forced: bool },
+    /// Its process has been killed.
+    Killed { until: Instant },
+}
+
+/// Identifies a test that runs in a process, and which of its limits.
+pub(super) type Told = (Key, u32, bool);
+
+impl Supervisor {
+    /// Finds tests over their limit and takes the next step with those that were found before.
+    pub(super) fn look_at_tests(&mut self, now: Instant) {
+        if self.phase != Phase::Running || self.end.is_some() || self.stood_since.is_some() {
+            return;
+        }
+        let running = self.following.running();
+        self.forget_ended(&running);
+        for running in running {
+            for limited in self.following.limits_reached(&running, &self.options) {
+                let told = (running.key.clone(), running.serial, limited.acts);
+                if self.told_overdue.insert(told) {
+                    self.overdue.push(Overdue {
+                        running: running.clone(),
+                        limited,
+                        step: Step::Due,
+                    });
+                }
+            }
+        }
+        if self.dump.is_none()
+            && let Some(first) = self.overdue.iter().find(|one| one.step == Step::Due)
+        {
+            let trigger = Trigger::TestTimeout {
+                limit_ms: u64::try_from(first.limited.length.as_millis()).unwrap_or(u64::MAX),
+                test: first.running.place(),
+                whose: first.limited.whose.to_owned(),
+            };
+            for one in &mut self.overdue {
+                if one.step == Step::Due {
+                    one.step = Step::Looked;
+                }
+            }
+            self.look(trigger, self.options.samples);
+        }
+        self.take_next_steps(now);
+    }
+
+    /// When a step is due, if nothing else happens.
+    pub(super) fn next_step(&self) -> Option<Instant> {
+        self.overdue
+            .iter()
+            .filter_map(|one| match one.step {
+                Step::Asked { until, .. } | Step::Killed { until } => Some(until),
+                Step::Due | Step::Looked => None,
+            })
+            .min()
+    }
+
+    /// A look at the run is over: acts on the tests that it was for.
+    pub(super) fn overdue_looked(&mut self, report: Option<&Report>, bundle: Option<&Path>) {
+        let looked: Vec<Overdue> = self
+            .overdue
+            .extract_if(.., |one| one.step == Step::Looked)
+            .collect();
+        let running = self.following.running();
+        for mut one in looked {
+            let same = running
+                .iter()
+                .any(|now| now.key == one.running.key && now.serial == one.running.serial);
+            let why_not = report.and_then(|report| reason_to_wait(report, &one.running.key));
+            if !same || self.end.is_some() {
+                self.act(format!(
+                    "{} ended while it was looked at",
+                    one.running.place().untrusted()
+                ));
+                continue;
+            }
+            let line = verdict_line(report, &one, bundle);
+            if !one.limited.acts {
+                continue;
+            }
+            if let Some(why) = why_not {
+                self.act(format!("{}: {why}: left alone", one.place_and_limit()));
+                continue;
+            }
+            if self.options.on_hang == OnHang::End {
+                self.end_run(Some(one.place_and_limit()));
+                return;
+            }
+            if self.following.ask(&one.running, 1, &line) {
+                one.step = Step::Asked {
+                    until: self.after_grace(),
+                    forced: false,
+                };
+                self.overdue.push(one);
+            } else {
+                self.harder(one);
+            }
+        }
+    }
+
+    fn take_next_steps(&mut self, now: Instant) {
+        let due: Vec<Overdue> = self
+            .overdue
+            .extract_if(.., |one| match one.step {
+                Step::Asked { until, .. } | Step::Killed { until } => until <= now,
+                Step::Due | Step::Looked => false,
+            })
+            .collect();
+        for mut one in due {
+            match one.step {
+                Step::Asked { forced: false, .. }
+                    if self.following.ask(&one.running, 2, &one.place_and_limit()) =>
+                {
+                    one.step = Step::Asked {
+                        until: self.after_grace(),
+                        forced: true,
+                    };
+                    self.overdue.push(one);
+                }
+                Step::Asked { .. } => self.harder(one),
+                _ => self.end_run(Some(one.place_and_limit())),
+            }
+        }
+    }
+
+    /// The test cannot be made to fail: its process has to go, or the run.
+    fn harder(&mut self, mut one: Overdue) {
+        self.following.mark_hung(&one.running);
+        if matches!(one.running.role, Role::Worker | Role::Forked) {
+            self.act(format!(
+                "{} cannot be interrupted: its process {} is killed",
+                one.place_and_limit(),
+                one.running.who.pid
+            ));
+            kill::kill_subtree(one.running.who.pid, one.running.who.start_ticks);
+            one.step = Step::Killed {
+                until: self.after_grace(),
+            };
+            self.overdue.push(one);
+        } else {
+            self.end_run(Some(one.place_and_limit()));
+        }
+    }
+
+    /// Drops what is over, and says so where something had been done about it.
+    fn forget_ended(&mut self, running: &[Running]) {
+        let ended: Vec<Overdue> = self
+            .overdue
+            .extract_if(.., |one| {
+                !running
+                    .iter()
+                    .any(|now| now.key == one.running.key && now.serial == one.running.serial)
+            })
+            .collect();
+        for one in ended {
+            let place = one.running.place();
+            let place = place.untrusted();
+            match one.step {
+                Step::Asked { forced: false, .. } => {
+                    self.act(format!("{place} was made to fail; the run goes on"));
+                }
+                Step::Asked { forced: true, .. } => self.act(format!(
+                    "{place} was made to fail by force; the run goes on, but results of process {} after this are not \
+                     trustworthy",
+                    one.running.who.pid
+                )),
+                Step::Killed { .. } => self.act(format!(
+                    "process {} is gone with {place}; the run goes on",
+                    one.running.who.pid
+                )),
+                Step::Due | Step::Looked => {}
+            }
+        }
+    }
+
+    fn act(&mut self, what: String) {
+        self.sink.send(Event::Acting { what: what.into() });
+    }
+
+    fn after_grace(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.options.grace).unwrap_or(now)
+    }
+}
+
+impl Overdue {
+    fn place_and_limit(&self) -> String {
+        format!(
+            "{}: {} ({})",
+            self.running.place().untrusted(),
+            self.limited.whose,
+            span(self.limited.length)
+        )
+    }
+}
+
+/// A duration as a sentence has it.
+fn span(length: Duration) -> String {
+    format!("{} s", length.as_secs_f64())
+}
+
+/// Why a test over its limit is no hang: somebody looks into it, or is asked for something.
+fn reason_to_wait(report: &Report, key: &Key) -> Option<&'static str> {
+    let process = report.samples.last()?.process(key)?;
+    if process.tracer.is_some() {
+        return Some("a debugger is attached");
+    }
+    if matches!(process.state.as_str(), "T" | "t") {
+        return Some("it is stopped");
+    }
+    let asks = process.threads.iter().any(|thread| {
+        thread.wait.as_ref().is_some_and(|wait| {
+            let file = wait.descriptor.as_ref().and_then(|it| it.file.as_ref());
+            wait.kind == WaitKind::Read
+                && file.is_some_and(|file| {
+                    let file = file.untrusted();
+                    file.starts_with("/dev/pts/") || file.starts_with("/dev/tty")
+                })
+        })
+    });
+    asks.then_some("it waits for input from the terminal")
+}
+
+/// What the failing test says: limit, cause, where more is.
+fn verdict_line(report: Option<&Report>, one: &Overdue, bundle: Option<&Path>) -> String {
+    let mut line = format!(
+        "hangscope: {} ({})",
+        one.limited.whose,
+        span(one.limited.length)
+    );
+    let findings = report.map_or(&[][..], |report| &report.analysis.findings);
+    let own = findings
+        .iter()
+        .find(|finding| finding.waiter.of_process() == one.running.key)
+        .or(findings.first());
+    if let Some(finding) = own {
+        let title = finding.title.untrusted();
+        line.push_str(&format!(": {}: {title}", finding.id));
+    }
+    if let Some(bundle) = bundle {
+        line.push_str(&format!("; see {}", bundle.join("report.txt").display()));
+    }
+    // Names in it are the target's own, and go to a terminal.
+    line.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_VERDICT)
+        .collect()
+}

@@ -1,0 +1,914 @@
+"""hangscope's pytest plugin: tells `hangscope watch` which test this process is at.
+
+`hangscope watch` puts this file's folder first in PYTHONPATH and names its run folder in
+HANGSCOPE_RUN; pytest finds the plugin by its entry point. It writes records into a ring file
+that the watcher polls, and fails the running test when the watcher asks for that. The layout
+of the ring is described in docs/watch-protocol.md.
+
+The tests must not be able to tell that it is there. So: no output, no warning, no exception, no
+thread, no open file; once loaded it takes itself out of sys.path, sys.modules, the environment
+and pytest's list of plugins. If anything is not as it should be, it does nothing at all.
+Functions of the standard library are bound here, before a test can patch them.
+"""
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+from os import getpid, listdir, stat, waitid
+from signal import getsignal
+from threading import _active, get_ident, get_native_id
+from time import CLOCK_MONOTONIC, clock_gettime_ns
+
+import pytest
+
+try:
+    import mmap
+except ImportError:  # a build of Python without it: without us, then
+    mmap = None
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+TOX_OVERRIDE = "testenv.pass_env+=PYTHONPATH,HANGSCOPE_*"  # as the watcher sets it
+
+SESSION, COLLECT, COLLECTED, SETUP, CALL, TEARDOWN, REPORT, END, BIRTHS = range(1, 10)
+PDB_ENTER, PDB_LEAVE, FINISH, UNCONFIGURE, INTERRUPTED = range(10, 15)
+
+HEADER = 4096
+CAPACITY = 1 << 20
+SMALL_CAPACITY = 1 << 17  # when the file system is full
+FORKED_CAPACITY = 1 << 16
+RECORD = struct.Struct("<IIQI20sBBH")  # length, seq, time, serial, counts, kind, flags, 0
+COUNTS = struct.Struct("<IIIII")  # threads, os_threads, interpreters, children, fds
+MAX_TEXT = (1 << 14) - RECORD.size
+TOTAL = 64 // 8  # index of the header's `total`, in words of 64 bits
+REQUEST = struct.Struct("<QII")
+REQUEST_AT = 128
+MAX_REQUEST_TEXT = 3800
+
+NOT_COUNTED = 0xFFFFFFFF
+NOTHING_COUNTED = COUNTS.pack(*[NOT_COUNTED] * 5)
+MAX_LISTED = 100  # new threads and such in one record, so that it stays below MAX_TEXT
+PASSED, FAILED, ERROR, SKIPPED = range(4)
+
+
+def _bytes(text):
+    """UTF-8 of a foreign text; what UTF-8 cannot hold (a path that is no UTF-8) as escapes."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > MAX_TEXT:
+        data = data[:MAX_TEXT].decode("utf-8", "ignore").encode("utf-8")
+    return data
+
+
+def _json(value):
+    # ensure_ascii would write a lone surrogate as an escape that strict parsers refuse
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+# --- the ring
+
+
+def _start_ticks():
+    """When this process began, in clock ticks: with the pid its identity."""
+    with open("/proc/self/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
+
+
+_pack_into = RECORD.pack_into
+
+
+class Ring:
+    """A file of records, shared with the watcher. Older records are overwritten by newer ones."""
+
+    def __init__(self, run, capacity):
+        ticks = _start_ticks()
+        path = "%s/rings/%d-%d.ring" % (run, getpid(), ticks)
+        try:
+            self.map = self._create(path, HEADER + capacity)
+        except OSError:
+            if capacity <= SMALL_CAPACITY:
+                raise
+            capacity = SMALL_CAPACITY
+            self.map = self._create(path, HEADER + capacity)
+        self.capacity = capacity
+        self.seq = 0
+        self.total = 0
+        self.words = memoryview(self.map)[:HEADER].cast("Q")
+        struct.pack_into("<I", self.map, 8, getpid())
+        struct.pack_into("<QQ", self.map, 16, ticks, capacity)
+        self.map[:8] = b"hangscp1"
+
+    @staticmethod
+    def _create(path, size):
+        # Not an open file that is written to: a test that closes all descriptors and opens
+        # files of its own would get our records into them.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(path, flags, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, size)  # else a full disk is a SIGBUS later on
+            if sys.version_info >= (3, 13):
+                return mmap.mmap(fd, size, trackfd=False)
+            return mmap.mmap(fd, size)  # keeps a duplicate of fd, closed on exec
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+
+    def put(self, now, serial, counts, kind, flags, text):
+        length = RECORD.size + len(text)
+        offset = self.total % self.capacity
+        at = HEADER + offset
+        if offset + length <= self.capacity:
+            _pack_into(self.map, at, length, self.seq, now, serial, counts, kind, flags, 0)
+            if text:
+                self.map[at + RECORD.size:at + length] = text
+        else:
+            data = RECORD.pack(length, self.seq, now, serial, counts, kind, flags, 0) + text
+            room = self.capacity - offset
+            self.map[at:at + room] = data[:room]
+            self.map[HEADER:HEADER + length - room] = data[room:]
+        self.seq += 1
+        self.total += length
+        self.words[TOTAL] = self.total  # one store: from here on the record is there
+
+    def request(self):
+        """What the watcher asks for: serial of a test, stage, text."""
+        serial, stage, length = REQUEST.unpack_from(self.map, REQUEST_AT)
+        start = REQUEST_AT + REQUEST.size
+        text = self.map[start:start + min(length, MAX_REQUEST_TEXT)]
+        return serial, stage, text.decode("utf-8", "replace")
+
+
+# --- counting
+
+
+class Counter:
+    """Numbers of threads, interpreters, children and descriptors of this process.
+
+    Python's numbers are had in a fraction of a microsecond, the kernel's in some.
+    """
+
+    def __init__(self):
+        self.moved = True  # whether something came or went since the last births()
+        self.threads = 0
+        self.tids = ()
+        self.os_threads = 0
+        self.interpreters = []
+        self.children = []
+        self.fds = NOT_COUNTED
+        self.all = self.pythons = NOTHING_COUNTED
+        self.known_threads = set()
+        self.known_tids = set()
+        self.known_interpreters = set()
+        self.known_children = set()
+        # Through /proc/self it takes a fifth longer; but /proc may be of another namespace.
+        folder = "/proc/%d/" % getpid() if _in_proc(getpid()) else "/proc/self/"
+        self.task = folder + "task"
+        self.fd = folder + "fd"
+        # since Linux 6.2 the size of the folder is the number of descriptors
+        self.fds_by_size = stat(self.fd).st_size > 0
+
+    def count_python(self):
+        """Counts without those of the kernel, as a record holds them."""
+        # the dictionary, not threading.enumerate(): that takes a lock
+        threads = len(_active)
+        if threads != 1 or self.threads != 1:
+            # as many as before may be others than before
+            tids = _tids() if threads <= 64 else None
+            if threads != self.threads or tids != self.tids:
+                self.threads = threads
+                self.tids = tids
+                self.moved = True
+        interpreters = _interpreters()
+        if interpreters != self.interpreters:
+            self.interpreters = interpreters
+            self.moved = True
+        if self.moved:
+            self.pythons = COUNTS.pack(
+                threads, NOT_COUNTED, len(interpreters), NOT_COUNTED, NOT_COUNTED)
+        return self.pythons
+
+    def count_all(self, fds=True):
+        """All counts, as a record holds them."""
+        self.count_python()
+        os_threads = children = opened = NOT_COUNTED
+        try:
+            os_threads = stat(self.task).st_nlink - 2
+            if os_threads != self.os_threads:
+                self.os_threads = os_threads
+                self.moved = True
+            alive = _children(os_threads)
+            if alive is not None:
+                children = len(alive)
+                if alive != self.children:
+                    self.children = alive
+                    self.moved = True
+            if fds and self.fds_by_size:
+                opened = stat(self.fd).st_size
+            elif fds:
+                opened = len(listdir(self.fd)) - 1  # without the listing's own
+        except OSError:  # no /proc, as in a chroot
+            pass
+        if self.moved or opened != self.fds or not fds:
+            self.fds = opened
+            self.all = COUNTS.pack(
+                self.threads, os_threads, len(self.interpreters), children, opened)
+        return self.all
+
+    def births(self):
+        """What is new and what is gone since the last call, in pieces that fit a record."""
+        self.moved = False
+        threads = {}
+        own = get_ident()
+        for ident, thread in list(_active.items()):
+            # after a fork some versions keep the parent's native_id for the one thread left
+            tid = get_native_id() if ident == own else thread.native_id
+            if tid is not None:
+                threads[tid] = [tid, str(thread.name)[:80], bool(thread.daemon)]
+        tids = set(threads)
+        if self.os_threads > len(tids):
+            try:
+                tids.update(map(int, listdir(self.task)))
+            except OSError:
+                pass
+        interpreters = set(self.interpreters)
+        children = set(self.children)
+        lists = [
+            ("threads", [threads[tid] for tid in sorted(set(threads) - self.known_threads)]),
+            ("os_threads", sorted(tids - set(threads) - self.known_tids)),
+            ("interpreters", sorted(interpreters - self.known_interpreters)),
+            ("children", sorted(children - self.known_children)),
+        ]
+        gone = [
+            ("threads", sorted(self.known_tids - tids)),
+            ("interpreters", sorted(self.known_interpreters - interpreters)),
+            ("children", sorted(self.known_children - children)),
+        ]
+        self.known_threads = set(threads)
+        self.known_tids = tids
+        self.known_interpreters = interpreters
+        self.known_children = children
+        longest = max(len(items) for _, items in lists + gone)
+        for start in range(0, longest, MAX_LISTED):
+            piece = slice(start, start + MAX_LISTED)
+            record = {name: items[piece] for name, items in lists}
+            record["gone"] = {name: items[piece] for name, items in gone}
+            yield record
+
+
+def _in_proc(pid):
+    try:
+        return os.readlink("/proc/self") == str(pid)
+    except OSError:
+        return False
+
+
+def _tids():
+    return sorted(thread.native_id or 0 for thread in list(_active.values()))
+
+
+def _interpreters():
+    """Ids of all interpreters. Without the module nobody (but C code) has made a second one."""
+    module = sys.modules.get("_interpreters") or sys.modules.get("_xxsubinterpreters")
+    if module is None:
+        return [0]
+    # Up to 3.12 these are objects that keep their interpreter alive: none may stay with us.
+    # Later they are pairs (id, whence).
+    return [entry[0] if type(entry) is tuple else int(entry) for entry in module.list_all()]
+
+
+def _children(os_threads):
+    """Pids of the children of all threads, zombies included; None if that costs too much."""
+    try:
+        waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return []
+    except OSError:
+        return None
+    if os_threads > 16:
+        return None
+    pids = []
+    try:
+        for tid in listdir("/proc/self/task"):
+            try:
+                with open("/proc/self/task/%s/children" % tid, "rb", 0) as file:
+                    pids.extend(map(int, file.read(1 << 16).split()))
+            except (FileNotFoundError, ProcessLookupError):
+                if tid == str(getpid()):  # a kernel without these files
+                    return None
+    except OSError:
+        return None
+    return sorted(pids)
+
+
+# --- limits
+
+
+MARKS = ("hangscope", "timeout")
+TRUE = ("true", "1", "yes", "on")  # as pytest reads configuration files
+
+
+def _seconds(value):
+    """A limit as a user wrote it, None if it is none; 0: no limit is wanted."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return None
+    if seconds != seconds or seconds == float("inf"):
+        return None
+    return max(seconds, 0.0)
+
+
+def _marked_limit(hangscope, timeout):
+    """The limit that the closest markers of the two names set, as SETUP tells it."""
+    for mark in (hangscope, timeout):
+        if mark is not None:
+            value = mark.args[0] if mark.args else mark.kwargs.get("timeout")
+            seconds = _seconds(value)
+            if seconds is not None:
+                return "%s:%r" % (mark.name, seconds)
+    return ""
+
+
+class Limits:
+    """Limits of tests by their markers."""
+
+    def __init__(self):
+        self.parent = None
+        self.inherited = (None, None)
+
+    def of(self, item):
+        # Looking up the chain of nodes is the dear part; neighbours share all of it but the
+        # last link.
+        if item.parent is not self.parent:
+            self.inherited = tuple(map(item.parent.get_closest_marker, MARKS))
+            self.parent = item.parent
+        own = {}
+        for mark in item.own_markers:
+            if mark.name in MARKS:
+                own.setdefault(mark.name, mark)
+        if not own and self.inherited == (None, None):
+            return ""
+        return _marked_limit(*(own.get(n) or i for n, i in zip(MARKS, self.inherited)))
+
+
+def _ini(config, name):
+    """A value of the configuration file, whether or not a plugin knows of it."""
+    try:
+        return config.getini(name)
+    except (KeyError, ValueError):
+        pass
+    known = getattr(config, "_inicfg", None)  # Config.inicfg warns from pytest 9 on
+    value = (config.inicfg if known is None else known).get(name)
+    return getattr(value, "value", value)
+
+
+def _global_limit(config):
+    """The limit of pytest-timeout for each test, in seconds, or None."""
+    values = (
+        getattr(config.option, "timeout", None),
+        os.environ.get("PYTEST_TIMEOUT"),
+        _ini(config, "timeout"),
+    )
+    for value in values:
+        seconds = _seconds(value)
+        if seconds is not None:
+            return seconds or None
+    return None
+
+
+# --- out of sight
+
+
+class Hidden:
+    """What of us the tests could see, taken away, and given back to an xdist controller."""
+
+    def __init__(self):
+        self.run = os.environ.get("HANGSCOPE_RUN")
+        self.tox = os.environ.get("TOX_OVERRIDE") == TOX_OVERRIDE
+
+    @staticmethod
+    def modules(pluginmanager):
+        """sys.path, sys.modules and the list of plugins.
+
+        Not before all entry points are loaded: xdist takes a copy of sys.path then, for its
+        workers.
+        """
+        while FOLDER in sys.path:
+            sys.path.remove(FOLDER)
+        sys.path_importer_cache.pop(FOLDER, None)
+        module = sys.modules.pop(__name__, None)
+        plugins = getattr(pluginmanager, "_plugin_distinfo", [])
+        plugins[:] = [entry for entry in plugins if entry[0] is not module]
+        if module is not None:
+            pluginmanager.unregister(module)
+
+    @staticmethod
+    def environment():
+        folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if FOLDER in folders:
+            kept = [folder for folder in folders if folder != FOLDER]
+            if kept:
+                os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+            else:
+                del os.environ["PYTHONPATH"]
+        os.environ.pop("HANGSCOPE_RUN", None)
+        if os.environ.get("TOX_OVERRIDE") == TOX_OVERRIDE:
+            del os.environ["TOX_OVERRIDE"]
+
+    def restore_environment(self):
+        self.environment()
+        user = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = FOLDER + os.pathsep + user if user else FOLDER
+        os.environ["HANGSCOPE_RUN"] = self.run
+        if self.tox:
+            os.environ.setdefault("TOX_OVERRIDE", TOX_OVERRIDE)
+
+    @staticmethod
+    def xdist(needed):
+        """xdist's copy of sys.path: workers get it, also those of runs inside of a test."""
+        plugin = sys.modules.get("xdist.plugin")
+        paths = getattr(plugin, "_sys_path", None)
+        if paths is not None:
+            paths[:] = [FOLDER] * needed + [path for path in paths if path != FOLDER]
+
+
+def _may_distribute(options):
+    """Whether pytest was told to run the tests in other processes, by xdist."""
+    names = ("numprocesses", "tx", "distload", "looponfail")
+    return any(getattr(options, name, None) for name in names)
+
+
+def _in_xdist_worker():
+    """Whether xdist's worker code called us; it sets config.workerinput only later.
+
+    Not by PYTEST_XDIST_WORKER: what a test starts inherits that.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        names = frame.f_globals
+        if names.get("__name__") == "__channelexec__" and "workerinput" in names:
+            return True
+        frame = frame.f_back
+    return False
+
+
+# --- the hooks
+
+
+class Probe:
+    """The hooks of one pytest session, and of the processes that are forked from it."""
+
+    def __init__(self, hidden):
+        self.hidden = hidden
+        self.run = hidden.run
+        self.config = None
+        self.controller = False
+        self.logs = True  # whether logged reports are of tests of this process
+        self.signal = 0
+        self.handler = self._on_request  # one object, to be known again
+        self.limits = Limits()
+        self.busy = False  # in the middle of a record
+        self.phase = 0  # SETUP, CALL or TEARDOWN while code of the test runs
+        self.pending = None  # text of the request that was acted on in this phase
+        self.serial = 0
+        self.test = None  # text of the running test's SETUP
+        self.result = PASSED
+        self.last = 0  # time of the last record with counts
+        self._open(CAPACITY)
+
+    def _open(self, capacity):
+        self.pid = getpid()
+        self.thread = get_ident()
+        self.ring = None
+        self.counter = Counter()
+        self.ring = Ring(self.run, capacity)
+
+    # records
+
+    def _here(self):
+        """Whether to record: not on other threads, and after a fork into a ring of its own."""
+        if getpid() != self.pid:
+            self._enter_child()
+        return self.ring is not None and get_ident() == self.thread
+
+    def _enter_child(self):
+        # pytest-forked, or a fork in a test whose child came back to pytest. The parent's
+        # ring is mapped here, too, but is the parent's.
+        self.pid = getpid()
+        self.ring = None
+        self._open(FORKED_CAPACITY)
+        self.serial = 0
+        self.busy = False
+        test, self.test = self.test, None
+        self._session(forked=True)
+        if self.logs:
+            self.logs = False
+            self.config.pluginmanager.register(ForkedReports(self))
+        if test is not None:
+            self.serial = 1
+            self.test = test
+            self._put(SETUP, test)
+
+    def _serial(self):
+        return 0 if self.test is None else self.serial
+
+    def _put(self, kind, text=b"", flags=0, counts=NOTHING_COUNTED, now=None):
+        self.busy = True
+        try:
+            now = clock_gettime_ns(CLOCK_MONOTONIC) if now is None else now
+            self.ring.put(now, self._serial(), counts, kind, flags, text)
+        finally:
+            self.busy = False
+
+    def _boundary(self, kind, text=b"", flags=0):
+        """A record with counts, and what was born since the last one."""
+        self.busy = True
+        try:
+            now = clock_gettime_ns(CLOCK_MONOTONIC)
+            counter = self.counter
+            if kind == CALL or kind == TEARDOWN:
+                counts = counter.count_python()
+                # In less time nothing starts a process; what else it left is seen at the end.
+                if counter.moved or now - self.last > 200000:
+                    counts = counter.count_all(fds=False)
+            elif kind == SETUP and now - self.last < 1000000:
+                counts = counter.all  # those of the last test's end, just before
+            else:
+                counts = counter.count_all()
+            self.last = now
+            serial = self._serial()
+            self.ring.put(now, serial, counts, kind, flags, text)
+            if counter.moved:
+                for births in counter.births():
+                    self.ring.put(now, serial, counts, BIRTHS, kind == SESSION, _json(births))
+        finally:
+            self.busy = False
+
+    # session
+
+    def _session(self, forked=False):
+        config = self.config
+        worker = getattr(config, "workerinput", {})
+        xmlpath = getattr(config.option, "xmlpath", None)
+        if xmlpath and not worker:
+            xmlpath = os.path.expanduser(os.path.expandvars(xmlpath))
+            xmlpath = os.path.normpath(os.path.abspath(xmlpath))
+        text = _json({
+            "python": "%d.%d.%d" % sys.version_info[:3],
+            "pytest": pytest.__version__,
+            "worker": worker.get("workerid"),
+            "controller": self.controller and not forked,
+            "forked": forked,
+            "run": worker.get("testrunuid") or getattr(config.option, "testrunuid", None),
+            "root": str(getattr(config, "rootpath", None) or config.rootdir),
+            "signal": self.signal if getsignal(self.signal or 1) is self.handler else 0,
+            "xmlpath": None if worker else xmlpath,
+            "timeout": _global_limit(config),
+            "timeout_active": config.pluginmanager.hasplugin("timeout"),
+            "func_only": str(_ini(config, "timeout_func_only")).lower() in TRUE,
+            "ppid": os.getppid(),
+        })
+        self._boundary(SESSION, text)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session):
+        try:
+            self.config = session.config
+            worker = hasattr(session.config, "workerinput")
+            self.controller = not worker and session.config.pluginmanager.hasplugin("dsession")
+            self.logs = not self.controller  # it logs the reports of its workers
+            Hidden.xdist(needed=self.controller)
+            if self.controller:
+                self.hidden.restore_environment()  # for workers, also for those started later
+            else:
+                self.hidden.environment()
+            self._install_handler()
+            if self._here():
+                self._session()
+        except Exception:
+            pass
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collectstart(self, collector):
+        try:
+            if isinstance(collector, (pytest.File, pytest.Package)) and self._here():
+                self._put(COLLECT, _bytes(collector.nodeid))
+        except Exception:
+            pass
+
+    def pytest_collectreport(self, report):
+        # A module is collected: what may hang now (a conftest, a plugin) is not in it.
+        try:
+            file = report.nodeid and "::" not in report.nodeid
+            if file and not self.controller and self._here():
+                self._put(COLLECT)
+        except Exception:
+            pass
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session):
+        try:
+            if self._here():
+                name = self._save_list([item.nodeid for item in session.items])
+                text = _json({"count": len(session.items), "list": name})
+                self._boundary(COLLECTED, text)
+        except Exception:
+            pass
+
+    def _save_list(self, ids):
+        """Saves the node ids in the run folder: whole or not at all, once for all workers."""
+        worker = getattr(self.config, "workerinput", {})
+        name = "collected-%s" % (worker.get("testrunuid") or self.pid)
+        path = os.path.join(self.run, name)
+        if os.path.exists(path):
+            return name
+        own = "%s.%d" % (path, self.pid)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(own, flags, 0o600)
+            try:
+                with open(fd, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                    for node in ids:
+                        file.write(node.replace("\\", "\\\\").replace("\n", "\\n") + "\n")
+                os.link(own, path)
+            finally:
+                os.unlink(own)
+        except FileExistsError:  # another worker was faster
+            return name
+        except OSError:
+            return None
+        return name
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session, exitstatus):
+        try:
+            if self._here():
+                self._boundary(FINISH, _bytes(str(int(exitstatus))))
+        except Exception:
+            pass
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self):
+        try:
+            if self.controller:
+                self.hidden.environment()
+            if self._here():
+                self._boundary(UNCONFIGURE)
+            if self.signal and getsignal(self.signal) is self.handler:
+                signal.signal(self.signal, signal.SIG_DFL)
+        except Exception:
+            pass
+
+    def pytest_enter_pdb(self):
+        try:
+            if self._here():
+                self._put(PDB_ENTER)
+        except Exception:
+            pass
+
+    def pytest_leave_pdb(self):
+        try:
+            if self._here():
+                self._put(PDB_LEAVE)
+        except Exception:
+            pass
+
+    # tests
+
+    # Wrappers of the old style: pluggy throws no exception into them, so that no frame of ours
+    # gets into a traceback; and pytest 7 knows no other.
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        try:
+            if self._here():
+                self._begin(item)
+        except Exception:
+            pass
+        self.phase = SETUP
+        outcome = yield
+        self.phase = 0
+        if self.pending is not None:
+            self._settle(outcome)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_call(self):
+        try:
+            if self._here():
+                self._boundary(CALL)
+        except Exception:
+            pass
+        self.phase = CALL
+        outcome = yield
+        self.phase = 0
+        if self.pending is not None:
+            self._settle(outcome)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item, nextitem):
+        try:
+            if self._here():
+                self._boundary(TEARDOWN)
+        except Exception:
+            pass
+        self.phase = TEARDOWN
+        outcome = yield
+        self.phase = 0
+        if self.pending is not None:
+            self._settle(outcome, item, nextitem)
+
+    def _begin(self, item):
+        if self.test is not None:  # pytest-rerunfailures tells not of the end of a failed try
+            self._end()
+        file, line, _ = item.location
+        self.serial += 1
+        self.result = PASSED
+        self.test = _bytes("%s\n%s\n%s\n%s" % (
+            "" if line is None else line + 1,
+            self.limits.of(item),
+            file.replace("\n", "\\n"),
+            item.nodeid,
+        ))
+        self._boundary(SETUP, self.test)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report):
+        if self.logs:
+            self.report(report)
+
+    def report(self, report):
+        """Tells of a report; the one of the teardown is the end of the test."""
+        try:
+            plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
+            if plain and report.when != "teardown":
+                return
+            if self.test is not None and self._here():
+                self._outcome(report)
+                if report.when == "teardown":
+                    self._end()
+        except Exception:
+            pass
+
+    def _end(self):
+        self._boundary(END, flags=self.result)
+        self.test = None
+
+    def _outcome(self, report):
+        expected = getattr(report, "wasxfail", None)
+        if report.outcome == "passed" and expected is None:
+            return
+        if report.outcome == "failed":
+            shown = "failed"
+            if self.result != FAILED:
+                self.result = FAILED if report.when == "call" else ERROR
+            crash = getattr(report.longrepr, "reprcrash", None)
+            message = str(report.longrepr if crash is None else crash.message)
+        elif expected is not None:
+            shown = "xfailed" if report.outcome == "skipped" else "xpassed"
+            message = str(expected)
+        else:
+            shown = str(report.outcome)
+            reason = report.longrepr
+            message = str(reason[2] if isinstance(reason, tuple) else reason)
+        if report.outcome == "skipped" and self.result == PASSED:
+            self.result = SKIPPED
+        message = message.encode("utf-8", "backslashreplace")[:4096].decode("utf-8", "ignore")
+        phase = ("setup", "call", "teardown").index(report.when) + 1
+        self._put(REPORT, _bytes("%s\n%s" % (shown, message)), phase)
+
+    # interruption
+
+    def _install_handler(self):
+        first = signal.SIGRTMIN + 11
+        try:
+            for number in list(range(first, signal.SIGRTMAX + 1)):
+                if getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, self.handler)
+                    self.signal = number
+                    return
+        except ValueError:  # not the main thread of the main interpreter: can't be interrupted
+            pass
+
+    def _accept(self):
+        """The watcher's request, if it is for the code that runs right now."""
+        if getpid() != self.pid or not self.phase or self.busy or self.ring is None:
+            return None
+        serial, stage, text = self.ring.request()
+        return (stage, text) if serial == self.serial and stage in (1, 2) else None
+
+    def _on_request(self, _number, frame):
+        __tracebackhide__ = True
+        try:
+            request = self._accept()
+        except Exception:
+            return
+        if request is None:
+            return
+        stage, text = request
+        soft = getsignal(signal.SIGINT) if stage == 1 else None
+        if callable(soft):
+            # An exception in the middle of trio or asyncio would break them for the tests to
+            # come. Their SIGINT handlers know when it is safe, and end the main task if not.
+            name = getattr(soft, "__qualname__", None) or type(soft).__qualname__
+            self._acted(stage, text, "called the SIGINT handler %s" % name)
+            try:
+                soft(signal.SIGINT, frame)
+                return
+            except KeyboardInterrupt:
+                # A failure, unlike an interrupt, is a thing that fixtures and unittest expect.
+                # But asyncio keeps a failure of a task for itself, and an interrupt ends it.
+                if self.phase == CALL and _asyncio_runs():
+                    raise
+        else:
+            self._acted(stage, text, "raised a failure")
+        raise pytest.fail.Exception(text)
+
+    def _acted(self, stage, text, what):
+        self.pending = text
+        try:
+            self._put(INTERRUPTED, _bytes(what), stage)
+        except Exception:
+            pass
+
+    def _settle(self, outcome, item=None, nextitem=None):
+        """The phase that was interrupted has ended: it has failed, whatever became of that."""
+        text, self.pending = self.pending, None
+        try:
+            error = outcome.excinfo[1] if outcome.excinfo else None
+            if error is not None and not _is_interrupt(error):
+                return  # it failed by itself, or by our failure
+            failure = pytest.fail.Exception(text, pytrace=error is not None)
+            if error is not None:
+                if isinstance(error, KeyboardInterrupt):
+                    failure.__cause__ = error.__cause__
+                    failure.__context__ = error.__context__
+                    failure.__suppress_context__ = error.__suppress_context__
+                else:
+                    failure.__cause__ = error
+                failure.__traceback__ = error.__traceback__
+                if item is not None:
+                    self._finish_teardown(item, nextitem)
+            if hasattr(outcome, "force_exception"):
+                outcome.force_exception(failure)
+            else:  # pluggy 1.0
+                outcome._excinfo = (type(failure), failure, failure.__traceback__)
+        except Exception:
+            pass
+
+    def _finish_teardown(self, item, nextitem):
+        # An interrupt makes pytest leave its teardown half done; the next test would fail by
+        # "previous item was not torn down properly".
+        self.phase = TEARDOWN
+        try:
+            item.session._setupstate.teardown_exact(nextitem)
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception):
+            pass
+        finally:
+            self.phase = 0
+            self.pending = None
+
+
+class ForkedReports:
+    """pytest-forked logs no report in its child, but it makes them there."""
+
+    def __init__(self, probe):
+        self.probe = probe
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self):
+        outcome = yield
+        if outcome.excinfo is None:
+            self.probe.report(outcome.get_result())
+
+
+def _asyncio_runs():
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
+
+
+def _is_interrupt(error):
+    """Whether it is a KeyboardInterrupt, or a group (trio's) with one, or with our failure."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    parts = getattr(error, "exceptions", None)
+    if not isinstance(parts, tuple):
+        return False
+    kinds = (KeyboardInterrupt, pytest.fail.Exception)
+    return any(isinstance(part, kinds) or _is_interrupt(part) for part in parts)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config):
+    """The first hook after all plugins are loaded, and before code of the project runs."""
+    try:
+        hidden = Hidden()
+        pluginmanager = early_config.pluginmanager
+        hidden.modules(pluginmanager)
+        if _in_xdist_worker() or not _may_distribute(early_config.known_args_namespace):
+            hidden.environment()
+        if hidden.run and mmap is not None and sys.byteorder == "little":
+            pluginmanager.register(Probe(hidden))
+    except Exception:
+        pass

@@ -1,0 +1,80 @@
+//! Cheap looks at the run's processes, on a thread of their own: a slow `/proc` must not delay a signal.
+
+use crate::inspect::{Survey, Surveyor};
+use crate::model::Pid;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Between two looks. For the inventory of runs without the plugin, the status line and the idle limit.
+pub(super) const EVERY: Duration = Duration::from_millis(500);
+
+/// What the looks are at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scope {
+    pub(super) root: Pid,
+    pub(super) guardian: Pid,
+    /// Processes that tell of their tests themselves.
+    pub(super) telling: BTreeSet<Pid>,
+}
+
+/// Looks under way.
+#[derive(Debug)]
+pub(super) struct Surveying {
+    said: Receiver<Survey>,
+    scope: Arc<Mutex<Scope>>,
+    /// Dropped to end the thread.
+    _stop: Sender<()>,
+}
+
+impl Surveying {
+    /// Begins to look. `None` when there can be no thread; then the run is watched less closely.
+    pub(super) fn start(scope: Scope) -> Option<Self> {
+        let (say, said) = channel();
+        let (stop, stopped) = channel::<()>();
+        let scope = Arc::new(Mutex::new(scope));
+        let theirs = Arc::clone(&scope);
+        let body = move || {
+            // Should it fail, the run goes on without.
+            let _ = catch_unwind(AssertUnwindSafe(|| look(&theirs, &say, &stopped)));
+        };
+        std::thread::Builder::new()
+            .name("survey".to_owned())
+            .spawn(body)
+            .ok()?;
+        Some(Self {
+            said,
+            scope,
+            _stop: stop,
+        })
+    }
+
+    /// Says what the next looks are at.
+    pub(super) fn set_scope(&self, scope: Scope) {
+        if let Ok(mut now) = self.scope.lock() {
+            *now = scope;
+        }
+    }
+
+    /// What was seen since the last call.
+    pub(super) fn read(&self) -> Vec<Survey> {
+        self.said.try_iter().collect()
+    }
+}
+
+fn look(scope: &Mutex<Scope>, say: &Sender<Survey>, stopped: &Receiver<()>) {
+    let mut surveyor = Surveyor::default();
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY) {
+        let Ok(now) = scope.lock().map(|scope| scope.clone()) else {
+            return;
+        };
+        let survey = surveyor.look(now.root, &[now.root, now.guardian], &|pid| {
+            !now.telling.contains(&pid)
+        });
+        if say.send(survey).is_err() {
+            return;
+        }
+    }
+}
