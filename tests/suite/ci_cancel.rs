@@ -408,3 +408,35 @@ fn script_on_stdin(place: &Place, script: &str) -> Stdio {
         .expect("the script");
     Stdio::from(fs::File::open(path).expect("the script"))
 }
+
+/// The CI's limit and ours come at the same time: the signal finds a first sample under way.
+#[test]
+fn a_cancel_during_the_capture_at_the_limit_waits_for_its_first_sample() {
+    let script = "trap 'ls .hangscope/latest/ >seen; exit 9' TERM; while :; do sleep 0.01; done";
+    let options = ["--run-timeout", "300ms", "--samples", "1", "--"];
+    let place = Place::new();
+    let mut child = place
+        .watch(&options)
+        .args(["sh", "-c", script])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let archive = place.path(".hangscope");
+    // The bundle in the making is the sign that the capture is under way, and its sample not yet on disk.
+    wait_until("the capture is under way", || {
+        while child.try_wait().expect("its state").is_none() && !archive.exists() {
+            std::hint::spin_loop();
+        }
+        archive.exists()
+    });
+    signal(i32::try_from(child.id()).expect("a pid"), Signal::TERM).expect("it lives");
+    wait_until("it has ended", || {
+        child.try_wait().expect("its state").is_some()
+    });
+    let seen = fs::read_to_string(place.path("seen")).expect("the list");
+    for file in ["dump.json", "manifest.json", "report.txt"] {
+        assert!(seen.lines().any(|line| line == file), "{seen}");
+    }
+    place.assert_nothing_left();
+}
