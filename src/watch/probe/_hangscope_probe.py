@@ -48,7 +48,8 @@ MAX_REQUEST_TEXT = 3800
 
 NOT_COUNTED = 0xFFFFFFFF
 NOTHING_COUNTED = COUNTS.pack(*[NOT_COUNTED] * 5)
-MAX_LISTED = 100  # new threads and such in one record, so that it stays below MAX_TEXT
+MAX_LISTED = 32  # threads and such in one record, and
+MAX_NAME = 64  # characters of a thread's name in it, so that it stays below MAX_TEXT
 PASSED, FAILED, ERROR, SKIPPED = range(4)
 
 
@@ -225,7 +226,7 @@ class Counter:
             # after a fork some versions keep the parent's native_id for the one thread left
             tid = get_native_id() if ident == own else thread.native_id
             if tid is not None:
-                threads[tid] = [tid, str(thread.name)[:80], bool(thread.daemon)]
+                threads[tid] = [tid, str(thread.name)[:MAX_NAME], bool(thread.daemon)]
         tids = set(threads)
         if self.os_threads > len(tids):
             try:
@@ -645,6 +646,7 @@ class Probe:
     def pytest_sessionfinish(self, session, exitstatus):
         try:
             if self._here():
+                self.test = None  # if it has no end, pytest was interrupted
                 self._boundary(FINISH, _bytes(str(int(exitstatus))))
         except Exception:
             pass

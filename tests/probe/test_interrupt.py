@@ -1,0 +1,420 @@
+"""The watcher asks for the end of a test that hangs: that test fails, the others run."""
+import os
+import signal
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import support
+
+TEXT = "too long, says the watcher"
+
+HANGS = {
+    "sleep": "time.sleep(1000)",
+    "loop": "while True: pass",
+    "lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "event": "threading.Event().wait()",
+    "join": "threading.Thread(target=threading.Event().wait, daemon=True).start();"
+            " threading.enumerate()[-1].join()",
+    "queue": "queue.Queue().get()",
+    "select": "select.select([], [], [])",
+    "read": "os.read(os.pipe()[0], 1)",
+    "subprocess": "subprocess.run(['sleep', '1000'])",
+    "exception": """
+    while True:
+        try:
+            time.sleep(1000)
+        except Exception:
+            pass
+""",
+    "trio": "trio.run(trio.sleep_forever)",
+    "trio_nursery": """
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+    trio.run(main)
+""",
+    "trio_loop": """
+    async def main():
+        while True:
+            pass
+    trio.run(main)
+""",
+    "asyncio": "asyncio.run(asyncio.sleep(1000))",
+    "asyncio_task": """
+    async def busy():
+        while True:
+            pass
+    async def main():
+        task = asyncio.ensure_future(busy())
+        await asyncio.sleep(1000)
+    asyncio.run(main())
+""",
+    "old_asyncio": """
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(asyncio.sleep(1000))
+    finally:
+        loop.close()
+""",
+}
+IMPORTS = """\
+import asyncio, os, queue, select, subprocess, threading, time, unittest
+import pytest, trio
+
+def ready():
+    open("ready", "w").close()
+
+def works():
+    assert trio.run(trio.sleep, 0) is None
+    assert asyncio.run(asyncio.sleep(0)) is None
+
+"""
+
+
+class Watcher:
+    """The part of the watcher that ends tests."""
+
+    def __init__(self, suite, *args, **kwargs):
+        self.suite = suite
+        self.run = suite.new_run()
+        self.process = suite.start("--junitxml=report.xml", *args, run=self.run, **kwargs)
+
+    def ready(self):
+        """Waits until the test says that it goes on to hang; the ring of its process."""
+        ready = self.suite.path("ready")
+        self.suite.wait_for(lambda: os.path.exists(ready), self.process)
+        os.unlink(ready)
+        running = [r for r in self.run.rings() if r.tests() and r.tests()[-1][2] is None]
+        return running[-1]
+
+    def interrupt(self, ring, stage, serial=None):
+        ring.ask(len(ring.tests()) if serial is None else serial, stage, TEXT)
+        os.kill(ring.pid, ring.session()["signal"])
+
+    def finish(self):
+        result = self.suite.finish(self.process, self.run)
+        self.out = result.out
+        self.result = result
+        self.cases = {}
+        for case in ElementTree.parse(self.suite.path("report.xml")).getroot().iter("testcase"):
+            what = [(child.tag, child.get("message")) for child in case]
+            self.cases.setdefault(case.get("name"), []).extend(what)
+        return result
+
+
+def write_hangs(suite, names):
+    text = IMPORTS
+    for name in names:
+        text += "def test_%s():\n    ready()\n    %s\n" % (name, HANGS[name])
+        text += "def test_after_%s():\n    works()\n" % name
+    (suite.folder / "test_a.py").write_text(text)
+
+
+def stage_two_works(name):
+    # a failure in the middle of trio breaks its next run: why there is a first stage; and
+    # asyncio keeps the failure of a task for itself
+    return "trio" not in name and name != "asyncio_task"
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_hangs_of_all_kinds(suite, stage):
+    names = [name for name in HANGS if stage == 1 or stage_two_works(name)]
+    write_hangs(suite, names)
+    watcher = Watcher(suite)
+    for _ in names:
+        watcher.interrupt(watcher.ready(), stage)
+    result = watcher.finish()
+    assert result.code == 1, result.out
+    assert {name: case for name, case in watcher.cases.items() if case} == {
+        "test_" + name: [("failure", "Failed: " + TEXT)] for name in names}, result.out
+    assert len(watcher.cases) == 2 * len(names)
+    assert "_hangscope_probe" not in result.out
+    records = result.rings[0].records()
+    did = [(r.flags, r.text) for r in records if r.kind == "INTERRUPTED"]
+    assert len(did) == len(names) and {flags for flags, _ in did} == {stage}
+    if stage == 2:
+        assert {text for _, text in did} == {"raised a failure"}
+    else:
+        assert did[0] == (1, "called the SIGINT handler default_int_handler")
+    ends = [r.flags for r in records if r.kind == "END"]
+    assert ends == [1, 0] * len(names)
+
+
+def test_the_report_shows_where_it_hung(suite):
+    suite.write("test_a.py", """
+        import time
+        def wait_for_it():
+            open("ready", "w").close()
+            print("so far")
+            time.sleep(1000)  # here
+        def test_hangs():
+            wait_for_it()
+    """)
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    result = watcher.finish()
+    for wanted in ["time.sleep(1000)  # here", "so far", "test_a.py:6: Failed",
+                   "FAILED test_a.py::test_hangs - Failed: " + TEXT]:
+        assert wanted in result.out
+
+
+PHASES = IMPORTS + """
+@pytest.fixture
+def hangs_in_setup():
+    ready()
+    %(hang)s
+
+def test_setup(hangs_in_setup):
+    assert False
+
+@pytest.fixture
+def notes():
+    yield
+    with open("notes", "a") as file:
+        file.write("torn down\\n")
+
+@pytest.fixture
+def hangs_in_teardown(notes):
+    yield
+    ready()
+    %(hang)s
+
+def test_next():
+    works()
+
+def test_teardown(hangs_in_teardown):
+    pass
+"""
+
+
+@pytest.mark.parametrize("hang", ["sleep", "asyncio", "trio_nursery"])
+def test_setup_and_teardown(suite, hang):
+    hang = HANGS[hang].strip("\n")
+    if "\n" in hang:
+        hang = "\n".join(hang.split("\n")).strip()
+    (suite.folder / "test_a.py").write_text(PHASES % {"hang": hang})
+    # in another module: it fails if the teardown before it was left half done
+    (suite.folder / "test_b.py").write_text(IMPORTS + "def test_other_module():\n    works()\n")
+    watcher = Watcher(suite)
+    for _ in range(2):
+        watcher.interrupt(watcher.ready(), 1)
+    result = watcher.finish()
+    assert result.code == 1, result.out
+    assert sorted(name for name, case in watcher.cases.items() if case) == [
+        "test_setup", "test_teardown"], result.out
+    assert [kind for kind, _ in watcher.cases["test_setup"]] == ["error"]
+    assert [kind for kind, _ in watcher.cases["test_teardown"]] == ["error"]
+    assert suite.outcomes(result) == {"passed": 3, "errors": 2}, result.out
+    assert TEXT in watcher.cases["test_setup"][0][1]
+    assert TEXT in watcher.cases["test_teardown"][0][1]
+    with open(suite.path("notes")) as file:
+        assert file.read() == "torn down\n"
+
+
+def test_a_hung_fixture_of_a_module_is_not_set_up_again(suite):
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+@pytest.fixture(scope="module")
+def resource():
+    ready()
+    time.sleep(1000)
+def test_one(resource): pass
+def test_two(resource): pass
+""")
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    assert suite.outcomes(watcher.finish()) == {"errors": 2}
+
+
+def test_unittest_tears_down(suite):
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+class TestX(unittest.TestCase):
+    def tearDown(self):
+        open("torn-down", "w").close()
+    def test_hangs(self):
+        ready()
+        time.sleep(1000)
+    def test_next(self):
+        works()
+""")
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    assert suite.outcomes(watcher.finish()) == {"failed": 1, "passed": 1}
+    assert watcher.cases["test_hangs"] == [("failure", "Failed: " + TEXT)]
+    assert os.path.exists(suite.path("torn-down"))
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_async_plugin(suite, backend):
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+import anyio
+pytestmark = pytest.mark.anyio
+@pytest.fixture
+def anyio_backend(): return %r
+async def test_hangs():
+    ready()
+    await anyio.sleep(1000)
+async def test_next():
+    await anyio.sleep(0)
+def test_plain():
+    works()
+""" % backend)
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    result = watcher.finish()
+    assert [name for name, case in watcher.cases.items() if case] == ["test_hangs"], result.out
+    assert watcher.cases["test_hangs"] == [("failure", "Failed: " + TEXT)], result.out
+    assert suite.outcomes(result) == {"failed": 1, "passed": 2}, result.out
+
+
+def test_an_interrupt_that_the_test_keeps_for_itself(suite):
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+def hang():
+    ready()
+    while True: pass
+def test_passes_then():
+    async def main():
+        try:
+            hang()
+        except KeyboardInterrupt:
+            pass
+    asyncio.run(main())
+def test_next():
+    works()
+""")
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    result = watcher.finish()
+    assert suite.outcomes(result) == {"failed": 1, "passed": 1}, result.out
+    assert watcher.cases["test_passes_then"] == [("failure", "Failed: " + TEXT)]
+
+
+def test_stage_two_after_stage_one_was_ignored(suite):
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+import signal
+def test_ignores():
+    old = signal.signal(signal.SIGINT, lambda *_: ready())
+    try:
+        ready()
+        while True: time.sleep(1000)
+    finally:
+        signal.signal(signal.SIGINT, old)
+def test_next():
+    works()
+""")
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    watcher.interrupt(watcher.ready(), 2)
+    result = watcher.finish()
+    assert suite.outcomes(result) == {"failed": 1, "passed": 1}, result.out
+    did = [(r.flags, r.text) for r in result.rings[0].records() if r.kind == "INTERRUPTED"]
+    assert [flags for flags, _ in did] == [1, 2]
+    assert "test_ignores.<locals>.<lambda>" in did[0][1]
+
+
+def test_where_interrupts_are_ignored(suite):
+    """Started as by `pytest &` in a script."""
+    write_hangs(suite, ["sleep"])
+    watcher = Watcher(suite, preexec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    watcher.interrupt(watcher.ready(), 1)
+    assert suite.outcomes(watcher.finish()) == {"failed": 1, "passed": 1}
+
+
+def test_a_worker_of_xdist(suite):
+    write_hangs(suite, ["sleep"])
+    watcher = Watcher(suite, "-n2")
+    watcher.interrupt(watcher.ready(), 1)
+    result = watcher.finish()
+    assert suite.outcomes(result) == {"failed": 1, "passed": 1}, result.out
+    assert "crashed" not in result.out
+
+
+def test_a_request_for_another_test_does_nothing(suite):
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+import signal
+def test_one():
+    pass
+def test_two():
+    ready()
+    while not os.path.exists("go-on"):
+        time.sleep(0.01)
+def test_three():
+    works()
+""")
+    watcher = Watcher(suite)
+    ring = watcher.ready()
+    for serial, stage in [(1, 1), (3, 2), (0, 1), (2, 0), (2, 7)]:
+        watcher.interrupt(ring, stage, serial)
+        wait_until_delivered(suite, watcher.process, ring.session()["signal"])
+    open(suite.path("go-on"), "w").close()
+    result = watcher.finish()
+    assert result.code == 0 and suite.outcomes(result) == {"passed": 3}
+    assert "INTERRUPTED" not in ring.kinds()
+
+
+def wait_until_delivered(suite, process, number):
+    """Until the signal is pending no more. The handler has then run before the next statement."""
+    def delivered():
+        with open("/proc/%d/status" % process.pid) as file:
+            lines = dict(line.split(":\t") for line in file if "Pnd" in line)
+        masks = [int(mask, 16) for mask in lines.values()]
+        return not any(mask >> (number - 1) & 1 for mask in masks)
+    suite.wait_for(delivered, process)
+
+
+@pytest.mark.parametrize("where", ["collection", "between", "finish"])
+def test_a_request_outside_of_tests_does_nothing(suite, where):
+    hooks = {
+        "collection": "pytest_collection_modifyitems(items)",
+        "between": "pytest_runtest_logfinish(nodeid)",
+        "finish": "pytest_sessionfinish(session)",
+    }
+    (suite.folder / "conftest.py").write_text("""
+import os, time
+def %s:
+    open("ready", "w").close()
+    while not os.path.exists("go-on"):
+        time.sleep(0.01)
+""" % hooks[where])
+    (suite.folder / "test_a.py").write_text("def test_one(): pass\n")
+    watcher = Watcher(suite)
+    suite.wait_for(lambda: os.path.exists(suite.path("ready")), watcher.process)
+    ring, = watcher.run.rings()
+    for stage in (1, 2):
+        for serial in (0, 1):
+            watcher.interrupt(ring, stage, serial)
+            wait_until_delivered(suite, watcher.process, ring.session()["signal"])
+    open(suite.path("go-on"), "w").close()
+    result = watcher.finish()
+    assert result.code == 0 and suite.outcomes(result) == {"passed": 1}, result.out
+
+
+def test_the_users_interrupt_after_one_of_ours(suite):
+    write_hangs(suite, ["sleep", "lock"])
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    watcher.ready()
+    os.kill(watcher.process.pid, signal.SIGINT)
+    result = suite.finish(watcher.process, watcher.run)
+    assert result.code == 2 and "KeyboardInterrupt" in result.out
+    assert suite.outcomes(result) == {"failed": 1, "passed": 1}
+
+
+def test_beside_pytest_timeout_and_faulthandler(suite):
+    write_hangs(suite, ["sleep", "lock"])
+    watcher = Watcher(suite, "--timeout=500", "-o", "faulthandler_timeout=400")
+    watcher.interrupt(watcher.ready(), 1)
+    watcher.interrupt(watcher.ready(), 2)
+    assert suite.outcomes(watcher.finish()) == {"failed": 2, "passed": 2}
+
+
+def test_the_limit_of_pytest_timeout_is_as_ever(suite):
+    suite.write("test_a.py", """
+        import time
+        def test_hangs(): time.sleep(1000)
+        def test_next(): pass
+    """)
+    result = suite.watched("--timeout=0.3")
+    assert suite.outcomes(result) == {"failed": 1, "passed": 1}, result.out
+    assert "from pytest-timeout" in result.out
+    assert [flags for _, _, flags in result.rings[0].tests()] == [1, 0]
