@@ -67,6 +67,7 @@ fn trend(kind: LeftKind, per_1000_tests: i64, uncertainty: i64, accumulates: boo
         rises: match (accumulates, per_1000_tests) {
             (true, _) => 190,
             (false, 0) => 0,
+            _ if uncertainty > 500 => 3,
             _ => 1,
         },
         tests_since_rise: if accumulates { 0 } else { 150 },
