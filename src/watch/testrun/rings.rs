@@ -248,6 +248,7 @@ impl Source {
     }
 
     fn read(&mut self, news: &mut Vec<News>) {
+        let now = now_ns();
         let look = self.ring.look();
         // All that came before the first record that was read was then, at the latest.
         let mut last = self.last;
@@ -255,7 +256,9 @@ impl Source {
         last = last.max(first);
         if !self.told {
             self.told = true;
-            news.push(self.news(last, What::Opened(above(self.who))));
+            // A ring without a record has no time of its own: its process would seem to be at its start since boot.
+            let at = if look.records.is_empty() { now } else { last };
+            news.push(self.news(at, What::Opened(above(self.who))));
         }
         if look.lost > 0 {
             news.push(self.news(last, What::Lost(look.lost)));
