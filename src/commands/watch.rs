@@ -289,7 +289,8 @@ fn slow(status: &SlowStatus) -> String {
         parts.push(format!("slowest {took} {}", clean(&slowest.test)));
     }
     if let Some(threads) = status.threads {
-        parts.push(format!("{threads} threads"));
+        let s = if threads == 1 { "" } else { "s" };
+        parts.push(format!("{threads} thread{s}"));
     }
     format!("hangscope: {}\n", parts.join(" · "))
 }

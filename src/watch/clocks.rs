@@ -24,7 +24,8 @@ impl Supervisor {
             Phase::Killing | Phase::Gone => None,
         };
         let held = self.held.as_ref().map(|(_, until)| *until);
-        let tests = (self.phase == Phase::Running && self.end.is_none())
+        let tests = self
+            .is_running()
             .then(|| Instant::now() + super::following::EVERY);
         phase
             .into_iter()
@@ -32,7 +33,18 @@ impl Supervisor {
             .chain(self.tail)
             .chain(tests)
             .chain(self.next_step())
+            .chain(self.orphaned_until.filter(|_| self.is_running()))
             .min()
+    }
+
+    /// Whether the command runs and nothing ends it yet.
+    fn is_running(&self) -> bool {
+        self.phase == Phase::Running && self.end.is_none()
+    }
+
+    /// Whether limits on tests and on idleness may act: nothing ends the run, it is not suspended, and we have not failed.
+    pub(super) fn may_act(&self) -> bool {
+        self.is_running() && self.stood_since.is_none() && !self.plain
     }
 
     /// Does what is due.
@@ -45,6 +57,9 @@ impl Supervisor {
         }
         if self.dump.is_some() && self.dump_until.is_some_and(|until| until <= now) {
             self.give_dump_up("it took too long");
+        }
+        if self.is_running() && self.orphaned_until.is_some_and(|until| until <= now) {
+            self.kill();
         }
         match self.phase {
             Phase::Running

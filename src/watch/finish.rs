@@ -19,10 +19,10 @@ const SINK_AT_MOST: Duration = Duration::from_secs(3);
 impl Supervisor {
     /// Puts all in order and says how the run ended.
     pub(super) fn finish(mut self) -> Result<Finished, WatchError> {
-        let timed_out = self.phase == Phase::Gone;
+        let killed = self.phase == Phase::Gone;
         if let Some(terminal) = &mut self.terminal {
             terminal.take_back();
-            if timed_out {
+            if killed {
                 terminal.restore_modes();
             }
         }
@@ -30,11 +30,11 @@ impl Supervisor {
             self.link.release();
             return Err(self.start_error(errno));
         }
-        if !timed_out {
+        if !killed {
             self.tell_orphans();
         }
         self.link.release();
-        let outcome = if timed_out {
+        let outcome = if killed && self.ended_by_us {
             Outcome::timed_out(self.options.hang_exit_code)
         } else {
             self.end.unwrap_or(Outcome::RUNNING)

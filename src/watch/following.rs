@@ -292,6 +292,10 @@ fn above<'a>(
 impl Supervisor {
     /// Takes in what the tests did since the last time.
     pub(super) fn follow(&mut self, now: Instant) {
+        if self.plain {
+            // It may be this that has failed.
+            return;
+        }
         if self.following.poll() {
             self.progress.note(now);
         }

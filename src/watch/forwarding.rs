@@ -43,8 +43,16 @@ impl Supervisor {
 
     /// If our parent has ended, that is as good as a SIGTERM.
     pub(super) fn look_at_parent(&mut self) {
+        if rustix::process::getppid() == self.parent {
+            return;
+        }
+        // Nobody is left who could send a second signal to a command that is deaf to the first.
+        let patience = FORWARD_AT_LATEST.saturating_add(self.options.grace);
+        if self.orphaned_until.is_none() {
+            self.orphaned_until = Instant::now().checked_add(patience);
+        }
         // The signal that ended our parent may have come to us, too, and is passed on: no second one then.
-        if rustix::process::getppid() != self.parent && !self.is_same_cancel() {
+        if !self.is_same_cancel() {
             self.look_then_forward(SIGTERM, "the end of the parent process".to_owned());
         }
     }

@@ -1,7 +1,7 @@
 //! Nothing happens: no test begins or ends and nothing gets further. And: a test takes long, on a terminal.
 
 use super::Options;
-use super::supervisor::{Phase, Supervisor};
+use super::supervisor::Supervisor;
 use crate::model::{Event, Role, SlowStatus, Trigger};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(super) struct Slow {
 impl Supervisor {
     /// Acts when nothing happens for too long.
     pub(super) fn look_at_idleness(&mut self, now: Instant) {
-        if self.phase != Phase::Running || self.end.is_some() || self.stood_since.is_some() {
+        if !self.may_act() {
             return;
         }
         self.tell_slow();

@@ -43,7 +43,7 @@ pub(super) type Told = (Key, u32, bool);
 impl Supervisor {
     /// Finds tests over their limit and takes the next step with those that were found before.
     pub(super) fn look_at_tests(&mut self, now: Instant) {
-        if self.phase != Phase::Running || self.end.is_some() || self.stood_since.is_some() {
+        if !self.may_act() {
             return;
         }
         let running = self.following.running();

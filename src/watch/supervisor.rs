@@ -75,6 +75,8 @@ pub(super) struct Supervisor {
     pub(super) stood_since: Option<Instant>,
     /// The last look, and which of the bundles has it.
     pub(super) last_report: Option<(Report, Option<PathBuf>)>,
+    /// Our parent is gone: the run is killed if it has not ended by then.
+    pub(super) orphaned_until: Option<Instant>,
     /// A limit of ours ends, or has ended, the run.
     pub(super) ended_by_us: bool,
     /// How the command could not be started.
@@ -130,6 +132,7 @@ pub(super) fn run(
         slow: Slow::default(),
         stood_since: None,
         last_report: None,
+        orphaned_until: None,
         ended_by_us: false,
         not_started: None,
         told_lost: false,

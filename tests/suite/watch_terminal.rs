@@ -166,3 +166,38 @@ fn at_the_limit_the_terminal_comes_back_as_it_was() {
     assert!(end.stdout.contains("code 124\r\nicanon"), "{end:#?}");
     place.assert_nothing_left();
 }
+
+#[test]
+fn on_a_terminal_a_slow_test_is_told_while_it_runs() {
+    let Some(pytest) = crate::support::pythons::python_with_packages("3.14") else {
+        return;
+    };
+    let place = Place::new();
+    // It ends when the line has come; without it, it would not.
+    let suite = "def test_quick(): pass\ndef test_slow(): assert input('go on? ') == 'yes'\n";
+    std::fs::write(place.path("test_it.py"), suite).expect("the tests");
+    let python = pytest.to_string_lossy();
+    let command = [
+        &python,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+    ];
+    let screen = on_terminal(&place, r#"[(b"thread\r\n", b"yes\n")]"#, &[], &command);
+    let line = screen
+        .lines()
+        .find(|line| line.starts_with("hangscope: "))
+        .unwrap_or_else(|| panic!("{screen}"));
+    for part in [
+        "test_it.py::test_slow (call) takes 1",
+        "1 of 2 done",
+        "slowest",
+        " · 1 thread",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(screen.contains("2 passed"), "{screen}");
+}

@@ -518,3 +518,67 @@ fn a_hang_that_moves_is_one_hang() {
     );
     assert!(same(|it| &it.2) > 1, "it moves: {seen:?}");
 }
+
+#[test]
+fn github_gets_annotations_and_a_summary_and_others_get_none() {
+    let place = Place::new();
+    suite(&place, DESTROYER);
+    let options = ["--test-timeout", "1s", "--grace", "300ms"];
+    let Some(mut command) = pytest("3.14", &place, &options, &[]) else {
+        return;
+    };
+    let summary = place.path("summary.md");
+    fs::write(&summary, "of an earlier command\n").expect("the summary");
+    command
+        .env("GITHUB_ACTIONS", "true")
+        .env("GITHUB_WORKSPACE", place.folder.path())
+        .env("GITHUB_STEP_SUMMARY", &summary);
+    let end = run(&mut command);
+    let annotations: Vec<&str> = end
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("::"))
+        .collect();
+    assert_eq!(annotations.len(), 2, "blocker and test: {end:?}");
+    assert!(
+        annotations
+            .iter()
+            .all(|line| line.starts_with("::error file=test_it.py,line=")),
+        "{annotations:?}"
+    );
+    let summary = fs::read_to_string(summary).expect("the summary");
+    assert!(summary.starts_with("of an earlier command\n"), "{summary}");
+    assert!(
+        summary.contains("destroy-blocked-by-idle-thread"),
+        "{summary}"
+    );
+
+    let Some(mut command) = pytest("3.14", &place, &options, &[]) else {
+        return;
+    };
+    let end = run(command.env_remove("GITHUB_ACTIONS"));
+    assert!(!end.stderr.contains("\n::"), "{end:?}");
+}
+
+/// A run that is deaf to TERM and whose shell is gone: nobody is left to end it but we.
+#[test]
+fn a_deaf_run_does_not_outlive_the_shell_around_it() {
+    let place = Place::new();
+    let script = "\"$0\" watch --grace 100ms -- sh -c 'trap \"\" TERM; echo READY; while :; do sleep 0.1; done'; true";
+    let mut shell = crate::support_watch::Run::start(place.command("bash").args([
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_hangscope"),
+    ]));
+    shell.ready();
+    shell.signal(rustix::process::Signal::KILL);
+    // The outputs are at their ends when all that held them is gone.
+    let end = shell.end();
+    assert!(
+        end.stderr.contains("the end of the parent process"),
+        "{end:?}"
+    );
+    place.assert_nothing_left();
+    let manifest = json(&place.bundle().join("manifest.json"));
+    assert_eq!(manifest["outcome"]["kind"], "child-signal");
+}

@@ -5,7 +5,7 @@ use super::super::{Style, clean, clean_word};
 use super::layout::Page;
 use crate::model::{
     Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Report, Snapshot, TestSource, ThreadKind,
-    Verdict,
+    Trigger, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -240,6 +240,8 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
     let headline = match (stopped, &report.trigger) {
         (true, _) => "stopped",
         (false, trigger) if trigger.is_overdue() => "cause not recognised",
+        // Someone ends the run, and there was time for one look: that is no acquittal.
+        (false, Trigger::Signal { .. }) if report.samples.len() == 1 => "no verdict from one look",
         (false, _) => "no hang seen",
     };
     page.left_right(
