@@ -6,7 +6,7 @@
 //! 4. The run is ended.
 
 use super::following::Limited;
-use super::supervisor::{Phase, Supervisor};
+use super::supervisor::Supervisor;
 use super::testrun::Running;
 use super::{OnHang, kill};
 use crate::model::{Event, Key, Report, Role, Trigger, WaitKind};

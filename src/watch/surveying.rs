@@ -8,8 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Between two looks. For the inventory of runs without the plugin, the status line and the idle limit.
-pub(super) const EVERY: Duration = Duration::from_millis(500);
+/// Between two looks, for the idle limit and the status line.
+const EVERY: Duration = Duration::from_secs(1);
+/// The same while no process tells of its tests: their names and the inventory come from the looks then.
+const CLOSELY: Duration = Duration::from_millis(500);
 
 /// What the looks are at.
 #[derive(Clone, Debug, Default)]
@@ -66,9 +68,15 @@ impl Surveying {
 
 fn look(scope: &Mutex<Scope>, say: &Sender<Survey>, stopped: &Receiver<()>) {
     let mut surveyor = Surveyor::default();
-    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY) {
+    let mut pause = CLOSELY;
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
         let Ok(now) = scope.lock().map(|scope| scope.clone()) else {
             return;
+        };
+        pause = if now.telling.is_empty() {
+            CLOSELY
+        } else {
+            EVERY
         };
         let survey = surveyor.look(now.root, &[now.root, now.guardian], &|pid| {
             !now.telling.contains(&pid)

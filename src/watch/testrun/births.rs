@@ -78,8 +78,15 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Enters what is new and strikes out what is gone. All of it happened at `place`.
-    pub(super) fn enter(&mut self, births: &Births, place: &Place, how: Counted) {
+    /// Enters what is new and strikes out what is gone. Python's own things came at `place`; those that only the
+    /// kernel counts, which is not asked at every boundary, at `kernel_place`.
+    pub(super) fn enter(
+        &mut self,
+        births: &Births,
+        place: &Place,
+        kernel_place: &Place,
+        how: Counted,
+    ) {
         // First what is gone: an id may have been given again.
         let gone = [
             (Space::Threads, &births.gone_threads),
@@ -96,11 +103,11 @@ impl Ledger {
             self.born(LeftKind::Thread, *id, name, place, how);
         }
         let nameless = [
-            (LeftKind::OsThread, &births.os_threads),
-            (LeftKind::Interpreter, &births.interpreters),
-            (LeftKind::Child, &births.children),
+            (LeftKind::OsThread, &births.os_threads, kernel_place),
+            (LeftKind::Interpreter, &births.interpreters, place),
+            (LeftKind::Child, &births.children, kernel_place),
         ];
-        for (kind, ids) in nameless {
+        for (kind, ids, place) in nameless {
             for &id in ids {
                 self.born(kind, id, None, place, how);
             }

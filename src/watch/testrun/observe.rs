@@ -54,7 +54,9 @@ impl Tracker {
         let ended = before.test.is_some() && before.test != after.test;
         let place = if first || ended { before } else { after };
         let births = births(&mut runner, seen);
-        runner.ledger.enter(&births, &place, Counted::Sampled);
+        runner
+            .ledger
+            .enter(&births, &place, &place, Counted::Sampled);
         runner.counts = seen.counts;
         self.runners.insert(seen.who, runner);
     }

@@ -72,6 +72,9 @@ pub(super) struct Runner {
 
     /// Where it was before it last counted: what is new since was born there.
     pub(super) place: Place,
+    /// The same for what only the kernel counts, and where it was while the kernel was not asked.
+    pub(super) kernel_place: Place,
+    pub(super) unasked: Option<Place>,
     pub(super) ledger: Ledger,
     /// The last numbers that were counted.
     pub(super) counts: Counts,
@@ -84,6 +87,18 @@ pub(super) struct Runner {
 }
 
 impl Runner {
+    /// It counted; `before` is where it was until then.
+    pub(super) fn count(&mut self, before: Place, counts: Counts) {
+        if counts.os_threads.is_some() {
+            self.kernel_place = self.unasked.take().unwrap_or_else(|| before.clone());
+        } else if self.unasked.is_none() || before.phase == TestPhase::Call {
+            // Setup and teardown of most tests do nothing: what came in one of several phases came in the call.
+            self.unasked = Some(before.clone());
+        }
+        self.place = before;
+        self.counts = counts;
+    }
+
     /// A process of which nothing is known yet.
     pub(super) fn new(who: Who, source: TestSource, now: u64) -> Self {
         Self {
@@ -121,6 +136,12 @@ impl Runner {
                 test: None,
                 begun: 0,
             },
+            kernel_place: Place {
+                phase: TestPhase::Start,
+                test: None,
+                begun: 0,
+            },
+            unasked: None,
             ledger: Ledger::default(),
             counts: Counts::default(),
             fds_at_start: None,

@@ -49,7 +49,10 @@ impl Tracker {
                 true
             }
             Body::Births(births) => {
-                runner.ledger.enter(births, &runner.place, Counted::Inside);
+                let (place, kernel_place) = (&runner.place, &runner.kernel_place);
+                runner
+                    .ledger
+                    .enter(births, place, kernel_place, Counted::Inside);
                 if births.unreadable || runner.ledger.is_overfull() {
                     self.note("A process made too many threads or processes to list all.".into());
                 }
@@ -84,8 +87,7 @@ impl Tracker {
             runner.ledger.finish();
         }
         if counted {
-            runner.place = before;
-            runner.counts = record.counts;
+            runner.count(before, record.counts);
         }
     }
 

@@ -504,6 +504,54 @@ fn a_session_that_follows_another_is_not_nested() {
     assert_eq!(told.tracker.run(told.now).finished, 2);
 }
 
+/// In short phases the kernel is not asked for its numbers.
+#[test]
+fn what_only_the_kernel_counts_came_in_the_call_unless_it_was_asked_between() {
+    let born = |told: &mut Told, child| {
+        let births = Births {
+            children: vec![child],
+            ..Births::default()
+        };
+        told.say(MAIN, Body::Births(births));
+    };
+    let phase = |told: &Told, child| {
+        let process = told.process(MAIN);
+        process
+            .birth(LeftKind::Child, child)
+            .map(|birth| birth.phase)
+    };
+    let (all, pythons) = (
+        counts(1),
+        Counts {
+            os_threads: None,
+            ..counts(1)
+        },
+    );
+    let mut told = Told::started(MAIN);
+    told.begin(MAIN, "short");
+    told.counts = pythons;
+    told.say(MAIN, Body::Call);
+    told.say(MAIN, Body::Teardown);
+    told.counts = all;
+    told.say(MAIN, Body::End(PASSED));
+    born(&mut told, 1);
+    told.begin(MAIN, "long setup");
+    told.say(MAIN, Body::Call);
+    born(&mut told, 2);
+    told.counts = pythons;
+    told.say(MAIN, Body::Teardown);
+    told.counts = all;
+    told.say(MAIN, Body::End(PASSED));
+    told.begin(MAIN, "long teardown");
+    told.say(MAIN, Body::Call);
+    told.say(MAIN, Body::Teardown);
+    told.say(MAIN, Body::End(PASSED));
+    born(&mut told, 3);
+    assert_eq!(phase(&told, 1), Some(TestPhase::Call));
+    assert_eq!(phase(&told, 2), Some(TestPhase::Setup));
+    assert_eq!(phase(&told, 3), Some(TestPhase::Teardown));
+}
+
 #[test]
 fn births_belong_to_the_phase_before_the_record_that_they_follow() {
     let mut told = Told::started(MAIN);
