@@ -90,6 +90,12 @@ class Ring:
             file.write(struct.pack("<QII", serial, stage, len(data)) + data)
 
 
+    def asked(self):
+        """Whether a request waits to be acted on."""
+        with open(self.path, "rb") as file:
+            return struct.unpack_from("<I", file.read(144), 136)[0] != 0
+
+
 class RunFolder:
     def __init__(self):
         self.path = tempfile.mkdtemp(prefix="hangscope-test-")
@@ -104,7 +110,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_):
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def environment(self, pythonpath=None):
         folders = [self.path + "/probe"] + ([pythonpath] if pythonpath else [])
@@ -116,7 +122,8 @@ class RunFolder:
 
     def rings(self):
         folder = self.path + "/rings"
-        rings = [Ring(os.path.join(folder, name)) for name in os.listdir(folder)]
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        rings = [Ring(os.path.join(folder, name)) for name in names]
         return sorted((r for r in rings if r.records()), key=lambda ring: ring.records()[0].time)
 
     def ring(self):

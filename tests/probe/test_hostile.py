@@ -43,39 +43,36 @@ def test_all_descriptors_are_closed_and_their_numbers_used_again(suite):
 
 def test_what_a_test_may_do_to_its_process(suite):
     suite.write("test_a.py", """
-        import os, signal, sys, threading, time
+        import os, resource, signal, sys, threading, time
 
-        def test_chdir(tmp_path): os.chdir(str(tmp_path))
-        def test_clear_environ(): os.environ.clear()
+        def test_chdir(): os.chdir("/")
         def test_handlers():
             for number in range(1, 65):
                 try:
                     signal.signal(number, signal.SIG_IGN)
                 except (OSError, ValueError):
                     pass
-        def test_patches(monkeypatch):
+        def test_patches(monkeypatch):  # until after the record of the teardown
             def broken(*args, **kwargs): raise RuntimeError("patched")
-            global undo
-            undo = [(module, name, getattr(module, name)) for module, name in [
-                (os, "stat"), (os, "getpid"), (os, "waitid"), (os, "listdir"), (os, "readlink"),
-                (time, "clock_gettime_ns"), (threading, "get_ident"), (signal, "getsignal")]]
-            for module, name, _ in undo:
-                setattr(module, name, broken)
-        def test_while_patched(): assert os.getpid.__name__ == "broken"
-        def test_undo():
-            for module, name, function in undo:
-                setattr(module, name, function)
-        def test_limits():
-            import resource
+            for name in ["stat", "getpid", "waitid", "listdir", "readlink", "open"]:
+                monkeypatch.setattr(os, name, broken)
+            monkeypatch.setattr(time, "clock_gettime_ns", broken)
+            monkeypatch.setattr(threading, "get_ident", broken)
+            monkeypatch.setattr(signal, "getsignal", broken)
+        def test_file_size():
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        def test_trace(): sys.settrace(lambda *_: None)
+        def test_recursion(): sys.setrecursionlimit(200)
+        def test_clear_environ():
+            os.environ.clear()
+            os.environ["PYTEST_CURRENT_TEST"] = ""  # pytest needs that one
         def test_last(): pass
     """)
-    result = suite.watched("-p", "no:tmpdir" if False else "no:xdist")
-    ring, = result.rings
-    tests = ring.tests()
-    assert [(kinds, flags) for _, kinds, flags in tests] == [(FULL, 0)] * 8, result.out
-    assert result.code == 0
+    plain, watched = suite.pytest(), suite.watched()
+    assert suite.outcomes(watched) == suite.outcomes(plain) == {"passed": 8}, plain.out
+    assert (watched.code, watched.err) == (plain.code, plain.err)
+    ring, = watched.rings
+    assert [(kinds, flags) for _, kinds, flags in ring.tests()] == [(FULL, 0)] * 8
     last = [r for r in ring.records() if r.kind == "END"][-1]
     assert (last.threads, last.os_threads, last.children) == (1, 1, 0)
 

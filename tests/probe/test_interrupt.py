@@ -1,6 +1,7 @@
 """The watcher asks for the end of a test that hangs: that test fails, the others run."""
 import os
 import signal
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -41,15 +42,6 @@ HANGS = {
     trio.run(main)
 """,
     "asyncio": "asyncio.run(asyncio.sleep(1000))",
-    "asyncio_task": """
-    async def busy():
-        while True:
-            pass
-    async def main():
-        task = asyncio.ensure_future(busy())
-        await asyncio.sleep(1000)
-    asyncio.run(main())
-""",
     "old_asyncio": """
     loop = asyncio.new_event_loop()
     try:
@@ -63,7 +55,9 @@ import asyncio, os, queue, select, subprocess, threading, time, unittest
 import pytest, trio
 
 def ready():
-    open("ready", "w").close()
+    with open("ready.new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("ready.new", "ready")
 
 def works():
     assert trio.run(trio.sleep, 0) is None
@@ -80,17 +74,41 @@ class Watcher:
         self.run = suite.new_run()
         self.process = suite.start("--junitxml=report.xml", *args, run=self.run, **kwargs)
 
-    def ready(self):
-        """Waits until the test says that it goes on to hang; the ring of its process."""
+    def ready(self, loops=False):
+        """Waits until the test hangs, in a loop or else blocked; the ring of its process."""
         ready = self.suite.path("ready")
         self.suite.wait_for(lambda: os.path.exists(ready), self.process)
+        with open(ready) as file:
+            pid = int(file.read())
         os.unlink(ready)
-        running = [r for r in self.run.rings() if r.tests() and r.tests()[-1][2] is None]
-        return running[-1]
+        ring, = [ring for ring in self.run.rings() if ring.pid == pid]
+        if not loops:
+            self.suite.wait_for(lambda: main_thread_sleeps(ring.pid), self.process)
+        return ring
 
-    def interrupt(self, ring, stage, serial=None):
-        ring.ask(len(ring.tests()) if serial is None else serial, stage, TEXT)
+    def ask(self, ring, stage, serial):
+        ring.ask(serial, stage, TEXT)
         os.kill(ring.pid, ring.session()["signal"])
+
+    def interrupt(self, ring, stage):
+        """Asks until it is acted on.
+
+        Another thread of the process may catch the signal (that of faulthandler's timeout, as
+        it starts), or it may come just before the main thread blocks: that goes on blocking.
+        """
+        self.ask(ring, stage, len(ring.tests()))
+        begun = sent = time.monotonic()
+
+        def acted():
+            nonlocal sent
+            if ring.asked() and time.monotonic() > sent + 0.5:
+                sent = time.monotonic()
+                os.kill(ring.pid, ring.session()["signal"])
+            return not ring.asked()
+
+        while not acted():
+            assert time.monotonic() < begun + support.SECONDS, "it does not act"
+            time.sleep(0.005)
 
     def finish(self):
         result = self.suite.finish(self.process, self.run)
@@ -103,6 +121,11 @@ class Watcher:
         return result
 
 
+def main_thread_sleeps(pid):
+    with open("/proc/%d/task/%d/stat" % (pid, pid)) as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
 def write_hangs(suite, names):
     text = IMPORTS
     for name in names:
@@ -112,9 +135,8 @@ def write_hangs(suite, names):
 
 
 def stage_two_works(name):
-    # a failure in the middle of trio breaks its next run: why there is a first stage; and
-    # asyncio keeps the failure of a task for itself
-    return "trio" not in name and name != "asyncio_task"
+    # a failure in the middle of trio breaks its next run: why there is a first stage
+    return "trio" not in name
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -122,8 +144,8 @@ def test_hangs_of_all_kinds(suite, stage):
     names = [name for name in HANGS if stage == 1 or stage_two_works(name)]
     write_hangs(suite, names)
     watcher = Watcher(suite)
-    for _ in names:
-        watcher.interrupt(watcher.ready(), stage)
+    for name in names:
+        watcher.interrupt(watcher.ready(loops="loop" in name), stage)
     result = watcher.finish()
     assert result.code == 1, result.out
     assert {name: case for name, case in watcher.cases.items() if case} == {
@@ -143,10 +165,12 @@ def test_hangs_of_all_kinds(suite, stage):
 
 def test_the_report_shows_where_it_hung(suite):
     suite.write("test_a.py", """
-        import time
+        import os, time
         def wait_for_it():
-            open("ready", "w").close()
             print("so far")
+            with open("ready.new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename("ready.new", "ready")
             time.sleep(1000)  # here
         def test_hangs():
             wait_for_it()
@@ -154,7 +178,7 @@ def test_the_report_shows_where_it_hung(suite):
     watcher = Watcher(suite)
     watcher.interrupt(watcher.ready(), 1)
     result = watcher.finish()
-    for wanted in ["time.sleep(1000)  # here", "so far", "test_a.py:6: Failed",
+    for wanted in ["time.sleep(1000)  # here", "so far", "test_a.py:8: Failed",
                    "FAILED test_a.py::test_hangs - Failed: " + TEXT]:
         assert wanted in result.out
 
@@ -269,16 +293,12 @@ def test_plain():
 
 def test_an_interrupt_that_the_test_keeps_for_itself(suite):
     (suite.folder / "test_a.py").write_text(IMPORTS + """
-def hang():
-    ready()
-    while True: pass
 def test_passes_then():
-    async def main():
-        try:
-            hang()
-        except KeyboardInterrupt:
-            pass
-    asyncio.run(main())
+    try:
+        ready()
+        time.sleep(1000)
+    except:
+        pass
 def test_next():
     works()
 """)
@@ -307,9 +327,31 @@ def test_next():
     watcher.interrupt(watcher.ready(), 2)
     result = watcher.finish()
     assert suite.outcomes(result) == {"failed": 1, "passed": 1}, result.out
+    assert watcher.cases["test_ignores"] == [("failure", "Failed: " + TEXT)]
     did = [(r.flags, r.text) for r in result.rings[0].records() if r.kind == "INTERRUPTED"]
     assert [flags for flags, _ in did] == [1, 2]
     assert "test_ignores.<locals>.<lambda>" in did[0][1]
+
+
+def test_asyncio_with_a_task_that_never_yields(suite):
+    """Its SIGINT handler only cancels the main task, which then never gets its turn."""
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+async def busy():
+    ready()
+    while True:
+        pass
+async def main():
+    task = asyncio.ensure_future(busy())
+    await asyncio.sleep(1000)
+def test_hangs():
+    asyncio.run(main())
+def test_next():
+    works()
+""")
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(loops=True), 2)
+    assert suite.outcomes(watcher.finish()) == {"failed": 1, "passed": 1}
+    assert watcher.cases["test_hangs"] == [("failure", "Failed: " + TEXT)]
 
 
 def test_where_interrupts_are_ignored(suite):
@@ -342,9 +384,9 @@ def test_three():
     works()
 """)
     watcher = Watcher(suite)
-    ring = watcher.ready()
+    ring = watcher.ready(loops=True)
     for serial, stage in [(1, 1), (3, 2), (0, 1), (2, 0), (2, 7)]:
-        watcher.interrupt(ring, stage, serial)
+        watcher.ask(ring, stage, serial)
         wait_until_delivered(suite, watcher.process, ring.session()["signal"])
     open(suite.path("go-on"), "w").close()
     result = watcher.finish()
@@ -382,7 +424,7 @@ def %s:
     ring, = watcher.run.rings()
     for stage in (1, 2):
         for serial in (0, 1):
-            watcher.interrupt(ring, stage, serial)
+            watcher.ask(ring, stage, serial)
             wait_until_delivered(suite, watcher.process, ring.session()["signal"])
     open(suite.path("go-on"), "w").close()
     result = watcher.finish()

@@ -193,8 +193,8 @@ def test_a_forked_child_is_asked_by_itself(suite):
     process = suite.start("--forked", run=run)
     suite.wait_for(lambda: os.path.exists(suite.path("ready")), process)
     child = [ring for ring in run.rings() if ring.session()["forked"]][-1]
-    child.ask(1, 1)
-    os.kill(child.pid, child.session()["signal"])
+    child.ask(1, 2)
+    suite.wait_for(lambda: os.kill(child.pid, 45) or not child.asked(), process)
     result = suite.finish(process, run)
     # pytest-forked 1.7 and pytest 9 do not get on; what the child did is in its ring
     child, other = [ring for ring in result.rings if ring.session()["forked"]]

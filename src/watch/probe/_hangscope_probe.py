@@ -10,6 +10,7 @@ thread, no open file; once loaded it takes itself out of sys.path, sys.modules, 
 and pytest's list of plugins. If anything is not as it should be, it does nothing at all.
 Functions of the standard library are bound here, before a test can patch them.
 """
+import functools
 import json
 import os
 import signal
@@ -139,6 +140,10 @@ class Ring:
         start = REQUEST_AT + REQUEST.size
         text = self.map[start:start + min(length, MAX_REQUEST_TEXT)]
         return serial, stage, text.decode("utf-8", "replace")
+
+    def forget_request(self):
+        """It was acted on: the watcher may send the signal again if it sees that it was not."""
+        struct.pack_into("<I", self.map, REQUEST_AT + 8, 0)
 
 
 # --- counting
@@ -819,17 +824,19 @@ class Probe:
                 soft(signal.SIGINT, frame)
                 return
             except KeyboardInterrupt:
-                # A failure, unlike an interrupt, is a thing that fixtures and unittest expect.
-                # But asyncio keeps a failure of a task for itself, and an interrupt ends it.
-                if self.phase == CALL and _asyncio_runs():
-                    raise
+                pass
         else:
             self._acted(stage, text, "raised a failure")
+        # A failure, unlike an interrupt, is a thing that fixtures and unittest expect. But
+        # asyncio keeps a failure of a task for itself, and an interrupt ends it.
+        if self.phase == CALL and _asyncio_runs():
+            raise KeyboardInterrupt
         raise pytest.fail.Exception(text)
 
     def _acted(self, stage, text, what):
         self.pending = text
         try:
+            self.ring.forget_request()
             self._put(INTERRUPTED, _bytes(what), stage)
         except Exception:
             pass
@@ -861,12 +868,18 @@ class Probe:
 
     def _finish_teardown(self, item, nextitem):
         # An interrupt makes pytest leave its teardown half done; the next test would fail by
-        # "previous item was not torn down properly".
+        # "previous item was not torn down properly". It has forgotten the other fixtures of
+        # the test, but these know themselves that they are still set up.
         self.phase = TEARDOWN
         try:
-            item.session._setupstate.teardown_exact(nextitem)
-        except (Exception, pytest.fail.Exception, pytest.skip.Exception):
-            pass
+            fixtures = list(item._request._fixture_defs.values())
+            left = [one.finish for one in fixtures if one.scope == "function" and one.cached_result]
+            nodes = functools.partial(item.session._setupstate.teardown_exact, nextitem)
+            for finish in [functools.partial(one, item._request) for one in left[::-1]] + [nodes]:
+                try:
+                    finish()
+                except (Exception, pytest.fail.Exception, pytest.skip.Exception):
+                    pass
         finally:
             self.phase = 0
             self.pending = None

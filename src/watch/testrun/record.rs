@@ -137,6 +137,8 @@ pub(crate) enum Said {
     ExpectedFailure,
     /// It passed against expectation.
     UnexpectedPass,
+    /// What another plugin calls it, such as `rerun`: the test will begin again.
+    Other,
 }
 
 /// What is new and what is gone.
@@ -269,7 +271,7 @@ impl PhaseReport {
                 "skipped" => Said::Skipped,
                 "xfailed" => Said::ExpectedFailure,
                 "xpassed" => Said::UnexpectedPass,
-                _ => return None,
+                _ => Said::Other,
             },
             message: message.into(),
         })
