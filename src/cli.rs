@@ -155,7 +155,7 @@ pub struct WatchArgs {
     #[arg(long)]
     pub no_status: bool,
     /// The command and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

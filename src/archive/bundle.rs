@@ -63,6 +63,20 @@ impl Bundle {
         filled
     }
 
+    /// Removes it: there was nothing to tell after all. What cannot be removed stays.
+    pub fn discard(self) {
+        let (Some(archive), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return;
+        };
+        if let (Ok(root), Some(name)) = (Folder::open(archive), name.to_str()) {
+            let _ = root.remove_flat_folder(name);
+            // It pointed to this one, if it points to nothing now.
+            if !archive.join("latest").exists() {
+                let _ = root.remove("latest");
+            }
+        }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -125,7 +139,10 @@ impl Bundle {
     fn write(&mut self, report: Option<&Report>) -> Result<(), ArchiveError> {
         if let Some(report) = report {
             self.write_report("dump.json", Format::Json, report)?;
-            self.write_report("report.txt", Format::Text, report)?;
+            // The file has room for all stacks, where the terminal has not.
+            let mut full = report.clone();
+            full.options.all = true;
+            self.write_report("report.txt", Format::Text, &full)?;
             self.manifest.verdict = Some(report.analysis.verdict);
         }
         self.write_manifest()

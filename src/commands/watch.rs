@@ -5,8 +5,8 @@ use crate::cli::{InventoryArg, LeakArg, OnHangArg, WatchArgs};
 use crate::exit_code::ExitCode;
 use crate::inspect::Samples;
 use crate::model::{
-    Event, Foreign, Leak, LeftKind, LeftProcess, Outcome, OutcomeKind, Report, SlowStatus, Trigger,
-    place,
+    Event, Foreign, Leak, LeftKind, LeftProcess, Outcome, OutcomeKind, Report, RunRecord,
+    SlowStatus, TestOutcome, TestSource, Trigger, place,
 };
 use crate::report::{self, Format, Style, clean};
 use crate::watch::{self, Finished, OnHang, Options, WatchError};
@@ -81,6 +81,56 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
     }
 }
 
+/// pytest did not get to write its summary: `hangscope: the run was ended: 21 tests finished, 2 of them failed; 1 hung,
+/// 3 not run`.
+fn closing(record: &RunRecord) -> String {
+    if record.run.source == TestSource::None {
+        return String::new();
+    }
+    let count = |wanted: &[TestOutcome]| {
+        let tests = record.tests.iter();
+        tests.filter(|test| wanted.contains(&test.outcome)).count()
+    };
+    let bad = count(&[
+        TestOutcome::Failed,
+        TestOutcome::Error,
+        TestOutcome::Crashed,
+    ]);
+    let good = count(&[TestOutcome::Passed, TestOutcome::Skipped]);
+    let finished = good + bad;
+    let s = if finished == 1 { "" } else { "s" };
+    let mut text =
+        format!("hangscope: the run was ended: {finished} test{s} finished, {bad} failed");
+    let hung = count(&[TestOutcome::Hung, TestOutcome::Running]);
+    if hung > 0 {
+        let _ = write!(text, "; {hung} hung");
+    }
+    if !record.not_run.is_empty() {
+        let _ = write!(text, "; {} not run", record.not_run.len());
+    }
+    text.push('\n');
+    for test in record
+        .tests
+        .iter()
+        .filter(|test| {
+            matches!(
+                test.outcome,
+                TestOutcome::Failed | TestOutcome::Error | TestOutcome::Crashed
+            )
+        })
+        .take(NAMED)
+    {
+        let message = test.message.as_ref().map(clean).unwrap_or_default();
+        let line = message.split("\\n").next().unwrap_or("");
+        let _ = writeln!(text, "  failed: {}: {line}", clean(&test.test));
+    }
+    if bad > NAMED {
+        let _ = writeln!(text, "  and {} more, see junit.xml", bad - NAMED);
+    }
+    text.push('\n');
+    text
+}
+
 fn leak_kinds(kinds: &[LeakArg]) -> Vec<LeftKind> {
     let mut wanted: Vec<LeftKind> = kinds
         .iter()
@@ -109,6 +159,9 @@ fn after(args: &WatchArgs, finished: &Finished, width: usize) -> bool {
     };
     let inventory = finished.record.run.inventory.as_ref();
     let mut text = String::new();
+    if ended {
+        text.push_str(&closing(&finished.record));
+    }
     if let Some(inventory) = inventory.filter(|_| show) {
         text.push_str(&report::inventory(inventory, width));
     }
@@ -159,6 +212,7 @@ fn leak(leak: &Leak) -> String {
         LeftKind::OsThread => "OS thread",
         LeftKind::Interpreter => "interpreter",
         LeftKind::Child => "process",
+        LeftKind::Fd if leak.count == 1 => "open file",
         LeftKind::Fd => "open files",
     };
     let Some(birth) = &leak.birth else {

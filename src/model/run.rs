@@ -291,7 +291,8 @@ pub struct Trend {
     /// Tests that have ended since the last of these; all of them when there was none.
     #[serde(default)]
     pub tests_since_rise: usize,
-    /// Whether it grew: the interval is above zero, and three tests or more contributed.
+    /// Whether it grew: the interval is above zero, three tests or more contributed, and it went on to rise in the
+    /// second half of the run.
     pub accumulates: bool,
 }
 
@@ -390,7 +391,13 @@ impl TestProcess {
     /// What it is at, in words: `tests/test_a.py::test_b (call)`, `collection of tests/test_a.py`.
     #[must_use]
     pub fn place(&self) -> Foreign {
-        place(self.phase, self.test.as_ref())
+        match (self.role, self.phase) {
+            // It has no tests of its own all along.
+            (Role::Controller, TestPhase::Start | TestPhase::Between) => "handing out tests".into(),
+            // pytest is done in it; it waits for its controller, or exits.
+            (Role::Worker, TestPhase::InterpreterExit) => "end of the worker".into(),
+            _ => place(self.phase, self.test.as_ref()),
+        }
     }
 }
 

@@ -10,6 +10,8 @@ const SMALL: i64 = 100;
 /// has not accumulated either; its few large steps only make the interval wide.
 const FEW_RISES: usize = 2;
 const QUIET_TESTS: usize = 10;
+/// From fewer tests an interval would be noise.
+const FEW_TESTS: usize = 5;
 
 /// The table, not drawn yet. All text in it is foreign.
 pub(super) struct Chosen<'i> {
@@ -157,6 +159,11 @@ pub(super) fn conclusions(inventory: &Inventory) -> Vec<String> {
             || has_settled(trend)
         {
             steady.push(trend);
+        } else if trend.tests < FEW_TESTS {
+            out.push(format!(
+                "whether {noun} accumulate cannot be told from {} tests.",
+                trend.tests
+            ));
         } else {
             out.push(format!(
                 "whether {noun} accumulate cannot be told: {} a test over {} tests.",
@@ -181,7 +188,10 @@ pub(super) fn conclusions(inventory: &Inventory) -> Vec<String> {
 }
 
 fn has_settled(trend: &Trend) -> bool {
-    trend.rises <= FEW_RISES && trend.tests_since_rise >= QUIET_TESTS
+    let few = trend.rises <= FEW_RISES && trend.tests_since_rise >= QUIET_TESTS;
+    // A pool that has come to its size: it rose in the first half of the run, and not in the second.
+    let filled = trend.tests >= QUIET_TESTS && trend.tests_since_rise * 2 >= trend.tests;
+    few || filled
 }
 
 /// What is said of numbers that did not accumulate: "0.03 ± 0.06 threads a test (rose once, 27 tests ago), fds never rose".

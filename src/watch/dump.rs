@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 /// [`inspect`], or a stand-in for it in tests. Fails with a clause for the user.
 pub(super) type Inspect = fn(&Request, &mut dyn FnMut(&Report) -> bool) -> Result<Report, String>;
@@ -74,7 +75,7 @@ impl Dump {
         inspect: Inspect,
         target: Target,
         options: &Options,
-        samples: Samples,
+        (samples, interval): (Samples, Duration),
         trigger: Trigger,
         record: RunRecord,
     ) -> std::io::Result<Self> {
@@ -87,7 +88,7 @@ impl Dump {
             pid: target.root,
             tree: true,
             samples,
-            interval: options.interval,
+            interval,
             locals: false,
             all: false,
             width: options.width,
@@ -115,7 +116,7 @@ impl Dump {
         })
     }
 
-    /// Asks it to end after the sample that it is at.
+    /// Asks it to end with the samples that it has, the first one at least.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -181,6 +182,10 @@ impl Job {
         let result = catch_unwind(AssertUnwindSafe(|| {
             inspect(request, &mut |report| {
                 let first = self.taken.report.is_none();
+                if !first && self.stop.load(Ordering::Relaxed) {
+                    // It shows what came after the thing to look at: the next test, for one.
+                    return false;
+                }
                 let mut report = report.clone();
                 report.options.pid = self.command;
                 self.save(request, Some(&report));

@@ -1,15 +1,15 @@
 //! Follows the tests of a run: by the rings of the plugin, and where that is not loaded from outside.
 
-use super::Options;
 use super::kill::signal_process;
 use super::supervisor::Supervisor;
 use super::surveying::Scope;
 use super::testrun::{
     Mark, Observation, Rings, RunFolder, Running, TestLimit, Tracker, Who, environment, now_ns,
 };
+use super::{OnHang, Options};
 use crate::inspect::{Survey, Surveyed};
 use crate::model::{
-    Counts, Foreign, Leak, LeftKind, Pid, RunRecord, SlowTest, TestPhase, TestSource,
+    Counts, Foreign, Leak, LeftKind, Pid, RunRecord, SlowTest, TestOutcome, TestPhase, TestSource,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,9 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at the rings. A ring holds some thousand tests.
 pub(super) const EVERY: Duration = Duration::from_millis(50);
-/// pytest-timeout ends a test by itself: we look this part of its limit earlier, ...
-const EARLIER: u32 = 10;
-/// ... but not more than this.
+/// pytest-timeout ends a test by itself: we look half of its limit earlier, but not more than this.
 const EARLIER_AT_MOST: Duration = Duration::from_secs(2);
 
 /// Said when a process runs pytest without our plugin.
@@ -36,6 +34,8 @@ pub(super) struct Limited {
     pub(super) acts: bool,
     /// It is for the call alone (pytest-timeout's `timeout_func_only`).
     pub(super) call_only: bool,
+    /// pytest-timeout will act on it: what we see of the test we must see before.
+    pub(super) hurried: bool,
 }
 
 /// The tests of the run.
@@ -55,7 +55,7 @@ pub(super) struct Following {
 
 impl Following {
     /// Prepares to follow. Without a folder for the plugin the run is followed from outside.
-    pub(super) fn start(plugin: bool) -> Self {
+    pub(super) fn start(options: &Options) -> Self {
         let mut following = Self {
             folder: None,
             environment: Vec::new(),
@@ -67,11 +67,14 @@ impl Following {
                 .strftime("%Y-%m-%dT%H:%M:%SZ")
                 .to_string(),
         };
-        if !plugin {
+        if !options.plugin {
             return following;
         }
         let made = RunFolder::make().and_then(|folder| {
             let rings = Rings::open(folder.path())?;
+            if options.test_timeout.is_some() && options.on_hang == OnHang::Continue {
+                folder.allow_interrupts()?;
+            }
             Ok((folder, rings))
         });
         match made {
@@ -154,7 +157,13 @@ impl Following {
     }
 
     /// The limits that a running test has reached.
-    pub(super) fn limits_reached(&self, running: &Running, options: &Options) -> Vec<Limited> {
+    /// Where it has been given time anew, that counts from `anew`.
+    pub(super) fn limits_reached(
+        &self,
+        running: &Running,
+        options: &Options,
+        anew: Option<u64>,
+    ) -> Vec<Limited> {
         // Another process runs this one's test, and has the limit.
         let elsewhere = running.runs_in.is_some();
         if running.apart.is_some() || running.standing || elsewhere || !running.in_test() {
@@ -169,7 +178,7 @@ impl Following {
                 } else if limited.call_only {
                     running.since_ns
                 } else {
-                    running.test_since_ns
+                    anew.unwrap_or(running.test_since_ns)
                 };
                 since(begun, now) >= *at
             })
@@ -193,6 +202,27 @@ impl Following {
                 .request(running.who, running.serial, stage, text)
                 .is_ok_and(|written| written)
             && signal_process(running.who.pid, running.who.start_ticks, signal)
+    }
+
+    /// Sends the signal of the last request again if it has not been acted on: another thread may have caught it, or it
+    /// came just before the main thread blocked.
+    pub(super) fn remind(&self, running: &Running) {
+        let pending = self
+            .rings
+            .as_ref()
+            .is_some_and(|rings| rings.is_pending(running.who));
+        if let Some(signal) = running.signal.filter(|_| pending)
+            && catches(running.who.pid, signal)
+        {
+            signal_process(running.who.pid, running.who.start_ticks, signal);
+        }
+    }
+
+    /// Whether a test that ran has failed.
+    pub(super) fn has_failed(&self, running: &Running) -> bool {
+        let test = running.test.as_ref();
+        let outcome = test.and_then(|test| self.tracker.outcome_of(running.who, test));
+        matches!(outcome, Some(TestOutcome::Failed | TestOutcome::Error))
     }
 
     /// What ends this test's process is ours.
@@ -264,7 +294,7 @@ impl Running {
         since(self.test_since_ns, now_ns())
     }
 
-    fn in_test(&self) -> bool {
+    pub(super) fn in_test(&self) -> bool {
         matches!(
             self.phase,
             TestPhase::Setup | TestPhase::Call | TestPhase::Teardown
@@ -330,6 +360,7 @@ fn limits(running: &Running, options: &Options) -> Vec<(Limited, Duration)> {
         whose,
         acts,
         call_only: false,
+        hurried: false,
     };
     let acts = options.test_timeout.is_some();
     let flag = options
@@ -348,6 +379,7 @@ fn limits(running: &Running, options: &Options) -> Vec<(Limited, Duration)> {
                 // pytest-timeout goes first, and we only if that has no effect.
                 let told = Limited {
                     acts: false,
+                    hurried: true,
                     ..mark
                 };
                 let later = length.saturating_add(options.grace);
@@ -360,6 +392,7 @@ fn limits(running: &Running, options: &Options) -> Vec<(Limited, Duration)> {
             let length = Duration::from_millis(ms);
             let told = Limited {
                 call_only: running.func_only,
+                hurried: running.timeout_active,
                 ..limited(length, "pytest's timeout", false)
             };
             let at = if running.timeout_active {
@@ -373,9 +406,14 @@ fn limits(running: &Running, options: &Options) -> Vec<(Limited, Duration)> {
     }
 }
 
+/// How much earlier than pytest-timeout we look at a test with this limit.
+pub(super) fn head_start(length: Duration) -> Duration {
+    (length / 2).min(EARLIER_AT_MOST)
+}
+
 /// Early enough to see the test before it is ended.
 fn earlier(length: Duration) -> Duration {
-    length.saturating_sub((length / EARLIER).min(EARLIER_AT_MOST))
+    length.saturating_sub(head_start(length))
 }
 
 /// Whether a process has a handler for a signal (`SigCgt` of `proc_pid_status(5)`).

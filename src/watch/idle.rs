@@ -2,7 +2,8 @@
 
 use super::Options;
 use super::supervisor::Supervisor;
-use crate::model::{Event, Role, SlowStatus, Trigger};
+use crate::archive::Bundle;
+use crate::model::{Event, Motion, Report, Role, SlowStatus, Trigger, WaitKind};
 use std::time::{Duration, Instant};
 
 /// When a test is first told to be slow; then each time that it has taken twice as long.
@@ -22,6 +23,30 @@ pub(super) struct Idle {
 pub(super) struct Slow {
     /// The test (or other place), and after how long it is told next.
     now: Option<(String, Duration)>,
+}
+
+/// Whether a thread gets on after all: it moves, or has been woken by data. Bytes that come through sockets are counted
+/// nowhere that we can read, and a slow download takes hardly any CPU.
+pub(super) fn gets_further(report: &Report) -> bool {
+    let Some(last) = report.samples.last() else {
+        return false;
+    };
+    report.analysis.progress.iter().any(|thread| {
+        let waits_for_data = || {
+            let wait = last.thread(&thread.thread).and_then(|it| it.wait.as_ref());
+            wait.is_some_and(|wait| {
+                matches!(
+                    wait.kind,
+                    WaitKind::Connection | WaitKind::Read | WaitKind::Write
+                )
+            })
+        };
+        match thread.motion {
+            Motion::Moving | Motion::Busy => true,
+            Motion::Stirring => waits_for_data(),
+            _ => false,
+        }
+    })
 }
 
 impl Supervisor {
@@ -59,6 +84,15 @@ impl Supervisor {
             Trigger::IdleTimeout { limit_ms, ends },
             self.options.samples,
         );
+    }
+
+    /// A look for idleness has found the opposite: as if it had not been.
+    pub(super) fn not_idle(&mut self, bundle: Option<Bundle>) {
+        self.idle = Idle::default();
+        self.progress.note(Instant::now());
+        if let Some(bundle) = bundle {
+            bundle.discard();
+        }
     }
 
     /// The look for `--idle-timeout` is over.

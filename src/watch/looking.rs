@@ -12,6 +12,11 @@ pub(super) const TAIL_AT_MOST: Duration = Duration::from_secs(10);
 impl Supervisor {
     /// Begins a capture.
     pub(super) fn look(&mut self, trigger: Trigger, samples: Samples) {
+        self.look_every(trigger, samples, self.options.interval);
+    }
+
+    /// Begins a capture with these pauses between its samples.
+    pub(super) fn look_every(&mut self, trigger: Trigger, samples: Samples, interval: Duration) {
         // What the tests have written is newer than the last turn of the loop.
         self.follow(Instant::now());
         let target = Target {
@@ -26,7 +31,7 @@ impl Supervisor {
                 self.inspect,
                 target,
                 &self.options,
-                samples,
+                (samples, interval),
                 trigger.clone(),
                 self.following.record(),
             ) {
@@ -75,6 +80,12 @@ impl Supervisor {
     fn looked(&mut self, trigger: &Trigger, taken: Taken) {
         self.tail = None;
         self.forward_held();
+        if matches!(trigger, Trigger::IdleTimeout { .. })
+            && taken.report.as_ref().is_some_and(super::idle::gets_further)
+        {
+            self.not_idle(taken.bundle);
+            return;
+        }
         // The run may have deleted it.
         let bundle = taken.bundle.as_ref().map(|bundle| bundle.path().to_owned());
         let bundle = bundle.filter(|path| path.exists());

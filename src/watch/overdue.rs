@@ -5,7 +5,7 @@
 //! 3. The process is killed, if it is a worker that pytest-xdist replaces or was forked for the one test.
 //! 4. The run is ended.
 
-use super::following::Limited;
+use super::following::{Limited, head_start};
 use super::supervisor::Supervisor;
 use super::testrun::Running;
 use super::{OnHang, kill};
@@ -13,14 +13,21 @@ use crate::model::{Event, Key, Report, Role, Trigger, WaitKind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// A look before pytest-timeout acts takes its samples in this part of the time that is left.
+const HURRY: u32 = 6;
 /// Most characters of the verdict that a failing test shows.
 const MAX_VERDICT: usize = 1_500;
+
+/// Between two signals for the same request.
+const REMIND_EVERY: Duration = Duration::from_millis(300);
 
 /// A test over its limit.
 #[derive(Debug)]
 pub(super) struct Overdue {
     running: Running,
     limited: Limited,
+    /// What its failure says.
+    line: String,
     step: Step,
 }
 
@@ -31,8 +38,12 @@ enum Step {
     Due,
     /// It is looked at.
     Looked,
-    /// The plugin has been asked to fail it.
-    Asked { until: Instant, forced: bool },
+    /// The plugin has been asked to fail it, and was reminded then.
+    Asked {
+        until: Instant,
+        forced: bool,
+        reminded: Instant,
+    },
     /// Its process has been killed.
     Killed { until: Instant },
 }
@@ -47,35 +58,58 @@ impl Supervisor {
             return;
         }
         let running = self.following.running();
-        self.forget_ended(&running);
+        self.settle_overdue(&running);
         for running in running {
-            for limited in self.following.limits_reached(&running, &self.options) {
+            let anew = self.anew.get(&(running.key.clone(), running.serial));
+            let reached = self
+                .following
+                .limits_reached(&running, &self.options, anew.copied());
+            for limited in reached {
                 let told = (running.key.clone(), running.serial, limited.acts);
                 if self.told_overdue.insert(told) {
                     self.overdue.push(Overdue {
                         running: running.clone(),
                         limited,
+                        line: String::new(),
                         step: Step::Due,
                     });
                 }
             }
         }
-        if self.dump.is_none()
-            && let Some(first) = self.overdue.iter().find(|one| one.step == Step::Due)
-        {
-            let trigger = Trigger::TestTimeout {
-                limit_ms: u64::try_from(first.limited.length.as_millis()).unwrap_or(u64::MAX),
-                test: first.running.place(),
-                whose: first.limited.whose.to_owned(),
-            };
-            for one in &mut self.overdue {
-                if one.step == Step::Due {
-                    one.step = Step::Looked;
-                }
-            }
-            self.look(trigger, self.options.samples);
-        }
+        self.look_at_due();
         self.take_next_steps(now);
+    }
+
+    fn look_at_due(&mut self) {
+        let due = |one: &&Overdue| one.step == Step::Due;
+        if self.dump.is_some() {
+            return;
+        }
+        let Some(first) = self.overdue.iter().find(due) else {
+            return;
+        };
+        let length = first.limited.length;
+        let trigger = Trigger::TestTimeout {
+            limit_ms: u64::try_from(length.as_millis()).unwrap_or(u64::MAX),
+            test: first.running.place(),
+            whose: first.limited.whose.to_owned(),
+        };
+        let hurried = self
+            .overdue
+            .iter()
+            .filter(due)
+            .any(|one| one.limited.hurried);
+        let interval = if hurried {
+            self.options.interval.min(head_start(length) / HURRY)
+        } else {
+            self.options.interval
+        };
+        for one in &mut self.overdue {
+            if one.step == Step::Due {
+                one.step = Step::Looked;
+            }
+        }
+        self.look_every(trigger, self.options.samples, interval);
     }
 
     /// When a step is due, if nothing else happens.
@@ -97,22 +131,14 @@ impl Supervisor {
             .collect();
         let running = self.following.running();
         for mut one in looked {
-            let same = running
-                .iter()
-                .any(|now| now.key == one.running.key && now.serial == one.running.serial);
-            let why_not = report.and_then(|report| reason_to_wait(report, &one.running.key));
-            if !same || self.end.is_some() {
-                self.act(format!(
-                    "{} ended while it was looked at",
-                    one.running.place().untrusted()
-                ));
+            if !one.runs(&running) || self.end.is_some() {
+                self.act(format!("{} ended while it was looked at", one.place()));
                 continue;
             }
-            let line = verdict_line(report, &one, bundle);
             if !one.limited.acts {
                 continue;
             }
-            if let Some(why) = why_not {
+            if let Some(why) = report.and_then(|it| reason_to_wait(it, &one.running.key)) {
                 self.act(format!("{}: {why}: left alone", one.place_and_limit()));
                 continue;
             }
@@ -120,11 +146,9 @@ impl Supervisor {
                 self.end_run(Some(one.place_and_limit()));
                 return;
             }
-            if self.following.ask(&one.running, 1, &line) {
-                one.step = Step::Asked {
-                    until: self.after_grace(),
-                    forced: false,
-                };
+            one.line = verdict_line(report, &one, bundle);
+            if self.following.ask(&one.running, 1, &one.line) {
+                one.step = self.asked(false);
                 self.overdue.push(one);
             } else {
                 self.harder(one);
@@ -132,7 +156,23 @@ impl Supervisor {
         }
     }
 
+    fn asked(&self, forced: bool) -> Step {
+        Step::Asked {
+            until: self.after_grace(),
+            forced,
+            reminded: Instant::now(),
+        }
+    }
+
     fn take_next_steps(&mut self, now: Instant) {
+        for one in &mut self.overdue {
+            if let Step::Asked { reminded, .. } = &mut one.step
+                && now.saturating_duration_since(*reminded) >= REMIND_EVERY
+            {
+                *reminded = now;
+                self.following.remind(&one.running);
+            }
+        }
         let due: Vec<Overdue> = self
             .overdue
             .extract_if(.., |one| match one.step {
@@ -143,12 +183,9 @@ impl Supervisor {
         for mut one in due {
             match one.step {
                 Step::Asked { forced: false, .. }
-                    if self.following.ask(&one.running, 2, &one.place_and_limit()) =>
+                    if self.following.ask(&one.running, 2, &one.line) =>
                 {
-                    one.step = Step::Asked {
-                        until: self.after_grace(),
-                        forced: true,
-                    };
+                    one.step = self.asked(true);
                     self.overdue.push(one);
                 }
                 Step::Asked { .. } => self.harder(one),
@@ -176,34 +213,59 @@ impl Supervisor {
         }
     }
 
-    /// Drops what is over, and says so where something had been done about it.
-    fn forget_ended(&mut self, running: &[Running]) {
-        let ended: Vec<Overdue> = self
+    /// Drops tests that have ended, or got on since they were asked to, and says what became of them.
+    fn settle_overdue(&mut self, running: &[Running]) {
+        let looked: Vec<&Overdue> = self
+            .overdue
+            .iter()
+            .filter(|one| one.step == Step::Looked)
+            .collect();
+        let over = |one: &&Overdue| !one.runs(running) || one.has_got_on(running);
+        if let Some(dump) = &self.dump
+            && !looked.is_empty()
+            && looked.iter().all(over)
+        {
+            // Samples to come would show something else.
+            dump.stop();
+        }
+        let settled: Vec<Overdue> = self
             .overdue
             .extract_if(.., |one| {
-                !running
-                    .iter()
-                    .any(|now| now.key == one.running.key && now.serial == one.running.serial)
+                let ended = !one.runs(running) && one.step != Step::Looked;
+                ended || (one.is_asked() && one.has_got_on(running))
             })
             .collect();
-        for one in ended {
-            let place = one.running.place();
-            let place = place.untrusted();
-            match one.step {
-                Step::Asked { forced: false, .. } => {
-                    self.act(format!("{place} was made to fail; the run goes on"));
-                }
-                Step::Asked { forced: true, .. } => self.act(format!(
-                    "{place} was made to fail by force; the run goes on, but results of process {} after this are not \
-                     trustworthy",
-                    one.running.who.pid
-                )),
-                Step::Killed { .. } => self.act(format!(
-                    "process {} is gone with {place}; the run goes on",
-                    one.running.who.pid
-                )),
-                Step::Due | Step::Looked => {}
+        for one in settled {
+            let got_on = running.iter().find(|now| now.who == one.running.who);
+            if let Some(now) = got_on.filter(|_| one.runs(running)) {
+                // Its teardown may take its time, as if it were a test.
+                let serial = (now.key.clone(), now.serial);
+                self.told_overdue
+                    .remove(&(serial.0.clone(), serial.1, one.limited.acts));
+                self.anew.insert(serial, now.since_ns);
             }
+            self.tell_end(&one, got_on.is_some() && one.runs(running));
+        }
+    }
+
+    fn tell_end(&mut self, one: &Overdue, got_on: bool) {
+        let place = one.place();
+        let pid = one.running.who.pid;
+        match one.step {
+            Step::Asked { .. } if !got_on && !self.following.has_failed(&one.running) => {
+                self.act(format!("{place} ended by itself; the run goes on"));
+            }
+            Step::Asked { forced: false, .. } => {
+                self.act(format!("{place} was made to fail; the run goes on"));
+            }
+            Step::Asked { forced: true, .. } => self.act(format!(
+                "{place} was made to fail by force; the run goes on, but results of process {pid} after this are not \
+                 trustworthy"
+            )),
+            Step::Killed { .. } => self.act(format!(
+                "process {pid} is gone with {place}; the run goes on"
+            )),
+            Step::Due | Step::Looked => {}
         }
     }
 
@@ -218,10 +280,36 @@ impl Supervisor {
 }
 
 impl Overdue {
+    /// Where the test is now, if it runs.
+    fn now<'r>(&self, running: &'r [Running]) -> Option<&'r Running> {
+        let same = |now: &&Running| {
+            now.in_test() && now.who == self.running.who && now.serial == self.running.serial
+        };
+        running.iter().find(same)
+    }
+
+    fn runs(&self, running: &[Running]) -> bool {
+        self.now(running).is_some()
+    }
+
+    fn is_asked(&self) -> bool {
+        matches!(self.step, Step::Asked { .. })
+    }
+
+    /// Whether it has come to another phase since.
+    fn has_got_on(&self, running: &[Running]) -> bool {
+        self.now(running)
+            .is_some_and(|now| now.phase != self.running.phase)
+    }
+
+    fn place(&self) -> String {
+        self.running.place().untrusted().to_owned()
+    }
+
     fn place_and_limit(&self) -> String {
         format!(
             "{}: {} ({})",
-            self.running.place().untrusted(),
+            self.place(),
             self.limited.whose,
             span(self.limited.length)
         )

@@ -14,9 +14,9 @@ use super::terminal::Terminal;
 use super::wire::Word;
 use super::{Finished, Options, WatchError};
 use crate::archive::Bundle;
-use crate::model::{Event, Outcome, OutcomeKind, Report};
+use crate::model::{Event, Key, Outcome, OutcomeKind, Report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -69,6 +69,8 @@ pub(super) struct Supervisor {
     pub(super) overdue: Vec<Overdue>,
     /// Tests that have been found over a limit.
     pub(super) told_overdue: BTreeSet<Told>,
+    /// Tests that were given time anew when they got on, and since when that counts.
+    pub(super) anew: BTreeMap<(Key, u32), u64>,
     pub(super) idle: Idle,
     pub(super) slow: Slow,
     /// Since when the whole job is suspended.
@@ -101,7 +103,7 @@ pub(super) fn run(
         let _ = nix::sys::prctl::set_pdeathsig(signals::PARENT_DEATH);
     }
     let terminal = Terminal::open();
-    let following = Following::start(options.plugin);
+    let following = Following::start(&options);
     let link =
         Link::start(&options.command, following.environment()).map_err(WatchError::Guardian)?;
     let now = Instant::now();
@@ -128,6 +130,7 @@ pub(super) fn run(
         progress: Progress::new(now),
         overdue: Vec::new(),
         told_overdue: BTreeSet::new(),
+        anew: BTreeMap::new(),
         idle: Idle::default(),
         slow: Slow::default(),
         stood_since: None,

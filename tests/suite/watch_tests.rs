@@ -462,7 +462,7 @@ fn a_hang_that_moves_is_one_hang() {
     };
     let fixture: PathBuf = crate::support::repository("fixtures/suites/test_incident.py");
     let mut seen = Vec::new();
-    for seed in ["1", "3", "4", "6", "8"] {
+    for seed in ["1", "3", "4", "7", "8"] {
         let place = Place::new();
         fs::copy(&fixture, place.path("test_incident.py")).expect("the suite");
         let end = run(place
@@ -581,4 +581,149 @@ fn a_deaf_run_does_not_outlive_the_shell_around_it() {
     place.assert_nothing_left();
     let manifest = json(&place.bundle().join("manifest.json"));
     assert_eq!(manifest["outcome"]["kind"], "child-signal");
+}
+
+/// A test that begins again (pytest-rerunfailures) says so by an outcome that is its plugin's own.
+#[test]
+fn an_outcome_that_nobody_knows_does_not_end_the_following() {
+    let place = Place::new();
+    suite(&place, "def test_a(): pass\ndef test_b(): pass\n");
+    let conftest = "
+import pytest
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == 'call' and item.name == 'test_a':
+        outcome.get_result().outcome = 'rerun'
+";
+    fs::write(place.path("conftest.py"), conftest).expect("a conftest");
+    let options = ["--junitxml", "ours.xml", "--inventory", "always"];
+    let Some(mut command) = pytest("3.12", &place, &options, &[]) else {
+        return;
+    };
+    let end = run(&mut command);
+    let junit = fs::read_to_string(place.path("ours.xml")).expect("ours.xml");
+    assert!(junit.contains(r#"tests="2""#), "{junit} {end:?}");
+    assert!(!junit.contains("crash"), "{junit}");
+}
+
+#[test]
+fn the_pipes_of_a_controller_are_no_leak() {
+    let place = Place::new();
+    suite(&place, "def test_a(): pass\n");
+    let options = ["--fail-on-leak", "all"];
+    let Some(mut command) = pytest("3.12", &place, &options, &["-n", "2"]) else {
+        return;
+    };
+    let end = run(&mut command);
+    assert_eq!(end.code(), 0, "{end:?}");
+}
+
+#[test]
+fn a_pool_that_comes_to_its_size_is_no_leak() {
+    let place = Place::new();
+    suite(
+        &place,
+        "import pytest, threading\nfrom concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(6)\n\
+         @pytest.mark.parametrize('n', range(30))\ndef test_a(n):\n    size = min(n + 1, 6)\n    \
+         meet = threading.Barrier(size)\n    [f.result() for f in [pool.submit(meet.wait) for _ in range(size)]]\n",
+    );
+    let Some(mut command) = pytest("3.12", &place, &["--inventory", "always"], &[]) else {
+        return;
+    };
+    let end = run(&mut command);
+    assert_eq!(end.code(), 0, "{end:?}");
+    assert!(!end.stderr.contains("accumulate:"), "{end:?}");
+    assert!(
+        end.stderr.contains("this is not a leak that grew"),
+        "{end:?}"
+    );
+}
+
+/// 20 kB a second through a socket: few bytes, next to no CPU, and not idle.
+#[test]
+fn a_slow_download_is_not_idle() {
+    let place = Place::new();
+    let script = "
+import socket, threading, time
+a, b = socket.socketpair()
+def serve():
+    for _ in range(40):
+        a.send(b'x' * 2000)
+        time.sleep(0.1)
+    a.close()
+threading.Thread(target=serve).start()
+while b.recv(65536): pass
+";
+    let options = [
+        "--idle-timeout",
+        "1500ms",
+        "--interval",
+        "150ms",
+        "--grace",
+        "1s",
+        "--",
+    ];
+    let end = run(place
+        .watch(&options)
+        .args([crate::support_watch::python(), "-c", script]));
+    assert_eq!((end.code(), end.stderr.as_str()), (0, ""));
+    assert!(place.bundles().is_empty());
+}
+
+/// After a test was made to fail, the last fixtures may take their time.
+#[test]
+fn a_teardown_is_not_shot_down_for_the_call_before_it() {
+    let place = Place::new();
+    suite(
+        &place,
+        "import pytest, time\n@pytest.fixture(scope='session', autouse=True)\ndef compose():\n    yield\n    \
+         time.sleep(1.5)\n    print('compose is down')\ndef test_hangs(): time.sleep(1000)\n",
+    );
+    let options = [&["--test-timeout", "2s", "--grace", "300ms"][..], &QUICK].concat();
+    let Some(mut command) = pytest("3.14", &place, &options, &["-s"]) else {
+        return;
+    };
+    let end = run(&mut command);
+    assert_eq!(end.code(), 1, "{end:?}");
+    assert!(end.stdout.contains("compose is down"), "{end:?}");
+    assert!(
+        end.stdout.contains("1 failed in"),
+        "no error beside it: {end:?}"
+    );
+    assert!(
+        end.stderr.contains("was made to fail; the run goes on"),
+        "{end:?}"
+    );
+    let junit = fs::read_to_string(place.bundle().join("junit.xml")).expect("junit.xml");
+    assert!(junit.contains(r#"errors="0" failures="1""#), "{junit}");
+}
+
+/// A test whose limit passes while its session ends is not what keeps the run.
+#[test]
+fn what_has_ended_by_itself_is_left_alone() {
+    let place = Place::new();
+    suite(&place, "import time\ndef test_slow(): time.sleep(1.6)\n");
+    let options = [
+        "--test-timeout",
+        "1s",
+        "--grace",
+        "300ms",
+        "--junitxml",
+        "ours.xml",
+    ];
+    let Some(mut command) = pytest("3.14", &place, &options, &[]) else {
+        return;
+    };
+    let end = run(&mut command);
+    assert_eq!(end.code(), 0, "{end:?}");
+    assert!(
+        end.stderr.contains("ended while it was looked at"),
+        "{end:?}"
+    );
+    let junit = fs::read_to_string(place.path("ours.xml")).expect("ours.xml");
+    assert!(
+        junit.contains(r#"errors="0" failures="0" skipped="0" tests="1""#),
+        "{junit}"
+    );
 }

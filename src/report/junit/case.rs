@@ -115,7 +115,14 @@ fn case(
     let hung = test.outcome == TestOutcome::Hung || report.is_some_and(|r| was_ended(test, r));
     let verdict =
         hung.then(|| verdict(&test.process, report, bundle, || why_unknown(test, record)));
+    // What pytest made of a test that was made to fail stands as it is; the verdict is beside it.
     let result = match (&verdict, test.outcome) {
+        (Some(_), TestOutcome::Failed) => {
+            CaseResult::Failure(said(None, message.unwrap_or("failed")))
+        }
+        (Some(_), TestOutcome::Error) => {
+            CaseResult::Error(said(None, message.unwrap_or("setup or teardown failed")))
+        }
         (Some(verdict), _) => CaseResult::Error(Said {
             kind: Some("hangscope.hang"),
             message: verdict.message.clone(),
@@ -167,8 +174,10 @@ fn was_ended(test: &TestRecord, report: &Report) -> bool {
 /// Whether the run was ended for what the report tells.
 fn is_end(report: &Report) -> bool {
     match &report.trigger {
-        Trigger::RunTimeout { .. } | Trigger::TestTimeout { .. } => true,
+        Trigger::RunTimeout { .. } => true,
         Trigger::IdleTimeout { ends, .. } => *ends,
+        // That is a test of the record, and ended as it says there.
+        Trigger::TestTimeout { .. } => false,
         Trigger::Signal { name } => {
             matches!(name.as_str(), "SIGTERM" | "SIGINT" | "SIGHUP")
                 && report.analysis.verdict == Verdict::Hang

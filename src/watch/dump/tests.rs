@@ -64,7 +64,7 @@ fn take(archive: &Path, inspect: Inspect) -> Taken {
         inspect,
         target,
         &options,
-        Samples::Auto,
+        (Samples::Auto, Duration::ZERO),
         trigger,
         RunRecord::default(),
     )

@@ -109,7 +109,8 @@ impl Tracker {
             );
             let fds = runner.fds_at_finish.zip(runner.fds_at_start);
             let more = fds.map_or(0, |(finish, start)| finish.saturating_sub(start));
-            if wanted(LeftKind::Fd) && more > 0 {
+            // A controller's are the pipes to its workers.
+            if wanted(LeftKind::Fd) && more > 0 && runner.role != Role::Controller {
                 leaks.push(leak(LeftKind::Fd, None, more));
             }
         }

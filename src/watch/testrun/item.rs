@@ -76,6 +76,7 @@ impl Item {
             (Said::Failed, _) => TestOutcome::Error,
             (Said::Skipped | Said::ExpectedFailure, _) => TestOutcome::Skipped,
             (Said::UnexpectedPass, _) => TestOutcome::Passed,
+            (Said::Other, _) => return,
         };
         let weight = |outcome| match outcome {
             TestOutcome::Passed => 0,

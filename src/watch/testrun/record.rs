@@ -383,7 +383,6 @@ mod tests {
             (3, 0, "{\"count\":-1}"),
             (4, 0, "1\n\n"),
             (7, 0, "failed\n"),
-            (7, 1, "perhaps\n"),
             (8, 9, ""),
         ] {
             assert_eq!(body(kind, flags, text), None, "{kind} {flags} {text:?}");

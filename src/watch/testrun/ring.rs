@@ -177,6 +177,12 @@ impl Ring {
         self.file.write_all_at(&head, REQUEST)
     }
 
+    /// Whether the process has not acted on the last request yet: it sets the stage to 0 when it does.
+    pub(super) fn is_pending(&self) -> bool {
+        let mut stage = [0; 4];
+        self.file.read_exact_at(&mut stage, REQUEST + 8).is_ok() && stage != [0; 4]
+    }
+
     /// The oldest byte of the stream that cannot be overwritten when `total` bytes are published: the record
     /// that is being written now stands beyond them.
     fn oldest(&self, total: u64) -> u64 {

@@ -131,6 +131,13 @@ impl Rings {
         }
     }
 
+    /// Whether the plugin in this process has not acted on the last request yet.
+    pub(crate) fn is_pending(&self, who: Who) -> bool {
+        self.rings
+            .get(&who)
+            .is_some_and(|source| source.ring.is_pending())
+    }
+
     /// Opens rings that are new.
     fn find(&mut self, news: &mut Vec<News>) {
         let Ok(entries) = Dir::read_from(&self.folder) else {

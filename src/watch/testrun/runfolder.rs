@@ -17,6 +17,8 @@ const PREFIX: &str = "hangscope-";
 pub(crate) const RUN_VARIABLE: &str = "HANGSCOPE_RUN";
 /// The folder that Python finds the plugin in.
 const PROBE: &str = "probe";
+/// The file by which the plugin knows that it may be asked to fail a test.
+const INTERRUPTS: &str = "interrupts";
 /// The folder of the rings.
 const RINGS: &str = "rings";
 /// The folder by which Python finds the plugin without being told its name.
@@ -98,6 +100,14 @@ impl RunFolder {
             path: path.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// Tells the plugin that it may be asked to fail a test.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub(crate) fn allow_interrupts(&self) -> io::Result<()> {
+        File::create_new(self.path.join(INTERRUPTS)).map(drop)
     }
 
     /// Where it is.

@@ -156,6 +156,15 @@ impl Tracker {
         }
     }
 
+    /// How a test of this process ended; the last one of that name.
+    pub(crate) fn outcome_of(&self, who: Who, test: &Foreign) -> Option<TestOutcome> {
+        let ended = self.done.iter().rev();
+        ended
+            .filter(|item| item.who == who)
+            .find(|item| *item.test == *test)?
+            .outcome
+    }
+
     /// The whole job was suspended for so many nanoseconds, which count for no clock.
     pub(crate) fn stood(&mut self, length: u64) {
         for runner in self.runners.values_mut().filter(|runner| runner.alive) {

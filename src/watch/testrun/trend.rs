@@ -42,7 +42,8 @@ pub(super) fn trend(kind: LeftKind, changes: impl IntoIterator<Item = i64>) -> O
         uncertainty: rounded(half * 1000.0),
         rises,
         tests_since_rise: since_rise,
-        accumulates: mean - half > 0.0 && rises >= CONTRIBUTORS,
+        // A pool that has come to its size, or a cache that has filled, rose for a while, too.
+        accumulates: mean - half > 0.0 && rises >= CONTRIBUTORS && since_rise * 2 < tests,
     })
 }
 
