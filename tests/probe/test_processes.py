@@ -44,7 +44,7 @@ def test_xdist(suite):
     run, = {ring.session()["run"] for ring in gw}
     lists = {json.loads(r.text)["list"] for w in gw for r in w.records() if r.kind == "COLLECTED"}
     assert lists == {"collected-" + run}
-    assert sorted(os.listdir(result.run.path)) == ["collected-" + run, "probe", "rings"]
+    assert sorted(os.listdir(result.run.path)) == ["collected-" + run, "interrupts", "probe", "rings"]
 
 
 @pytest.mark.parametrize("how", ["ini", "env", "tx", "dist"])

@@ -163,7 +163,7 @@ class Counter:
         self.os_threads = 0
         self.interpreters = []
         self.children = []
-        self.fds = NOT_COUNTED
+        self.kernels = None  # as in self.all
         self.all = self.pythons = NOTHING_COUNTED
         self.known_threads = set()
         self.known_tids = set()
@@ -217,8 +217,9 @@ class Counter:
                 opened = len(listdir(self.fd)) - 1  # without the listing's own
         except OSError:  # no /proc, as in a chroot
             pass
-        if self.moved or opened != self.fds or not fds:
-            self.fds = opened
+        kernels = (os_threads, children, opened)
+        if self.moved or kernels != self.kernels:
+            self.kernels = kernels
             self.all = COUNTS.pack(
                 self.threads, os_threads, len(self.interpreters), children, opened)
         return self.all
