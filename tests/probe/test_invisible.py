@@ -108,7 +108,7 @@ def test_same_output_with_options_of_the_project(suite, option):
     assert len(watched.rings) == 1
 
 
-LOOKS = """
+LOOKS = r"""
     import atexit, importlib.metadata, json, os, re, signal, sys, threading, warnings
 
     def look(when, config):
