@@ -205,6 +205,19 @@ def test_no_other_plugin_of_the_user_is_hidden(suite):
     assert "xdist" in [line for line in result.out.splitlines() if "plugins: " in line][0]
 
 
+def test_a_folder_that_is_not_spelled_in_the_shortest_way(suite):
+    suite.write("test_a.py", """
+        import os
+        def test_a():
+            assert os.environ["PYTHONPATH"] == ":/elsewhere:"
+    """)
+    run = suite.new_run()
+    env = {"PYTHONPATH": run.path.replace("/", "//") + "/rings/../probe::/elsewhere:"}
+    result = suite.watched(run=run, env=env)
+    assert result.code == 0, result.out
+    assert len(result.rings) == 1
+
+
 def test_a_users_own_tox_override_stays(suite):
     suite.write("test_a.py", """
         import os

@@ -159,7 +159,7 @@ def test_lines_files_and_limits(suite):
             def test_none(self): pass
         @pytest.mark.timeout(0)
         def test_no_limit(): pass
-        @pytest.mark.hangscope(timeout="soon")
+        @pytest.mark.hangscope(timeout=10 ** 400)
         def test_nonsense(): pass
         @pytest.mark.hangscope
         def test_bare(): pass
@@ -229,14 +229,15 @@ def test_threads_and_children_are_told_when_they_appear(suite):
             for thread in threading.enumerate():
                 if thread.name == "from setup":
                     thread.join()
+            while len(os.listdir("/proc/self/task")) > 1:
+                pass
             threading.Thread(target=child.wait, name="new", daemon=True).start()
             busy(1)
 
         def test_end():
             child.kill()
-            for thread in threading.enumerate():
-                if thread.name == "new":
-                    thread.join()
+            while len(os.listdir("/proc/self/task")) > 1:  # join() returns a little earlier
+                pass
             busy(1)
     """)
     result = suite.watched()
@@ -282,7 +283,7 @@ def test_descriptors(suite):
 
 def test_many_threads_fit_into_records(suite):
     suite.write("test_a.py", """
-        import threading
+        import os, threading, time
         def test_many():
             global stop
             stop = threading.Event()
@@ -291,11 +292,10 @@ def test_many_threads_fit_into_records(suite):
                 threading.Thread(target=stop.wait, name=name, daemon=True).start()
         def test_stop():
             stop.set()
-            for thread in threading.enumerate():
-                if thread is not threading.current_thread():
-                    thread.join()
+            while len(os.listdir("/proc/self/task")) > 1:  # join() returns a little earlier
+                time.sleep(0.001)
     """)
-    result = suite.watched()
+    result = suite.watched("-p", "no:timeout")
     assert suite.outcomes(result) == {"passed": 2}
     pieces = births(result.rings[0])
     assert sum(len(piece["threads"]) for _, _, piece in pieces) == 250

@@ -321,7 +321,7 @@ def _seconds(value):
     """A limit as a user wrote it, None if it is none; 0: no limit is wanted."""
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except Exception:  # anything may stand in a marker
         return None
     if seconds != seconds or seconds == float("inf"):
         return None
@@ -415,8 +415,8 @@ class Hidden:
     @staticmethod
     def environment():
         folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if FOLDER in folders:
-            kept = [folder for folder in folders if folder != FOLDER]
+        kept = [folder for folder in folders if not folder or os.path.abspath(folder) != FOLDER]
+        if len(kept) < len(folders):
             if kept:
                 os.environ["PYTHONPATH"] = os.pathsep.join(kept)
             else:
@@ -794,7 +794,7 @@ class Probe:
             return  # nothing will be asked of us, so that no handler needs to be seen
         first = signal.SIGRTMIN + 11
         try:
-            for number in list(range(first, signal.SIGRTMAX + 1)):
+            for number in range(first, signal.SIGRTMAX + 1):
                 if getsignal(number) is signal.SIG_DFL:
                     signal.signal(number, self.handler)
                     self.signal = number
