@@ -28,7 +28,10 @@ fn suite(place: &Place, text: &str) {
 
 /// The first line that hangscope wrote about a limit.
 fn headline(end: &End) -> &str {
-    let says = |line: &&str| line.starts_with("hangscope: ") && line.contains("timeout (");
+    let says = |line: &&str| {
+        let limit = line.contains("timeout (") || line.contains("nothing got further");
+        line.starts_with("hangscope: ") && limit
+    };
     end.stderr
         .lines()
         .find(says)
@@ -234,7 +237,7 @@ fn the_phase_of_a_hang_is_named() {
         for (text, place_name, phase) in PLACES {
             let place = Place::new();
             suite(&place, text);
-            let options = [&["--run-timeout", "2500ms", "--grace", "1s"][..], &QUICK].concat();
+            let options = [&["--idle-timeout", "1500ms", "--grace", "1s"][..], &QUICK].concat();
             let Some(mut command) = pytest(version, &place, &options, &[]) else {
                 continue;
             };
@@ -259,7 +262,7 @@ fn a_thread_that_keeps_the_interpreter_has_its_birth_told() {
         "import threading\ndef test_a():\n    threading.Thread(target=threading.Event().wait, name='stays').start()\n\
          def test_b(): pass\ndef test_c(): pass\n",
     );
-    let Some(mut command) = pytest("3.14", &place, &["--run-timeout", "2500ms"], &[]) else {
+    let Some(mut command) = pytest("3.14", &place, &["--idle-timeout", "1500ms"], &[]) else {
         return;
     };
     let end = run(&mut command);
@@ -283,7 +286,7 @@ fn a_subprocess_of_a_test_is_told_with_the_test() {
         "import subprocess, sys\ndef test_a():\n    subprocess.run([sys.executable, '-c', 'import threading\\n\
          t = threading.Thread(target=threading.Event().wait)\\nt.start()\\nt.join()'])\n",
     );
-    let Some(mut command) = pytest("3.14", &place, &["--run-timeout", "2500ms"], &[]) else {
+    let Some(mut command) = pytest("3.14", &place, &["--idle-timeout", "1500ms"], &[]) else {
         return;
     };
     let end = run(&mut command);
