@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """What the pytest plugin of `hangscope watch` costs: CPU time per trivial test. No test.
 
-Runs are interleaved, and each is compared with the bare run of its own round. Time is that of
-the pytest process, user and system, from the start of the first test to the end of the last.
+One pytest process has all plugins loaded and runs blocks of 50 tests in turns: with none of them
+hooked in, with hangscope's, with pytest-timeout, with faulthandler_timeout; the order is shuffled.
+Each block is compared with the bare one of its round, a few milliseconds away, so that the
+machine's other work falls on all of them alike. Time is user plus system, of the process.
 
-usage: tests/bench_probe.py [--tests 10000] [--rounds 7] [PYTHON ...]
+usage: tests/bench_probe.py [--tests 10000] [PYTHON ...]
 PYTHON: an interpreter with pytest and pytest-timeout; default: those of tests/provision.
 """
 import argparse
@@ -20,78 +22,90 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "probe"))
 from support import RunFolder, clean_environment  # noqa: E402
 
+BLOCK = 50
+VARIANTS = ["bare", "hangscope's plugin", "pytest-timeout, `--timeout=60`", "`faulthandler_timeout=60`"]
 CONFTEST = """
-import time, pytest
-@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+import json, platform, random, time
+import pytest
+
+BLOCK = %d
+
+def implementations(caller):
+    # up to pluggy 1.0 in two lists
+    names = ["_hookimpls", "_wrappers", "_nonwrappers"]
+    return [getattr(caller, name) for name in names if hasattr(caller, name)]
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session):
-    start = time.process_time()
-    yield
-    with open("cpu", "w") as file:
-        file.write(repr(time.process_time() - start))
-"""
-ALONE = ["no:cacheprovider", "no:xdist", "no:forked", "no:anyio"]
-VARIANTS = {
-    "bare": ["-p", "no:timeout"],
-    "hangscope's plugin": ["-p", "no:timeout"],
-    "pytest-timeout, `--timeout=60`": ["--timeout=60"],
-    "`faulthandler_timeout=60`": ["-p", "no:timeout", "-o", "faulthandler_timeout=60"],
-}
+    manager = session.config.pluginmanager
+    plugins = [
+        [plugin for plugin in manager.get_plugins() if type(plugin).__name__ == "Probe"],
+        [manager.get_plugin("timeout")],
+        [manager.get_plugin("faulthandler")],
+    ]
+    assert all(len(found) == 1 and found[0] for found in plugins), plugins
+    plugins = [None] + [found[0] for found in plugins]
+    hook = session.config.hook
+    callers = [getattr(hook, name) for name in dir(hook) if name.startswith("pytest_runtest_")]
+    lists = [entry for caller in callers for entry in implementations(caller)]
+    full = [list(entry) for entry in lists]
+
+    def only(wanted):
+        for entry, all_of_them in zip(lists, full):
+            entry[:] = [i for i in all_of_them if i.plugin is wanted or i.plugin not in plugins]
+
+    shuffle = random.Random(1).shuffle
+    items = session.items
+    rounds = []
+    at = 0
+    while at + 4 * BLOCK < len(items):
+        order = [0, 1, 2, 3]
+        shuffle(order)
+        taken = [0.0] * 4
+        for variant in order:
+            only(plugins[variant])
+            start = time.process_time()
+            for number in range(at, at + BLOCK):
+                item = items[number]
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=items[number + 1])
+            taken[variant] = (time.process_time() - start) * 1e6 / BLOCK
+            at += BLOCK
+        rounds.append(taken)
+    with open("rounds.json", "w") as file:
+        versions = [platform.python_version(), pytest.__version__]
+        json.dump({"versions": versions, "rounds": rounds[1:]}, file)
+    return True
+""" % BLOCK
 
 
-def write_suite(folder, tests):
-    with open(os.path.join(folder, "conftest.py"), "w") as file:
-        file.write(CONFTEST)
-    open(os.path.join(folder, "pytest.ini"), "w").write("[pytest]\n")
-    files = 10
-    for number in range(files):
-        with open(os.path.join(folder, "test_%d.py" % number), "w") as file:
-            for test in range(tests // files):
-                file.write("def test_%d():\n    pass\n" % test)
-
-
-def cpu_us(python, folder, variant):
-    """CPU time of one run, in microseconds."""
-    command = [python, "-m", "pytest", "-q", "--no-header", *VARIANTS[variant]]
-    for name in ALONE:
-        command += ["-p", name]
-    environment = clean_environment()
-    if variant == "hangscope's plugin":
-        with RunFolder() as run:
-            environment.update(run.environment())
-            subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-            if len(os.listdir(run.path + "/rings")) != 1:
-                sys.exit("bench_probe: the plugin did not run")
-    else:
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    with open(os.path.join(folder, "cpu")) as file:
-        return float(file.read()) * 1e6
-
-
-def measure(python, tests, rounds):
-    """Rows: name, microseconds per test over bare (median, lowest, highest), ratio to bare."""
+def measure(python, tests):
+    """Versions of Python and pytest; a row for each round, µs per test of each variant."""
     folder = tempfile.mkdtemp(prefix="bench-probe-")
     try:
-        write_suite(folder, tests)
-        names = list(VARIANTS)
-        taken = {name: [] for name in names}
-        for number in range(-1, rounds):  # the first round only warms up
-            for name in names[number % 4:] + names[:number % 4]:
-                us = cpu_us(python, folder, name)
-                if number >= 0:
-                    taken[name].append(us / tests)
+        with open(os.path.join(folder, "conftest.py"), "w") as file:
+            file.write(CONFTEST)
+        with open(os.path.join(folder, "pytest.ini"), "w") as file:
+            file.write("[pytest]\nfaulthandler_timeout = 60\n")
+        for number in range(10):
+            with open(os.path.join(folder, "test_%d.py" % number), "w") as file:
+                for test in range(tests * len(VARIANTS) // 10 + 2 * BLOCK):
+                    file.write("def test_%d():\n    pass\n" % test)
+        command = [python, "-m", "pytest", "-q", "--timeout=60"]
+        for name in ["cacheprovider", "xdist", "forked", "anyio"]:
+            command += ["-p", "no:" + name]
+        with RunFolder() as run:
+            environment = dict(clean_environment(), **run.environment())
+            subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+        with open(os.path.join(folder, "rounds.json")) as file:
+            found = json.load(file)
+        return found["versions"], found["rounds"]
     finally:
         shutil.rmtree(folder)
-    bare = taken["bare"]
-    for name in names:
-        over = [us - base for us, base in zip(taken[name], bare)]
-        ratio = statistics.median(us / base for us, base in zip(taken[name], bare))
-        yield name, statistics.median(taken[name]), statistics.median(over), over, ratio
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tests", type=int, default=10000)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tests", type=int, default=10000, help="tests of each variant")
     parser.add_argument("pythons", nargs="*", metavar="PYTHON")
     args = parser.parse_args()
     pythons = [os.path.abspath(python) for python in args.pythons]
@@ -100,19 +114,16 @@ def main():
         with open(os.environ.get("HANGSCOPE_TEST_PYTHONS", default)) as file:
             venvs = json.load(file)["venvs"]
         pythons = [venvs[version] for version in ("3.9", "3.12", "3.14", "3.15") if version in venvs]
-    code = "import sys, pytest; print('Python %d.%d.%d' % sys.version_info[:3] + ', pytest ' + pytest.__version__)"
-    print("| | µs per test | over bare | lowest to highest | ratio |")
-    print("|---|---|---|---|---|")
+    print("| Python | pytest | bare | " + " | ".join(VARIANTS[1:]) + " |")
+    print("|---|---|---|---|---|---|")
     for python in pythons:
-        out = subprocess.run([python, "-c", code], env=clean_environment(), check=True,
-                             stdout=subprocess.PIPE, universal_newlines=True)
-        print("| **%s** | | | | |" % out.stdout.strip())
-        for name, us, over, all_over, ratio in measure(python, args.tests, args.rounds):
-            if name == "bare":
-                print("| %s | %.1f | | | |" % (name, us), flush=True)
-            else:
-                print("| %s | %.1f | **%.1f** | %.1f to %.1f | %.3f |" % (
-                    name, us, over, min(all_over), max(all_over), ratio), flush=True)
+        versions, rounds = measure(python, args.tests)
+        cells = ["%.0f µs" % statistics.median(taken[0] for taken in rounds)]
+        for variant in range(1, len(VARIANTS)):
+            over = [taken[variant] - taken[0] for taken in rounds]
+            low, middle, high = statistics.quantiles(over, n=4)
+            cells.append("**%.1f** (%.1f to %.1f)" % (middle, low, high))
+        print("| " + " | ".join(versions + cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

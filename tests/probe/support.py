@@ -98,7 +98,9 @@ class Ring:
 
 class RunFolder:
     def __init__(self):
-        self.path = tempfile.mkdtemp(prefix="hangscope-test-")
+        # as the watcher has it: in memory
+        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+        self.path = tempfile.mkdtemp(prefix="hangscope-test-", dir=folder)
         dist_info = os.path.join(self.path, "probe", "hangscope_probe-0.dist-info")
         os.makedirs(dist_info)
         os.mkdir(os.path.join(self.path, "rings"))

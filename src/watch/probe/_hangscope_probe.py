@@ -47,11 +47,12 @@ REQUEST = struct.Struct("<QII")
 REQUEST_AT = 128
 MAX_REQUEST_TEXT = 3800
 
-SHORT = 1000000  # ns; starting a process takes about as long
 NOT_COUNTED = 0xFFFFFFFF
 NOTHING_COUNTED = COUNTS.pack(*[NOT_COUNTED] * 5)
 MAX_LISTED = 32  # threads and such in one record, and
 MAX_NAME = 64  # characters of a thread's name in it, so that it stays below MAX_TEXT
+SAME = 1000000  # ns: so short after the end of a test its counts still hold
+NOTHING_STARTS = 1000000  # ns: in less hardly a process was started; what else was, the end counts
 PASSED, FAILED, ERROR, SKIPPED = range(4)
 
 
@@ -77,7 +78,8 @@ def _start_ticks():
         return int(file.read().rpartition(b")")[2].split()[19])
 
 
-_pack_into = RECORD.pack_into
+_pack_into = RECORD.pack_into  # names of the module are looked up faster
+RECORD_SIZE = RECORD.size
 
 
 class Ring:
@@ -93,7 +95,8 @@ class Ring:
                 raise
             capacity = SMALL_CAPACITY
             self.map = self._create(path, HEADER + capacity)
-        self.capacity = capacity
+        self.at = HEADER  # where the next record goes
+        self.end = HEADER + capacity
         self.seq = 0
         self.total = 0
         self.words = memoryview(self.map)[:HEADER].cast("Q")
@@ -119,18 +122,20 @@ class Ring:
             os.close(fd)
 
     def put(self, now, serial, counts, kind, flags, text):
-        length = RECORD.size + len(text)
-        offset = self.total % self.capacity
-        at = HEADER + offset
-        if offset + length <= self.capacity:
+        at = self.at
+        length = RECORD_SIZE + len(text)
+        after = at + length
+        if after < self.end:
             _pack_into(self.map, at, length, self.seq, now, serial, counts, kind, flags, 0)
             if text:
-                self.map[at + RECORD.size:at + length] = text
+                self.map[at + RECORD_SIZE:after] = text
+            self.at = after
         else:
             data = RECORD.pack(length, self.seq, now, serial, counts, kind, flags, 0) + text
-            room = self.capacity - offset
-            self.map[at:at + room] = data[:room]
-            self.map[HEADER:HEADER + length - room] = data[room:]
+            room = self.end - at
+            self.map[at:self.end] = data[:room]
+            self.at = HEADER + length - room
+            self.map[HEADER:self.at] = data[room:]
         self.seq += 1
         self.total += length
         self.words[TOTAL] = self.total  # one store: from here on the record is there
@@ -159,9 +164,11 @@ class Counter:
     def __init__(self):
         self.moved = True  # whether something came or went since the last births()
         self.threads = 0
+        self.modules = 0
         self.tids = ()
         self.os_threads = 0
-        self.interpreters = []
+        self.interpreters = [0]
+        self.interpreter_module = None
         self.children = []
         self.kernels = None  # as in self.all
         self.all = self.pythons = NOTHING_COUNTED
@@ -187,13 +194,17 @@ class Counter:
                 self.threads = threads
                 self.tids = tids
                 self.moved = True
-        interpreters = _interpreters()
-        if interpreters != self.interpreters:
-            self.interpreters = interpreters
-            self.moved = True
+        if len(sys.modules) != self.modules:
+            self.modules = len(sys.modules)
+            self.interpreter_module = _interpreter_module()
+        if self.interpreter_module is not None:
+            interpreters = _interpreters(self.interpreter_module)
+            if interpreters != self.interpreters:
+                self.interpreters = interpreters
+                self.moved = True
         if self.moved:
             self.pythons = COUNTS.pack(
-                threads, NOT_COUNTED, len(interpreters), NOT_COUNTED, NOT_COUNTED)
+                threads, NOT_COUNTED, len(self.interpreters), NOT_COUNTED, NOT_COUNTED)
         return self.pythons
 
     def count_all(self, fds=True):
@@ -276,11 +287,13 @@ def _tids():
     return sorted(thread.native_id or 0 for thread in list(_active.values()))
 
 
-def _interpreters():
-    """Ids of all interpreters. Without the module nobody (but C code) has made a second one."""
-    module = sys.modules.get("_interpreters") or sys.modules.get("_xxsubinterpreters")
-    if module is None:
-        return [0]
+def _interpreter_module():
+    """Without it nobody (but C code) has made a second interpreter, and it is not ours to load."""
+    return sys.modules.get("_interpreters") or sys.modules.get("_xxsubinterpreters")
+
+
+def _interpreters(module):
+    """Ids of all interpreters."""
     # Up to 3.12 these are objects that keep their interpreter alive: none may stay with us.
     # Later they are pairs (id, whence).
     return [entry[0] if type(entry) is tuple else int(entry) for entry in module.list_all()]
@@ -519,40 +532,50 @@ class Probe:
             self.test = test
             self._put(SETUP, test)
 
-    def _serial(self):
-        return 0 if self.test is None else self.serial
-
-    def _put(self, kind, text=b"", flags=0, counts=NOTHING_COUNTED, now=None):
+    def _put(self, kind, text=b"", flags=0):
+        """A record without counts."""
         self.busy = True
         try:
-            now = clock_gettime_ns(CLOCK_MONOTONIC) if now is None else now
-            self.ring.put(now, self._serial(), counts, kind, flags, text)
+            now = clock_gettime_ns(CLOCK_MONOTONIC)
+            serial = 0 if self.test is None else self.serial
+            self.ring.put(now, serial, NOTHING_COUNTED, kind, flags, text)
         finally:
             self.busy = False
 
     def _boundary(self, kind, text=b"", flags=0):
-        """A record with counts, and what was born since the last one."""
+        """A record with all counts, and what was born since the last one."""
         self.busy = True
         try:
             now = clock_gettime_ns(CLOCK_MONOTONIC)
             counter = self.counter
-            if kind == CALL or kind == TEARDOWN:
-                counts = counter.count_python()
-                # After a short phase the kernel is asked at the end of the test only.
-                if counter.moved or now - self.last > SHORT:
-                    counts = counter.count_all(fds=False)
-            elif kind == SETUP and now - self.last < 1000000:
+            if kind == SETUP and now - self.last < SAME:
                 counts = counter.all  # those of the last test's end, just before
             else:
                 counts = counter.count_all()
-            self.last = now
-            serial = self._serial()
-            self.ring.put(now, serial, counts, kind, flags, text)
-            if counter.moved:
-                for births in counter.births():
-                    self.ring.put(now, serial, counts, BIRTHS, kind == SESSION, _json(births))
+            self._told(now, counts, kind, flags, text)
         finally:
             self.busy = False
+
+    def _step(self, kind):
+        """CALL or TEARDOWN, with the counts that are cheap."""
+        self.busy = True
+        try:
+            now = clock_gettime_ns(CLOCK_MONOTONIC)
+            counter = self.counter
+            counts = counter.count_python()
+            if counter.moved or now - self.last > NOTHING_STARTS:
+                counts = counter.count_all(fds=False)
+            self._told(now, counts, kind, 0, b"")
+        finally:
+            self.busy = False
+
+    def _told(self, now, counts, kind, flags, text):
+        self.last = now
+        serial = 0 if self.test is None else self.serial
+        self.ring.put(now, serial, counts, kind, flags, text)
+        if self.counter.moved:
+            for births in self.counter.births():
+                self.ring.put(now, serial, counts, BIRTHS, kind == SESSION, _json(births))
 
     # session
 
@@ -706,7 +729,7 @@ class Probe:
     def pytest_runtest_call(self):
         try:
             if self._here():
-                self._boundary(CALL)
+                self._step(CALL)
         except Exception:
             pass
         self.phase = CALL
@@ -719,7 +742,7 @@ class Probe:
     def pytest_runtest_teardown(self, item, nextitem):
         try:
             if self._here():
-                self._boundary(TEARDOWN)
+                self._step(TEARDOWN)
         except Exception:
             pass
         self.phase = TEARDOWN
@@ -750,13 +773,14 @@ class Probe:
     def report(self, report):
         """Tells of a report; the one of the teardown is the end of the test."""
         try:
+            when = report.when
             plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
-            if plain and report.when != "teardown":
+            if (plain and when != "teardown") or self.test is None or not self._here():
                 return
-            if self.test is not None and self._here():
+            if not plain:
                 self._outcome(report)
-                if report.when == "teardown":
-                    self._end()
+            if when == "teardown":
+                self._end()
         except Exception:
             pass
 
@@ -766,8 +790,6 @@ class Probe:
 
     def _outcome(self, report):
         expected = getattr(report, "wasxfail", None)
-        if report.outcome == "passed" and expected is None:
-            return
         if report.outcome == "failed":
             shown = "failed"
             if self.result != FAILED:
