@@ -6,7 +6,7 @@ hooked in, with hangscope's, with pytest-timeout, with faulthandler_timeout; the
 Each block is compared with the bare one of its round, a few milliseconds away, so that the
 machine's other work falls on all of them alike. Time is user plus system, of the process.
 
-usage: tests/bench_probe.py [--tests 10000] [PYTHON ...]
+usage: tests/bench_probe.py [--tests 10000] [--interrupts] [PYTHON ...]
 PYTHON: an interpreter with pytest and pytest-timeout; default: those of tests/provision.
 """
 import argparse
@@ -39,7 +39,7 @@ def implementations(caller):
 def pytest_runtestloop(session):
     manager = session.config.pluginmanager
     plugins = [
-        [plugin for plugin in manager.get_plugins() if type(plugin).__name__ == "Probe"],
+        [plugin for plugin in manager.get_plugins() if type(plugin).__name__ in ("Follower", "Interrupter")],
         [manager.get_plugin("timeout")],
         [manager.get_plugin("faulthandler")],
     ]
@@ -78,7 +78,7 @@ def pytest_runtestloop(session):
 """ % BLOCK
 
 
-def measure(python, tests):
+def measure(python, tests, interrupts):
     """Versions of Python and pytest; a row for each round, µs per test of each variant."""
     folder = tempfile.mkdtemp(prefix="bench-probe-")
     try:
@@ -94,6 +94,8 @@ def measure(python, tests):
         for name in ["cacheprovider", "xdist", "forked", "anyio"]:
             command += ["-p", "no:" + name]
         with RunFolder() as run:
+            if not interrupts:
+                os.unlink(os.path.join(run.path, "interrupts"))
             environment = dict(clean_environment(), **run.environment())
             subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
         with open(os.path.join(folder, "rounds.json")) as file:
@@ -106,6 +108,8 @@ def measure(python, tests):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tests", type=int, default=10000, help="tests of each variant")
+    parser.add_argument("--interrupts", action="store_true",
+                        help="as with --test-timeout: the plugin can fail a test")
     parser.add_argument("pythons", nargs="*", metavar="PYTHON")
     args = parser.parse_args()
     pythons = [os.path.abspath(python) for python in args.pythons]
@@ -117,7 +121,7 @@ def main():
     print("| Python | pytest | bare | " + " | ".join(VARIANTS[1:]) + " |")
     print("|---|---|---|---|---|---|")
     for python in pythons:
-        versions, rounds = measure(python, args.tests)
+        versions, rounds = measure(python, args.tests, args.interrupts)
         cells = ["%.0f µs" % statistics.median(taken[0] for taken in rounds)]
         for variant in range(1, len(VARIANTS)):
             over = [taken[variant] - taken[0] for taken in rounds]

@@ -29,6 +29,7 @@ try:
 except ImportError:  # a build of Python without it: without us, then
     mmap = None
 
+INTERRUPTS = "interrupts"  # a file of the run folder: the watcher may ask us to fail a test
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 TOX_OVERRIDE = "testenv.pass_env+=PYTHONPATH,HANGSCOPE_*"  # as the watcher sets it
 
@@ -709,48 +710,6 @@ class Probe:
 
     # tests
 
-    # Wrappers of the old style: pluggy throws no exception into them, so that no frame of ours
-    # gets into a traceback; and pytest 7 knows no other.
-
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item):
-        try:
-            if self._here():
-                self._begin(item)
-        except Exception:
-            pass
-        self.phase = SETUP
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome)
-
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_call(self):
-        try:
-            if self._here():
-                self._step(CALL)
-        except Exception:
-            pass
-        self.phase = CALL
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome)
-
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item, nextitem):
-        try:
-            if self._here():
-                self._step(TEARDOWN)
-        except Exception:
-            pass
-        self.phase = TEARDOWN
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome, item, nextitem)
-
     def _begin(self, item):
         if self.test is not None:  # pytest-rerunfailures tells not of the end of a failed try
             self._end()
@@ -812,8 +771,8 @@ class Probe:
     # interruption
 
     def _install_handler(self):
-        if not os.path.exists(os.path.join(self.run, "interrupts")):
-            return  # nothing will be asked of us, so that no handler needs to be seen
+        if not isinstance(self, Interrupter):
+            return  # so that there is no handler to be seen
         first = signal.SIGRTMIN + 11
         try:
             for number in range(first, signal.SIGRTMAX + 1):
@@ -924,6 +883,80 @@ class ForkedReports:
             self.probe.report(outcome.get_result())
 
 
+class Follower(Probe):
+    """Tells of the tests, and can fail none: what nobody will ask for costs nothing."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        try:
+            if self._here():
+                self._begin(item)
+        except Exception:
+            pass
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self):
+        try:
+            if self._here():
+                self._step(CALL)
+        except Exception:
+            pass
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self):
+        try:
+            if self._here():
+                self._step(TEARDOWN)
+        except Exception:
+            pass
+
+
+class Interrupter(Probe):
+    """Can also fail a test when it is asked to."""
+
+    # Wrappers of the old style: pluggy throws no exception into them, so that no frame of ours
+    # gets into a traceback; and pytest 7 knows no other.
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        try:
+            if self._here():
+                self._begin(item)
+        except Exception:
+            pass
+        self.phase = SETUP
+        outcome = yield
+        self.phase = 0
+        if self.pending is not None:
+            self._settle(outcome)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_call(self):
+        try:
+            if self._here():
+                self._step(CALL)
+        except Exception:
+            pass
+        self.phase = CALL
+        outcome = yield
+        self.phase = 0
+        if self.pending is not None:
+            self._settle(outcome)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item, nextitem):
+        try:
+            if self._here():
+                self._step(TEARDOWN)
+        except Exception:
+            pass
+        self.phase = TEARDOWN
+        outcome = yield
+        self.phase = 0
+        if self.pending is not None:
+            self._settle(outcome, item, nextitem)
+
+
 def _asyncio_runs():
     events = sys.modules.get("asyncio.events")
     return events is not None and events._get_running_loop() is not None
@@ -950,6 +983,7 @@ def pytest_load_initial_conftests(early_config):
         if _in_xdist_worker() or not _may_distribute(early_config.known_args_namespace):
             hidden.environment()
         if hidden.run and mmap is not None and sys.byteorder == "little":
-            pluginmanager.register(Probe(hidden))
+            asked = os.path.exists(os.path.join(hidden.run, INTERRUPTS))
+            pluginmanager.register(Interrupter(hidden) if asked else Follower(hidden))
     except Exception:
         pass
