@@ -80,9 +80,9 @@ impl Supervisor {
     fn looked(&mut self, trigger: &Trigger, taken: Taken) {
         self.tail = None;
         self.forward_held();
-        if matches!(trigger, Trigger::IdleTimeout { .. })
-            && taken.report.as_ref().is_some_and(super::idle::gets_further)
-        {
+        let gets_further = taken.report.as_ref().is_some_and(super::idle::gets_further);
+        // What ended by itself was not idle either.
+        if matches!(trigger, Trigger::IdleTimeout { .. }) && (gets_further || self.end.is_some()) {
             self.not_idle(taken.bundle);
             return;
         }
