@@ -559,14 +559,18 @@ class Probe:
 
     def _step(self, kind):
         """CALL or TEARDOWN, with the counts that are cheap."""
-        self.busy = True
         try:
+            if not self._here():
+                return
+            self.busy = True
             now = clock_gettime_ns(CLOCK_MONOTONIC)
             counter = self.counter
             counts = counter.count_python()
             if counter.moved or now - self.last > NOTHING_STARTS:
                 counts = counter.count_all(fds=False)
             self._told(now, counts, kind, 0, b"")
+        except Exception:
+            pass
         finally:
             self.busy = False
 
@@ -711,18 +715,23 @@ class Probe:
     # tests
 
     def _begin(self, item):
-        if self.test is not None:  # pytest-rerunfailures tells not of the end of a failed try
-            self._end()
-        file, line, _ = item.location
-        self.serial += 1
-        self.result = PASSED
-        self.test = _bytes("%s\n%s\n%s\n%s" % (
-            "" if line is None else line + 1,
-            self.limits.of(item),
-            file.replace("\n", "\\n"),
-            item.nodeid,
-        ))
-        self._boundary(SETUP, self.test)
+        try:
+            if not self._here():
+                return
+            if self.test is not None:  # pytest-rerunfailures tells not of the end of a failed try
+                self._end()
+            file, line, _ = item.location
+            self.serial += 1
+            self.result = PASSED
+            self.test = _bytes("%s\n%s\n%s\n%s" % (
+                "" if line is None else line + 1,
+                self.limits.of(item),
+                file.replace("\n", "\\n"),
+                item.nodeid,
+            ))
+            self._boundary(SETUP, self.test)
+        except Exception:
+            pass
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
@@ -888,27 +897,15 @@ class Follower(Probe):
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
-        try:
-            if self._here():
-                self._begin(item)
-        except Exception:
-            pass
+        self._begin(item)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self):
-        try:
-            if self._here():
-                self._step(CALL)
-        except Exception:
-            pass
+        self._step(CALL)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self):
-        try:
-            if self._here():
-                self._step(TEARDOWN)
-        except Exception:
-            pass
+        self._step(TEARDOWN)
 
 
 class Interrupter(Probe):
@@ -919,11 +916,7 @@ class Interrupter(Probe):
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item):
-        try:
-            if self._here():
-                self._begin(item)
-        except Exception:
-            pass
+        self._begin(item)
         self.phase = SETUP
         outcome = yield
         self.phase = 0
@@ -932,11 +925,7 @@ class Interrupter(Probe):
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_call(self):
-        try:
-            if self._here():
-                self._step(CALL)
-        except Exception:
-            pass
+        self._step(CALL)
         self.phase = CALL
         outcome = yield
         self.phase = 0
@@ -945,11 +934,7 @@ class Interrupter(Probe):
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item, nextitem):
-        try:
-            if self._here():
-                self._step(TEARDOWN)
-        except Exception:
-            pass
+        self._step(TEARDOWN)
         self.phase = TEARDOWN
         outcome = yield
         self.phase = 0
