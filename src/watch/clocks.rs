@@ -32,7 +32,6 @@ impl Supervisor {
             .chain(held)
             .chain(self.tail)
             .chain(tests)
-            .chain(self.next_step())
             .chain(self.orphaned_until.filter(|_| self.is_running()))
             .min()
     }

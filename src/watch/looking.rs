@@ -82,7 +82,9 @@ impl Supervisor {
         self.forward_held();
         let gets_further = taken.report.as_ref().is_some_and(super::idle::gets_further);
         // What ended by itself was not idle either.
-        if matches!(trigger, Trigger::IdleTimeout { .. }) && (gets_further || self.end.is_some()) {
+        let idle = matches!(trigger, Trigger::IdleTimeout { .. });
+        // A limit of the run that was reached meanwhile goes on below.
+        if idle && self.phase == Phase::Running && (gets_further || self.end.is_some()) {
             self.not_idle(taken.bundle);
             return;
         }

@@ -112,17 +112,6 @@ impl Supervisor {
         self.look_every(trigger, self.options.samples, interval);
     }
 
-    /// When a step is due, if nothing else happens.
-    pub(super) fn next_step(&self) -> Option<Instant> {
-        self.overdue
-            .iter()
-            .filter_map(|one| match one.step {
-                Step::Asked { until, .. } | Step::Killed { until } => Some(until),
-                Step::Due | Step::Looked => None,
-            })
-            .min()
-    }
-
     /// A look at the run is over: acts on the tests that it was for.
     pub(super) fn overdue_looked(&mut self, report: Option<&Report>, bundle: Option<&Path>) {
         let looked: Vec<Overdue> = self
@@ -236,15 +225,15 @@ impl Supervisor {
             })
             .collect();
         for one in settled {
-            let got_on = running.iter().find(|now| now.who == one.running.who);
-            if let Some(now) = got_on.filter(|_| one.runs(running)) {
+            let got_on = one.now(running);
+            if let Some(now) = got_on {
                 // Its teardown may take its time, as if it were a test.
                 let serial = (now.key.clone(), now.serial);
                 self.told_overdue
                     .remove(&(serial.0.clone(), serial.1, one.limited.acts));
                 self.anew.insert(serial, now.since_ns);
             }
-            self.tell_end(&one, got_on.is_some() && one.runs(running));
+            self.tell_end(&one, got_on.is_some());
         }
     }
 
