@@ -1,8 +1,12 @@
-//! Code objects and line tables.
+//! Code objects.
 
-use super::object::{Heap, ObjectError};
+use super::heap::{Heap, ObjectError};
+use super::lines;
+use super::offsets::{LineTable, Variables};
+use super::qualname;
+use super::with_blocks::{self, ExceptionEntry};
 use crate::model::{Foreign, Frame};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -11,12 +15,17 @@ const MAX_LINE_TABLE: u64 = 1 << 20;
 
 /// What a code object says, read once per sample.
 pub(crate) struct Code {
-    address: u64,
-    function: Foreign,
-    file: Foreign,
+    pub(crate) address: u64,
+    /// `co_name`.
+    pub(crate) name: String,
+    /// `co_qualname`, or before 3.11 what it was found to be.
+    function: OnceCell<Foreign>,
+    pub(crate) file: Foreign,
     first_line: i64,
     line_table: Vec<u8>,
     lines: RefCell<HashMap<i64, Option<u32>>>,
+    variables: OnceCell<Rc<[String]>>,
+    exceptions: OnceCell<Rc<[ExceptionEntry]>>,
 }
 
 /// Most text of frames that is kept of one process, in bytes. Ten thousand frames take one million.
@@ -63,119 +72,101 @@ fn read(heap: &Heap<'_>, address: u64) -> Result<Code, ObjectError> {
         return Err(ObjectError::Not(address, "a code object"));
     }
     let (memory, offsets) = (heap.memory, heap.offsets);
-    let function = heap.string(memory.u64(address + offsets.code_qualname)?)?;
-    let file = heap.string(memory.u64(address + offsets.code_filename)?)?;
-    let first_line = i64::from(memory.i32(address + offsets.code_first_line)?);
-    let table = memory.u64(address + offsets.code_linetable)?;
+    let pointer = |offset: u64| memory.u64(address.wrapping_add(offset));
+    let function = OnceCell::new();
+    if let Some(offset) = offsets.code_qualname {
+        let _ = function.set(heap.string(pointer(offset)?)?.into());
+    }
+    let first_line = i64::from(memory.i32(address.wrapping_add(offsets.code_first_line))?);
+    let table = pointer(offsets.code_linetable)?;
     Ok(Code {
         address,
-        function: function.into(),
-        file: file.into(),
+        name: heap.string(pointer(offsets.code_name)?)?,
+        function,
+        file: heap.string(pointer(offsets.code_filename)?)?.into(),
         first_line,
         line_table: heap.byte_string(table, MAX_LINE_TABLE).unwrap_or_default(),
         lines: RefCell::default(),
+        variables: OnceCell::new(),
+        exceptions: OnceCell::new(),
     })
 }
 
+/// Most variables of one function that are looked at.
+const MAX_VARIABLES: usize = 4096;
+
 impl Code {
-    /// A frame of this code, stopped at the instruction at this address.
-    pub(crate) fn frame(&self, heap: &Heap<'_>, instruction: u64) -> Frame {
-        let start = self.address.wrapping_add(heap.offsets.code_instructions);
-        let offset = instruction.wrapping_sub(start).cast_signed();
-        let line = *self
+    /// Its qualified name; `frame` is one that runs it.
+    pub(crate) fn function(&self, heap: &Heap<'_>, frame: u64) -> &Foreign {
+        self.function.get_or_init(|| {
+            let found = qualname::of(heap, self, frame);
+            found.unwrap_or_else(|| self.name.clone()).into()
+        })
+    }
+
+    /// The line of the instruction at this byte offset.
+    pub(crate) fn line(&self, kind: LineTable, offset: i64) -> Option<u32> {
+        *self
             .lines
             .borrow_mut()
             .entry(offset)
-            .or_insert_with(|| line_at(&self.line_table, self.first_line, offset));
+            .or_insert_with(|| lines::line_at(kind, &self.line_table, self.first_line, offset))
+    }
+
+    /// A frame of this code, at this byte offset.
+    pub(crate) fn frame(&self, heap: &Heap<'_>, frame: u64, offset: i64) -> Frame {
         Frame {
-            function: self.function.clone(),
+            function: self.function(heap, frame).clone(),
             file: self.file.clone(),
-            line,
+            line: self.line(heap.offsets.line_table, offset),
             instruction: offset,
             locals: Vec::new(),
         }
     }
-}
 
-/// The line of the instruction at byte `offset`, by the location table of 3.11+ (CPython's
-/// `InternalDocs/code_objects.md`, "Format of the locations table").
-pub(crate) fn line_at(table: &[u8], first_line: i64, offset: i64) -> Option<u32> {
-    let mut bytes = table.iter().copied().peekable();
-    let mut line = first_line;
-    let mut end = 0_i64;
-    while let Some(head) = bytes.next() {
-        let kind = (head >> 3) & 15;
-        end += (i64::from(head & 7) + 1) * 2;
-        match kind {
-            15 => {}
-            13 | 14 => line = line.wrapping_add(signed_varint(&mut bytes)?),
-            10..=12 => line = line.wrapping_add(i64::from(kind) - 10),
-            _ => {}
-        }
-        if (end - (i64::from(head & 7) + 1) * 2..end).contains(&offset) {
-            return if kind == 15 {
-                None
-            } else {
-                u32::try_from(line).ok()
-            };
-        }
-        // The rest of an entry has its top bit clear.
-        while bytes.next_if(|byte| byte & 0x80 == 0).is_some() {}
-    }
-    None
-}
-
-fn signed_varint(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
-    let mut value = 0_u64;
-    for shift in (0..).step_by(6) {
-        let byte = bytes.next()?;
-        if shift > 57 {
-            return None;
-        }
-        value |= u64::from(byte & 63) << shift;
-        if byte & 64 == 0 {
-            break;
-        }
-    }
-    let magnitude = i64::try_from(value >> 1).ok()?;
-    Some(if value & 1 == 1 {
-        -magnitude
-    } else {
-        magnitude
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::line_at;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_table_of_three_entries() {
-        // One code unit without location; two units, one line further (ONE_LINE1); one unit, LONG by +2 lines.
-        let table = [
-            0x80 | (15 << 3),
-            0x80 | (11 << 3) | 1,
-            3,
-            5,
-            0x80 | (14 << 3),
-            4,
-            0,
-            1,
-            1,
-        ];
-        assert_eq!(line_at(&table, 10, 0), None);
-        assert_eq!(line_at(&table, 10, 2), Some(11));
-        assert_eq!(line_at(&table, 10, 4), Some(11));
-        assert_eq!(line_at(&table, 10, 6), Some(13));
-        assert_eq!(line_at(&table, 10, 8), None);
-        assert_eq!(line_at(&table, 10, -2), None);
+    /// Names of its variables, in the order of their places in a frame: locals, cells, free variables.
+    pub(crate) fn variables(&self, heap: &Heap<'_>) -> Rc<[String]> {
+        let names = self
+            .variables
+            .get_or_init(|| self.read_variables(heap).unwrap_or_default().into());
+        Rc::clone(names)
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_come_to_an_end(table: Vec<u8>, first: i32, offset: i64) {
-            let _ = line_at(&table, i64::from(first), offset);
+    fn read_variables(&self, heap: &Heap<'_>) -> Result<Vec<String>, ObjectError> {
+        let pointer = |offset: u64| heap.memory.u64(self.address.wrapping_add(offset));
+        let objects = match heap.offsets.code_variables {
+            Variables::One { names, .. } => heap.tuple(pointer(names)?)?,
+            Variables::Three(own, cells, free) => {
+                let mut all = heap.tuple(pointer(own)?)?;
+                all.extend(heap.tuple(pointer(cells)?)?);
+                all.extend(heap.tuple(pointer(free)?)?);
+                all
+            }
+        };
+        heap.memory
+            .prefetch(objects.iter().map(|object| (*object, 64)));
+        objects
+            .into_iter()
+            .take(MAX_VARIABLES)
+            .map(|name| heap.string(name))
+            .collect()
+    }
+
+    /// Number of places for variables in a frame, before its evaluation stack.
+    pub(crate) fn variable_count(&self, heap: &Heap<'_>) -> Result<u64, ObjectError> {
+        match heap.offsets.code_variables {
+            Variables::One { count, .. } => Ok(u64::from(
+                heap.memory.u32(self.address.wrapping_add(count))?,
+            )),
+            Variables::Three(..) => Ok(self.variables(heap).len() as u64),
         }
+    }
+
+    /// `co_exceptiontable` (3.11+).
+    pub(crate) fn exceptions(&self, heap: &Heap<'_>) -> Rc<[ExceptionEntry]> {
+        let entries = self
+            .exceptions
+            .get_or_init(|| with_blocks::exception_table(heap, self.address).into());
+        Rc::clone(entries)
     }
 }

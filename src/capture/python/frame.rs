@@ -1,20 +1,38 @@
 //! Walking the frames of a thread state.
 
-use super::code::CodeCache;
+use super::code::{Code, CodeCache};
+use super::heap::Heap;
 use super::locals;
-use super::object::Heap;
-use super::offsets::FrameRoot;
+use super::offsets::{FrameRoot, InstructionLayout};
 use crate::capture::memory::ReadError;
 use crate::model::{Foreign, Frame};
 use std::collections::HashSet;
+use std::rc::Rc;
 
 /// Most frames of one stack. CPython's own limit is the recursion limit, which programs raise.
 const MAX_FRAMES: usize = 100_000;
+
+/// A frame as it lies in memory, for those who look into it.
+#[derive(Clone)]
+pub(crate) struct RawFrame {
+    pub(crate) address: u64,
+    pub(crate) code: Rc<Code>,
+    /// Byte offset of the current instruction.
+    pub(crate) offset: i64,
+}
+
+impl std::fmt::Debug for RawFrame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {:#x}", self.code.name, self.address)
+    }
+}
 
 /// A thread state's frames, innermost first.
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
     pub(crate) frames: Vec<Frame>,
+    /// The same ones.
+    pub(crate) raw: Vec<RawFrame>,
     /// Hash over the variables of the innermost frame.
     pub(crate) fingerprint: Option<u64>,
     /// Why the walk ended before the outermost frame.
@@ -78,26 +96,50 @@ fn step(
     with_locals: bool,
     stack: &mut Stack,
 ) -> Result<u64, ReadError> {
-    let (memory, offsets) = (heap.memory, heap.offsets);
-    let owner = memory.u8(frame.wrapping_add(offsets.frame_owner))?;
-    let previous = memory.u64(frame.wrapping_add(offsets.frame_previous))?;
-    if owner < offsets.frame_first_foreign_owner {
-        let code_address =
-            memory.u64(frame.wrapping_add(offsets.frame_code))? & !offsets.frame_tag_mask;
-        let instruction = memory.u64(frame.wrapping_add(offsets.frame_instruction))?;
-        if let Some(code) = codes.get(heap, code_address) {
-            let mut shown = code.frame(heap, instruction);
-            if with_locals {
-                shown.locals = locals::read(heap, code_address, frame).unwrap_or_default();
-            }
-            if stack.frames.is_empty() {
-                stack.fingerprint = locals::fingerprint(heap, code_address, frame).ok();
-            }
-            if !codes.afford(&shown) {
-                return Err(ReadError::Exhausted);
-            }
-            stack.frames.push(shown);
+    let previous = heap
+        .memory
+        .u64(frame.wrapping_add(heap.offsets.frame_previous))?;
+    if let Some(raw) = at(heap, codes, frame)? {
+        let mut shown = raw.code.frame(heap, frame, raw.offset);
+        if with_locals {
+            shown.locals = locals::read(heap, &raw).unwrap_or_default();
         }
+        if stack.frames.is_empty() {
+            stack.fingerprint = locals::fingerprint(heap, &raw).ok();
+        }
+        if !codes.afford(&shown) {
+            return Err(ReadError::Exhausted);
+        }
+        stack.frames.push(shown);
+        stack.raw.push(raw);
     }
     Ok(previous)
+}
+
+/// The frame at an address; `None` for one that is not Python's (an entry from C).
+pub(crate) fn at(
+    heap: &Heap<'_>,
+    codes: &CodeCache,
+    frame: u64,
+) -> Result<Option<RawFrame>, ReadError> {
+    let (memory, offsets) = (heap.memory, heap.offsets);
+    if let Some(owner) = offsets.frame_owner
+        && memory.u8(frame.wrapping_add(owner))? >= offsets.frame_first_foreign_owner
+    {
+        return Ok(None);
+    }
+    let code = memory.u64(frame.wrapping_add(offsets.frame_code))? & !offsets.frame_tag_mask;
+    let at = frame.wrapping_add(offsets.frame_instruction);
+    let offset = match offsets.instruction {
+        InstructionLayout::Index(unit) => i64::from(memory.i32(at)?) * unit,
+        InstructionLayout::Pointer => {
+            let start = code.wrapping_add(offsets.code_instructions);
+            memory.u64(at)?.wrapping_sub(start).cast_signed()
+        }
+    };
+    Ok(codes.get(heap, code).map(|code| RawFrame {
+        address: frame,
+        code,
+        offset,
+    }))
 }

@@ -1,7 +1,7 @@
 //! Memory of a target that is garbage, or made to lead us in circles: the reader must end, without a panic, with gaps.
 
 use super::code::CodeCache;
-use super::object::Heap;
+use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
 use super::{FutexWaiter, PythonProcess, interpreter, wait};

@@ -1,9 +1,9 @@
 //! Interpreters, GILs and thread states, as linked lists in the target.
 
 use super::code::CodeCache;
-use super::frame;
+use super::frame::{self, RawFrame};
+use super::heap::Heap;
 use super::names::{KnownThread, known_threads};
-use super::object::Heap;
 use super::offsets::fixed;
 use crate::capture::memory::ReadError;
 use crate::model::{Addr, Foreign, Gap, GapKind, Gil, Interpreter, Key, ThreadState, Tid};
@@ -32,6 +32,8 @@ pub(crate) struct RawThreadState {
     pub(crate) bound: bool,
     /// The `Thread` object of `threading`, if its interpreter knows the thread.
     pub(crate) thread_object: Option<u64>,
+    /// Its frames as they lie in memory, innermost first.
+    pub(crate) raw_frames: Vec<RawFrame>,
 }
 
 /// The addresses that make up the lists: cheap to read again, to see whether they changed meanwhile.
@@ -205,7 +207,7 @@ fn interpreter(
         torn_down_by: pointer(offsets.interpreter_torn_down_by)?,
         own_gil,
         gil: match gil_address {
-            Some(address) => Some(gil(heap, address, process)?),
+            Some(address) => Some(gil(heap, runtime, address, process)?),
             None => None,
         },
         running_main: pointer(offsets.interpreter_threads_main)?,
@@ -213,11 +215,18 @@ fn interpreter(
     })
 }
 
-fn gil(heap: &Heap<'_>, address: Addr, process: &Key) -> Result<Gil, ReadError> {
+fn gil(heap: &Heap<'_>, runtime: u64, address: Addr, process: &Key) -> Result<Gil, ReadError> {
     let at = |offset: u64| address.0.wrapping_add(offset);
     // -1: not yet created; 0: free; the holder is dangling unless locked.
     let locked = heap.memory.i32(at(fixed::GIL_LOCKED))? == 1;
-    let holder = heap.memory.u64(at(fixed::GIL_HOLDER))?;
+    let current = match heap.offsets.runtime_current {
+        Some(offset) => heap.memory.u64(runtime.wrapping_add(offset))?,
+        None => 0,
+    };
+    let holder = match current {
+        0 => heap.memory.u64(at(fixed::GIL_HOLDER))?,
+        current => current,
+    };
     Ok(Gil {
         key: process.gil(address),
         locked,
@@ -255,9 +264,10 @@ fn thread_state(
     let thread = known.get(&ident);
     let stack = frame::walk(heap, codes, address, with_locals);
     Ok(RawThreadState {
-        native_id: Tid::try_from(memory.u64(at(offsets.thread_native_id))?).unwrap_or(0),
+        native_id: native_id(heap, address, ident)?,
         bound: status.iter().any(|name| name == "bound-gilstate"),
         thread_object: thread.map(|thread| thread.object),
+        raw_frames: stack.raw,
         state: ThreadState {
             address: Addr(address),
             id: memory.u64(at(offsets.thread_id))?,
@@ -278,6 +288,28 @@ fn thread_state(
             cut: stack.cut,
         },
     })
+}
+
+/// `struct pthread.tid` of glibc, in bytes from the `pthread_t`.
+const PTHREAD_TID: u64 = if cfg!(target_arch = "aarch64") {
+    0xd0
+} else {
+    0x2d0
+};
+
+/// The kernel's id of a thread state's thread: CPython's own note, or before 3.11 glibc's. Whoever uses it looks whether
+/// there is such a thread.
+fn native_id(heap: &Heap<'_>, thread_state: u64, ident: u64) -> Result<Tid, ReadError> {
+    match heap.offsets.thread_native_id {
+        Some(offset) => {
+            let id = heap.memory.u64(thread_state.wrapping_add(offset))?;
+            Ok(Tid::try_from(id).unwrap_or(0))
+        }
+        None => Ok(heap
+            .memory
+            .i32(ident.wrapping_add(PTHREAD_TID))
+            .unwrap_or(0)),
+    }
 }
 
 /// `_PyInterpreterState_WHENCE_*` (`pycore_interp.h`).

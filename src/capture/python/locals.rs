@@ -1,63 +1,42 @@
 //! Local variables of a frame, shortened. Read only when asked for.
 
-use super::object::{Heap, ObjectError};
+use super::frame::RawFrame;
+use super::heap::{Heap, ObjectError};
 use super::offsets::fixed;
+use super::slots;
 use crate::model::Local;
 use fnv::FnvHasher;
 use std::hash::Hasher;
 
 /// Most variables of one frame.
-const MAX_LOCALS: u64 = 256;
+const MAX_LOCALS: usize = 256;
 /// Longest text value shown, in characters.
 const MAX_TEXT: usize = 80;
 
 /// Reads the variables that have a value now.
-pub(super) fn read(heap: &Heap<'_>, code: u64, frame: u64) -> Result<Vec<Local>, ObjectError> {
-    let (memory, offsets) = (heap.memory, heap.offsets);
-    let names = memory.u64(code.wrapping_add(offsets.code_local_names))?;
-    let count = memory.u32(code.wrapping_add(offsets.code_local_count))?;
-    let mut out = Vec::new();
-    for index in 0..u64::from(count).min(MAX_LOCALS) {
-        let name = memory.u64(names.wrapping_add(offsets.tuple_items + 8 * index))?;
-        let slot = memory.u64(frame.wrapping_add(offsets.frame_locals + 8 * index))?;
-        let value = slot & !offsets.frame_tag_mask;
-        // A slot may be empty, or hold a tagged number rather than a reference (3.14+).
-        if value == 0 || (offsets.frame_tag_mask != 0 && slot & 3 == 3) {
-            continue;
-        }
-        let name = heap.string(name)?;
-        let value = unwrapped(heap, value);
-        if value != 0 {
-            out.push(Local {
-                name: name.into(),
-                value: shown(heap, value).into(),
-            });
-        }
-    }
-    Ok(out)
-}
-
-/// What a cell holds; anything else as it is.
-fn unwrapped(heap: &Heap<'_>, object: u64) -> u64 {
-    if heap.is(object, "cell") {
-        heap.memory
-            .u64(object.wrapping_add(fixed::CELL_VALUE))
-            .unwrap_or(0)
-    } else {
-        object
-    }
+pub(super) fn read(heap: &Heap<'_>, frame: &RawFrame) -> Result<Vec<Local>, ObjectError> {
+    let variables = slots::variables(heap, frame)?;
+    Ok(variables
+        .into_iter()
+        .take(MAX_LOCALS)
+        .map(|(name, value)| Local {
+            name: name.into(),
+            value: shown(heap, value).into(),
+        })
+        .collect())
 }
 
 /// A hash over the variables of a frame and the first words of what they refer to: it stays the same while a loop goes
 /// round without getting anywhere, and changes when a counter, a position or a partial result does.
-pub(super) fn fingerprint(heap: &Heap<'_>, code: u64, frame: u64) -> Result<u64, ObjectError> {
+pub(super) fn fingerprint(heap: &Heap<'_>, frame: &RawFrame) -> Result<u64, ObjectError> {
     let (memory, offsets) = (heap.memory, heap.offsets);
-    let count = memory.u32(code.wrapping_add(offsets.code_local_count))?;
+    let count = frame.code.variable_count(heap)?;
+    let first = frame.address.wrapping_add(offsets.frame_locals);
     let mut hasher = FnvHasher::default();
-    for index in 0..u64::from(count).min(MAX_LOCALS) {
-        let slot = memory.u64(frame.wrapping_add(offsets.frame_locals + 8 * index))?;
+    for index in 0..count.min(MAX_LOCALS as u64) {
+        let slot = memory.u64(first.wrapping_add(8 * index))?;
         hasher.write_u64(slot);
-        let object = unwrapped(heap, slot & !offsets.frame_tag_mask);
+        let object = slots::unwrapped(heap, slot & !offsets.frame_tag_mask);
         hasher.write_u64(object);
         // Behind type and reference count: an int's digits, a list's length, an iterator's position.
         for word in 2..6 {

@@ -3,15 +3,20 @@
 mod code;
 pub(super) mod environ;
 mod frame;
+mod generator;
+mod heap;
 mod interpreter;
+mod lines;
 mod locals;
 mod names;
-mod object;
 mod offsets;
 mod pyspy;
+mod qualname;
 mod runtime;
 mod signals;
+mod slots;
 mod wait;
+mod with_blocks;
 
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory};
@@ -19,8 +24,8 @@ use crate::model::{
     Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest, Tid,
 };
 use code::CodeCache;
+use heap::Heap;
 use interpreter::Skeleton;
-use object::Heap;
 
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
@@ -188,6 +193,7 @@ impl PythonProcess {
                         native_id: tid.unwrap_or(0),
                         bound: false,
                         thread_object: None,
+                        raw_frames: Vec::new(),
                         state,
                     })
                     .collect();
@@ -198,7 +204,9 @@ impl PythonProcess {
                         "interpreter and thread state, joins and locks",
                         format!("{why}; py-spy read its frames"),
                     )
-                    .remedy("for a diagnosis, run the suite on CPython 3.11 to 3.15 with a GIL"),
+                    .remedy(format!(
+                        "for a diagnosis, run the suite on CPython 3.{OLDEST_MINOR} to 3.{NEWEST_MINOR} with a GIL"
+                    )),
                 );
             }
             Err(error) => part.gaps.push(
@@ -208,7 +216,9 @@ impl PythonProcess {
                     "interpreters, thread states and Python frames",
                     format!("{why}, and py-spy could not either: {error}"),
                 )
-                .remedy("run the suite on a build of CPython 3.11 to 3.15 with a GIL"),
+                .remedy(format!(
+                    "run the suite on a build of CPython 3.{OLDEST_MINOR} to 3.{NEWEST_MINOR} with a GIL"
+                )),
             ),
         }
         part

@@ -1,6 +1,6 @@
 //! What an interpreter's own `threading` module knows of its threads.
 
-use super::object::{Heap, ObjectError};
+use super::heap::{Heap, ObjectError};
 use std::collections::BTreeMap;
 
 /// A `threading.Thread` of `threading._active`.
@@ -18,10 +18,7 @@ pub(crate) fn known_threads(heap: &Heap<'_>, interpreter: u64) -> BTreeMap<u64, 
 }
 
 fn read(heap: &Heap<'_>, interpreter: u64) -> Result<BTreeMap<u64, KnownThread>, ObjectError> {
-    let modules = heap
-        .memory
-        .u64(interpreter.wrapping_add(heap.offsets.interpreter_modules))?;
-    let Some(active) = module_attribute(heap, modules, "threading", "_active")? else {
+    let Some(active) = heap.module_attribute(interpreter, "threading", "_active")? else {
         return Ok(BTreeMap::new());
     };
     let entries = heap.dict(active)?;
@@ -59,23 +56,4 @@ fn read(heap: &Heap<'_>, interpreter: u64) -> Result<BTreeMap<u64, KnownThread>,
             (ident, thread)
         })
         .collect())
-}
-
-/// `sys.modules[module].attribute`.
-fn module_attribute(
-    heap: &Heap<'_>,
-    modules: u64,
-    module: &str,
-    attribute: &str,
-) -> Result<Option<u64>, ObjectError> {
-    if modules == 0 {
-        return Ok(None);
-    }
-    let Some(module) = heap.dict_get(modules, module)? else {
-        return Ok(None);
-    };
-    let dict = heap
-        .memory
-        .u64(module.wrapping_add(super::offsets::fixed::MODULE_DICT))?;
-    heap.dict_get(dict, attribute)
 }

@@ -106,7 +106,7 @@ fn identify(
         rest: None,
         free_threaded: false,
         address,
-        offsets: None,
+        offsets: address.and_then(|_| offsets::for_minor(minor)),
     })
 }
 

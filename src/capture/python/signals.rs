@@ -1,6 +1,6 @@
 //! CPython's own signal state (`_PyRuntime.signals`, 3.12+).
 
-use super::object::Heap;
+use super::heap::Heap;
 use crate::model::PythonSignals;
 
 /// Bytes between two entries of `handlers`.

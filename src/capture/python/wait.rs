@@ -1,8 +1,8 @@
 //! Which Python object a futex address belongs to.
 
 use super::FutexWaiter;
+use super::heap::Heap;
 use super::interpreter::{Census, RawThreadState};
-use super::object::Heap;
 use super::offsets::{LockLayout, fixed};
 use crate::model::{Addr, Key, Tid};
 use std::collections::BTreeMap;

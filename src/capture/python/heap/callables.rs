@@ -1,0 +1,52 @@
+//! Functions and methods: what they are called, and what they are bound to.
+
+use super::{Heap, ObjectError};
+use crate::capture::python::offsets::fixed;
+
+/// How many wrappers around a function are looked through.
+const MAX_WRAPPERS: u8 = 4;
+
+impl Heap<'_> {
+    /// The bare name of a callable (`__exit__`, `acquire`), where its type is known.
+    pub(crate) fn callable_name(&self, callable: u64) -> Option<String> {
+        self.name_within(callable, MAX_WRAPPERS).ok().flatten()
+    }
+
+    fn name_within(&self, callable: u64, left: u8) -> Result<Option<String>, ObjectError> {
+        let Some(left) = left.checked_sub(1) else {
+            return Ok(None);
+        };
+        let pointer = |offset: u64| self.memory.u64(callable.wrapping_add(offset));
+        Ok(match &*self.type_name(callable)? {
+            "builtin_function_or_method" => {
+                let definition = pointer(fixed::C_FUNCTION_DEFINITION)?;
+                let name = self.memory.u64(definition)?;
+                let bytes = self.memory.c_string(name, 256)?;
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            "method" => self.name_within(pointer(fixed::METHOD_FUNCTION)?, left)?,
+            "function" => {
+                let name = self.string(pointer(self.offsets.function_qualname)?)?;
+                name.rsplit('.').next().map(str::to_owned)
+            }
+            "method_descriptor" | "wrapper_descriptor" => {
+                Some(self.string(pointer(fixed::DESCRIPTOR_NAME)?)?)
+            }
+            "method-wrapper" => self.name_within(pointer(fixed::WRAPPER_DESCRIPTOR)?, left)?,
+            _ => None,
+        })
+    }
+
+    /// The object that a method is bound to.
+    pub(crate) fn bound_object(&self, callable: u64) -> Option<u64> {
+        let kind = self.type_name(callable).ok()?;
+        let offset = match &*kind {
+            "builtin_function_or_method" => fixed::C_FUNCTION_SELF,
+            "method" => fixed::METHOD_SELF,
+            "method-wrapper" => fixed::WRAPPER_SELF,
+            _ => return None,
+        };
+        let object = self.memory.u64(callable.wrapping_add(offset)).ok()?;
+        (object != 0).then_some(object)
+    }
+}
