@@ -27,10 +27,21 @@ fn process_edges(process: &Process) -> Vec<WaitEdge> {
             _ => EdgeKind::WaitsFor,
         };
         push(kind, &thread.key, target, wait.grade);
-        if let Some(owner) = &wait.owner
-            && let Some(holder) = &owner.thread
-        {
-            push(EdgeKind::HeldBy, target, holder, owner.grade);
+        if wait.kind == WaitKind::ThreadExit {
+            continue;
+        }
+        // Dumps of before there were holders have only the owner.
+        let owner = wait.owner.iter().filter(|_| wait.holders.is_empty());
+        let holders = wait
+            .holders
+            .iter()
+            .map(|holder| (&holder.thread, holder.grade));
+        for (thread, grade) in holders.chain(owner.map(|owner| (&owner.thread, owner.grade))) {
+            if let Some(thread) = thread
+                && grade >= Grade::Derived
+            {
+                push(EdgeKind::HeldBy, target, thread, grade);
+            }
         }
     }
     let mut gils = BTreeSet::new();

@@ -34,4 +34,6 @@ pub use run::{
 };
 pub use snapshot::{Pause, Snapshot};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind};
-pub use wait::{Descriptor, Grade, Owner, Wait, WaitKind};
+pub use wait::{
+    Descriptor, Grade, Holder, HolderEvidence, ObjectFact, Owner, Wait, WaitKind, WaitObject,
+};

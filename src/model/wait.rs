@@ -35,6 +35,18 @@ pub struct Wait {
     /// The thread that an owner field names, and how sure that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// The Python object that is waited on, in the program's own terms: the queue, event or lock that its call names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<WaitObject>,
+    /// Who holds the lock that is waited for, best evidence first; several if they agree on different evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
+    /// Where no holder is known: frames of other threads that reach the lock or object. Not evidence that they hold it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspects: Vec<Holder>,
+    /// Why no holder is known, where there must be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_unknown: Option<Foreign>,
     /// File descriptor and what it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,
@@ -49,6 +61,69 @@ pub struct Wait {
     pub timed: Option<bool>,
     /// How the claim came about.
     pub grade: Grade,
+}
+
+/// A Python object that a thread waits on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WaitObject {
+    /// Its type with the module: `queue.Queue`, `threading.Event`, `_thread.lock`.
+    pub type_name: Foreign,
+    /// Where it is.
+    pub address: Addr,
+    /// How the waiting code refers to it (`jobs`, `self._cond`): a variable, or an attribute of one, that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Foreign>,
+    /// What it says of itself: `qsize`, `maxsize`, `unfinished_tasks` of a queue, `value` of a semaphore, `set` of an event.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<ObjectFact>,
+    /// How it was found: by its address (`read`) or by the frames that wait (`derived`).
+    pub grade: Grade,
+}
+
+/// A value that an object keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ObjectFact {
+    /// What it is.
+    pub name: String,
+    /// Its value.
+    pub value: Foreign,
+}
+
+/// A thread that holds what another waits for, or may.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Holder {
+    /// The thread; absent when it has ended, or is of another process that could not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<Key>,
+    /// What says so.
+    pub by: HolderEvidence,
+    /// The function and line that took it, or that reaches it: "worker (pool.py:7)".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Foreign>,
+    /// How the claim came about.
+    pub grade: Grade,
+}
+
+/// What says that a thread holds a lock.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum HolderEvidence {
+    /// A frame is in a `with` block of it.
+    WithBlock,
+    /// A suspended generator or coroutine that a frame refers to is in a `with` block of it.
+    SuspendedWithBlock,
+    /// Its owner field, and something else that agrees.
+    OwnerField,
+    /// Its owner field alone. The id in it is given to a new thread once its own has ended, so it may name the wrong one.
+    BareOwnerField,
+    /// The import system's own note of who imports a module (`_ModuleLock.owner`).
+    ImportLock,
+    /// A `multiprocessing` lock's note that a thread of this process holds it.
+    ProcessLock,
+    /// A frame reaches the object by a variable: a suspect, no more.
+    Reference,
 }
 
 /// A lock's owner as its owner field names it.
