@@ -1,15 +1,45 @@
 //! Who waits for whom, as typed edges. The only place that makes them.
 
 use super::case::destroyers;
-use crate::model::{EdgeKind, Grade, Key, Process, Snapshot, WaitEdge, WaitKind};
+use crate::model::{
+    EdgeKind, Grade, Holder, HolderEvidence, Key, Process, Snapshot, WaitEdge, WaitKind,
+};
 use std::collections::BTreeSet;
 
-/// All edges of a sample.
-pub(super) fn edges(sample: &Snapshot) -> Vec<WaitEdge> {
-    sample.processes.iter().flat_map(process_edges).collect()
+/// All edges of the last sample. The others tell which of its holders are to be believed.
+pub(super) fn edges(samples: &[Snapshot]) -> Vec<WaitEdge> {
+    let Some((last, earlier)) = samples.split_last() else {
+        return Vec::new();
+    };
+    last.processes
+        .iter()
+        .flat_map(|process| process_edges(process, earlier))
+        .collect()
 }
 
-fn process_edges(process: &Process) -> Vec<WaitEdge> {
+/// How sure it is that a lock's holder is one. What was read of a thread that ran counts if each sample says the same.
+fn grade_of(waiter: &Key, target: &Key, holder: &Holder, earlier: &[Snapshot]) -> Grade {
+    let is_evidence = !matches!(
+        holder.by,
+        HolderEvidence::BareOwnerField | HolderEvidence::Reference
+    );
+    let same = |sample: &Snapshot| {
+        let wait = sample
+            .thread(waiter)
+            .and_then(|thread| thread.wait.as_ref());
+        wait.is_some_and(|wait| {
+            let holds = |other: &Holder| other.thread == holder.thread && other.by == holder.by;
+            wait.target.as_ref() == Some(target) && wait.holders.iter().any(holds)
+        })
+    };
+    if is_evidence && !earlier.is_empty() && earlier.iter().all(same) {
+        holder.grade.max(Grade::Derived)
+    } else {
+        holder.grade
+    }
+}
+
+fn process_edges(process: &Process, earlier: &[Snapshot]) -> Vec<WaitEdge> {
     let mut edges = Vec::new();
     let mut push = |kind, from: &Key, to: &Key, grade| {
         edges.push(WaitEdge {
