@@ -11,6 +11,7 @@ mod offsets;
 mod pyspy;
 mod runtime;
 mod signals;
+mod static_signals;
 mod wait;
 
 use super::maps::Maps;
@@ -21,6 +22,7 @@ use crate::model::{
 use code::CodeCache;
 use interpreter::Skeleton;
 use object::Heap;
+use static_signals::StaticSignals;
 
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
@@ -35,6 +37,7 @@ const MAX_ATTEMPTS: usize = 3;
 pub(crate) struct PythonProcess {
     runtime: Runtime,
     environ: Option<u64>,
+    static_signals: Option<StaticSignals>,
 }
 
 /// What one sample reads of it.
@@ -59,6 +62,7 @@ pub(crate) struct FutexWaiter {
 impl PythonProcess {
     pub(crate) fn new(runtime: Runtime, maps: &Maps) -> Self {
         Self {
+            static_signals: static_signals::find(maps, runtime.minor),
             runtime,
             environ: environ::find(maps),
         }
@@ -85,12 +89,16 @@ impl PythonProcess {
         waiters: &[FutexWaiter],
         with_locals: bool,
     ) -> PythonPart {
-        match (&self.runtime.offsets, self.runtime.address) {
+        let mut part = match (&self.runtime.offsets, self.runtime.address) {
             (Some(_), Some(address)) if !self.runtime.free_threaded => {
                 self.read_own(key, memory, address, waiters, with_locals)
             }
             _ => self.read_by_pyspy(pid, key),
+        };
+        if let Some(signals) = self.static_signals {
+            part.runtime.signals = signals.read(&CachedMemory::new(memory));
         }
+        part
     }
 
     fn read_own(
