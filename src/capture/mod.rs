@@ -2,22 +2,26 @@
 //!
 //! A part that cannot be read becomes a [`Gap`]; an error is returned only when there is nothing at all.
 
+mod children;
 mod elf;
 mod facts;
+mod files;
 mod kernel;
 mod maps;
 pub mod memory;
 mod merge;
 mod namespace;
-mod pipes;
 mod process;
 mod python;
+mod sets;
+mod signals;
 mod syscall;
 mod test_names;
+mod waits;
 
 use crate::model::{Gap, GapKind, Pid, Snapshot};
 use crate::target::{self, AccessDenied};
-use pipes::PipeHolders;
+use files::FileIndex;
 use process::ProcessReader;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -128,7 +132,7 @@ impl Session {
                 Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid, self.with_locals)))
             })
             .collect();
-        let mut results = read_all(&readers, &PipeHolders::default());
+        let mut results = read_all(&readers, &FileIndex::default());
         for (pid, reader) in pids.iter().zip(readers) {
             if let Ok(reader) = reader.into_inner() {
                 self.readers.insert(*pid, reader);
@@ -176,10 +180,10 @@ impl Session {
 type ProcessResult = Result<(crate::model::Process, Vec<Gap>), CaptureError>;
 
 /// Reads processes, the first ones first, on as many threads as there are CPUs.
-fn read_all(readers: &[Mutex<ProcessReader>], pipes: &PipeHolders) -> Vec<ProcessResult> {
+fn read_all(readers: &[Mutex<ProcessReader>], files: &FileIndex) -> Vec<ProcessResult> {
     let read = |reader: &Mutex<ProcessReader>| match reader.lock() {
-        Ok(mut reader) => reader.sample(pipes),
-        Err(poisoned) => poisoned.into_inner().sample(pipes),
+        Ok(mut reader) => reader.sample(files),
+        Err(poisoned) => poisoned.into_inner().sample(files),
     };
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)

@@ -1,18 +1,18 @@
 //! One process, one sample: kernel facts before, memory, kernel facts after.
 
-use super::facts::{arguments, caught_signals, last_number, read_bounded};
+use super::facts::{arguments, last_number, read_bounded, signal_mask};
+use super::files::{FileIndex, Files};
 use super::kernel::{self, Look, Stat, SyscallLine, Task};
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
 use super::namespace::NamespaceIds;
-use super::pipes::PipeHolders;
 use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess};
+use super::signals;
 use super::syscall;
+use super::waits::Surroundings;
 use super::{CaptureError, ProcessResult};
-use crate::model::{
-    Coverage, Descriptor, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid,
-};
+use crate::model::{Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid};
 use crate::target;
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,6 +52,8 @@ struct ThreadPass {
     threads: Vec<RawThread>,
     python: Option<PythonPart>,
     test: Option<crate::model::RunningTest>,
+    /// The process counts pids as we do.
+    same_namespace: bool,
 }
 
 impl ProcessReader {
@@ -64,7 +66,7 @@ impl ProcessReader {
     }
 
     /// One sample.
-    pub(super) fn sample(&mut self, pipes: &PipeHolders) -> ProcessResult {
+    pub(super) fn sample(&mut self, files: &FileIndex) -> ProcessResult {
         let pid = self.pid;
         let span = tracing::debug_span!("process", pid);
         let _entered = span.enter();
@@ -95,7 +97,7 @@ impl ProcessReader {
             runtime,
             pass,
             gaps,
-            pipes,
+            files,
         ))
     }
 
@@ -310,6 +312,7 @@ impl ProcessReader {
             threads,
             python: part,
             test,
+            same_namespace: namespace.is_ours(),
         }
     }
 }
@@ -322,20 +325,15 @@ fn assemble(
     runtime: RuntimeKind,
     pass: ThreadPass,
     mut gaps: Vec<Gap>,
-    pipes: &PipeHolders,
+    files: &FileIndex,
 ) -> (Process, Vec<Gap>) {
-    let files = |number: i32| {
-        let file = fs::read_link(format!("/proc/{pid}/task/{alive}/fd/{number}"))
-            .ok()
-            .map(|path| path.to_string_lossy().into_owned());
-        let pipe = file.as_ref().filter(|file| file.starts_with("pipe:["));
-        Descriptor {
-            number,
-            also_open_in: pipe.and_then(|pipe| pipes.others(pipe, pid)),
-            file: file.map(Foreign::from),
-        }
+    let around = Surroundings {
+        pid,
+        tids: pass.threads.iter().map(|thread| thread.tid).collect(),
+        same_namespace: pass.same_namespace,
+        files: Files::new(pid, alive, files),
     };
-    let merged = merge::merge(&key, pass.threads, pass.python, &files);
+    let merged = merge::merge(&key, pass.threads, pass.python, &around);
     gaps.extend(merged.gaps);
     if !merged.threads.is_empty()
         && merged
@@ -372,7 +370,7 @@ fn assemble(
     let status = read_bounded(&format!("/proc/{pid}/status"));
     let status = String::from_utf8_lossy(&status).into_owned();
     let inner_pid = last_number(&status, "NStgid:").filter(|inner| *inner != pid);
-    let process = Process {
+    let mut process = Process {
         namespace_pid: inner_pid,
         pid,
         ppid: leader.ppid,
@@ -380,7 +378,9 @@ fn assemble(
         argv: arguments(&read_bounded(&format!("/proc/{pid}/task/{alive}/cmdline"))),
         state: leader.state.to_string(),
         tracer: last_number(&status, "TracerPid:").filter(|tracer| *tracer != 0),
-        caught_signals: caught_signals(&status),
+        caught_signals: signal_mask(&status, "SigCgt:"),
+        ignored_signals: signal_mask(&status, "SigIgn:"),
+        pending_signals: signal_mask(&status, "ShdPnd:"),
         runtime,
         python: merged.runtime,
         test: pass.test,
@@ -389,6 +389,7 @@ fn assemble(
         coverage,
         key,
     };
+    signals::complete(&mut process, &around.files);
     (process, gaps)
 }
 
