@@ -71,6 +71,8 @@ pub(super) fn merge(
                 wait.holders
                     .retain(|holder| holder.thread.as_ref() != Some(&thread.key));
             }
+            wait.suspects
+                .retain(|suspect| suspect.thread.as_ref() != Some(&thread.key));
         }
         merged.gaps.extend(cut_stacks(&thread));
         merged.threads.push(thread);

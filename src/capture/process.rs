@@ -9,10 +9,11 @@ use super::merge::{self, RawThread};
 use super::namespace::NamespaceIds;
 use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess};
 use super::signals;
+use super::stop::{Held, Stop};
 use super::syscall;
 use super::waits::Surroundings;
 use super::{CaptureError, ProcessResult};
-use crate::model::{Coverage, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid};
+use crate::model::{Coverage, Foreign, Gap, GapKind, Key, Pause, Pid, Process, RuntimeKind, Tid};
 use crate::target;
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,8 +29,24 @@ const MAX_OPEN_TASKS: usize = 8192;
 #[derive(Debug)]
 pub(super) struct ProcessReader {
     pid: Pid,
-    with_locals: bool,
+    how: How,
     known: Option<Known>,
+}
+
+/// What one sample has of a process.
+pub(super) struct ProcessSample {
+    pub(super) process: Process,
+    pub(super) gaps: Vec<Gap>,
+    pub(super) pause: Option<Pause>,
+}
+
+/// How processes are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    /// Local variables too.
+    pub(super) locals: bool,
+    /// Stopped while they are read.
+    pub(super) stop: bool,
 }
 
 /// What was found out about a process image; an exec makes it void.
@@ -54,13 +71,15 @@ struct ThreadPass {
     test: Option<crate::model::RunningTest>,
     /// The process counts pids as we do.
     same_namespace: bool,
+    /// How it was held still meanwhile.
+    held: Option<Held>,
 }
 
 impl ProcessReader {
-    pub(super) fn new(pid: Pid, with_locals: bool) -> Self {
+    pub(super) fn new(pid: Pid, how: How) -> Self {
         Self {
             pid,
-            with_locals,
+            how,
             known: None,
         }
     }
@@ -90,15 +109,16 @@ impl ProcessReader {
         self.identify(alive, &leader, &memory);
         let pass = self.read_threads(&key, alive, tids, &memory, &mut gaps)?;
         let runtime = self.describe_runtime(&key, &mut gaps);
-        Ok(assemble(
-            key,
-            &leader,
-            (pid, alive),
-            runtime,
-            pass,
+        let pause = pass.held.map(|held| Pause {
+            process: key.clone(),
+            stopped_us: held.for_us,
+        });
+        let (process, gaps) = assemble(key, &leader, (pid, alive), runtime, pass, gaps, files);
+        Ok(ProcessSample {
+            process,
             gaps,
-            files,
-        ))
+            pause,
+        })
     }
 
     /// A 32-bit process counts its system calls differently; their numbers mean nothing to us.
@@ -224,7 +244,11 @@ impl ProcessReader {
     ) -> Result<ThreadPass, CaptureError> {
         let mut attempt = 1;
         loop {
-            let pass = self.one_pass(key, alive, &tids, memory);
+            let pass = self.one_pass(key, alive, &tids, memory, gaps);
+            // Of a process that was held still there is nothing to be read anew.
+            if pass.held.is_some_and(|held| !held.cut) {
+                return Ok(pass);
+            }
             let now = self.thread_ids()?;
             if now == tids {
                 return Ok(pass);
@@ -243,14 +267,20 @@ impl ProcessReader {
         }
     }
 
-    fn one_pass(&self, key: &Key, alive: Tid, tids: &[Tid], memory: &ProcessMemory) -> ThreadPass {
+    fn one_pass(
+        &self,
+        key: &Key,
+        alive: Tid,
+        tids: &[Tid],
+        memory: &ProcessMemory,
+        gaps: &mut Vec<Gap>,
+    ) -> ThreadPass {
         let keep_open = tids.len() <= MAX_OPEN_TASKS;
         let mut tasks: Vec<Task> = tids.iter().map(|tid| Task::new(self.pid, *tid)).collect();
-        let first: Vec<Look> = tasks
+        let mut first: Vec<Look> = tasks
             .iter_mut()
             .map(|task| task.first_look(keep_open))
             .collect();
-        let namespace = NamespaceIds::of(self.pid, alive, tids);
         let cached = CachedMemory::new(memory);
         let mut meanings: BTreeMap<Tid, syscall::Meaning> = BTreeMap::new();
         let mut wchans: BTreeMap<Tid, Foreign> = BTreeMap::new();
@@ -266,6 +296,26 @@ impl ProcessReader {
                 }
             }
         }
+        // Whatever a stop changes has been read before it.
+        let stats: BTreeMap<Tid, Stat> = match self.how.stop {
+            true => tasks
+                .iter()
+                .filter_map(|task| Some((task.tid, task.stat()?)))
+                .collect(),
+            false => BTreeMap::new(),
+        };
+        let stop = self.stop(key, gaps);
+        let stopped = stop
+            .as_ref()
+            .map(|stop| stop.stopped.clone())
+            .unwrap_or_default();
+        for tid in stopped.iter().filter(|tid| !stats.contains_key(tid)) {
+            let mut task = Task::new(self.pid, *tid); // begun since the first look
+            first.push(task.first_look(keep_open));
+            tasks.push(task);
+        }
+        let tids: Vec<Tid> = tasks.iter().map(|task| task.tid).collect();
+        let namespace = NamespaceIds::of(self.pid, alive, &tids);
         let blocked: Vec<BlockedThread> = meanings
             .iter()
             .map(|(tid, meaning)| BlockedThread {
@@ -278,30 +328,49 @@ impl ProcessReader {
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
-            part = Some(process.read(self.pid, key, memory, &blocked, self.with_locals));
+            part = Some(process.read(self.pid, key, memory, &blocked, self.how.locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&cached, &at_start);
         }
+        let looks: Vec<Look> = tasks.iter_mut().map(Task::last_look).collect();
+        let held = stop.and_then(Stop::end);
+        if held.is_some_and(|held| held.cut) {
+            gaps.push(Gap::new(
+                Some(key.clone()),
+                GapKind::Moving,
+                "threads that stood still during the whole reading",
+                "reading took longer than hangscope holds a process",
+            ));
+        }
+        let held_still = |tid: Tid| held.is_some_and(|held| !held.cut) && stopped.contains(&tid);
         let threads = tasks
             .into_iter()
             .zip(first)
-            .filter_map(|(mut task, first)| {
-                let mut last = task.last_look();
-                let settled = first.settled_until(&last);
+            .zip(looks)
+            .filter_map(|((task, first), mut last)| {
                 let same_call = first.syscall == last.syscall;
+                // A thread that got out of its call just before it was stopped is at rest, but waits for nothing.
+                let settled = first.settled_until(&last) || held_still(task.tid);
                 if let SyscallLine::In(call) = &mut last.syscall
                     && self.is_32_bit()
                 {
                     call.name = None;
                 }
-                let stat = task.stat()?;
+                let stat = match stats.get(&task.tid) {
+                    Some(stat) => stat.clone(),
+                    None if stopped.contains(&task.tid) => Stat {
+                        state: 'R', // it ran until it was stopped
+                        ..task.stat()?
+                    },
+                    None => task.stat()?,
+                };
                 let native_id = namespace.inner(task.tid);
                 Some(RawThread {
                     tid: task.tid,
                     native_id,
                     settled,
                     same_call,
-                    meaning: meanings.remove(&task.tid),
+                    meaning: meanings.remove(&task.tid).filter(|_| same_call || !settled),
                     wchan: wchans.remove(&task.tid).or_else(|| task.wchan()),
                     stat,
                     look: last,
@@ -313,6 +382,26 @@ impl ProcessReader {
             python: part,
             test,
             same_namespace: namespace.is_ours(),
+            held,
+        }
+    }
+
+    /// Stops the process, if that was asked for and can be done.
+    fn stop(&self, key: &Key, gaps: &mut Vec<Gap>) -> Option<Stop> {
+        if !self.how.stop {
+            return None;
+        }
+        match Stop::begin(self.pid) {
+            Ok(stop) => Some(stop),
+            Err(cause) => {
+                gaps.push(Gap::new(
+                    Some(key.clone()),
+                    GapKind::Denied,
+                    "a look at it while it is stopped",
+                    cause,
+                ));
+                None
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ mod junit;
 mod kernel_waits;
 mod offline;
 mod reports;
+mod stop;
 mod waits;
 mod watch;
 mod watch_abuse;

@@ -116,6 +116,14 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
     if let Some(tracer) = process.tracer {
         parts.push(format!("traced by {tracer}"));
     }
+    let pause = report.samples.last().and_then(|sample| {
+        let mut pauses = sample.pauses.iter();
+        pauses.find(|pause| pause.process == process.key)
+    });
+    if let Some(pause) = pause {
+        let ms = pause.stopped_us.div_ceil(1000);
+        parts.push(format!("stopped for {ms} ms to be read"));
+    }
     match known(report, process) {
         Some(known) => parts.push(role_of(known)),
         None => {
