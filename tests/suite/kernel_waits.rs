@@ -4,12 +4,13 @@
 use crate::capture::assert_harmless;
 use crate::support::hangscope::{command, dump_with, finish};
 use crate::support::program::{Program, until};
-use crate::support::{pythons, repository};
+use crate::support::{pythons, repository, skip};
 use hangscope::model::{
     Access, ChildSet, ChildState, Descriptor, FileKind, Process, PythonSignals, Report,
     SocketState, Thread, Unserved, Wait, WaitKind, Want,
 };
 use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 use std::process::Command;
 
 /// One whose signal state is in static variables, one in `_PyRuntime`, the newest kind.
@@ -97,11 +98,13 @@ impl Waiting {
         run.stdout
     }
 
-    /// The text with its line breaks undone.
+    /// Looks at the text, with its line breaks undone, until it has these words: a thread may be on the move for a moment.
     fn says(&self, words: &str) {
-        let text = self.text();
-        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(flat.contains(words), "no {words:?} in {text}");
+        until(&format!("the text has {words:?}"), || {
+            let text = self.text();
+            let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            flat.contains(words)
+        });
     }
 }
 
@@ -504,4 +507,69 @@ fn files_that_come_and_go_do_no_harm() {
         }
         program.must_be_alive();
     }
+}
+
+#[test]
+fn an_end_outside_of_the_container_is_out_of_sight() {
+    if !Uid::effective().is_root() {
+        skip("a pid namespace needs root");
+        return;
+    }
+    let Some(python) = pythons::python("3.14") else {
+        return;
+    };
+    // hangscope and the program are in the namespace, the writer is not. A shell gives what it starts with & no stdin.
+    let inside = "exec 3<&0
+        \"$0\" -c 'import sys; sys.stdin.read()' <&3 3<&- & pid=$!
+        exec 3<&-
+        until grep -q pipe_read /proc/$pid/wchan; do sleep 0.01; done
+        \"$1\" dump $pid --samples 3 --interval 50ms --width 80; echo DONE";
+    let outside =
+        "sleep 1000000 | unshare --fork --pid --mount-proc --kill-child sh -c \"$0\" \"$@\"";
+    let mut program = Program::start(
+        Command::new("sh")
+            .args(["-c", outside, inside])
+            .arg(python)
+            .arg(env!("CARGO_BIN_EXE_hangscope")),
+    );
+    let text = program.wait_for("DONE").join("\n");
+    assert!(text.contains("(pipe, other end out of sight)"), "{text}");
+    assert!(!text.contains("stuck"), "somebody may write: {text}");
+}
+
+#[test]
+fn sockets_of_another_network_namespace() {
+    if !Uid::effective().is_root() {
+        skip("a network namespace needs root");
+        return;
+    }
+    let Some(python) = pythons::python("3.14") else {
+        return;
+    };
+    let script = repository("fixtures/programs/kernel_waits_program.py");
+    let mut program = Program::start(
+        Command::new("unshare")
+            .arg("--net")
+            .arg(python)
+            .arg(script)
+            .arg("unix-server"),
+    );
+    let lines = program.wait_for("READY");
+    let told: serde_json::Value = serde_json::from_str(&lines[0]).expect("JSON of the program");
+    let mut file = None;
+    until("it waits", || {
+        let report = dump_with(program.pid(), &["--samples", "1"]).report();
+        file = main_of(&report)
+            .wait
+            .as_ref()
+            .and_then(|wait| wait.descriptor.clone());
+        file.is_some()
+    });
+    let file = file.expect("a socket");
+    assert_eq!(file.kind, Some(FileKind::UnixSocket));
+    assert_eq!(file.state, Some(SocketState::Listen));
+    assert_eq!(
+        file.address.as_ref().map(|it| it.untrusted()),
+        told["address"].as_str()
+    );
 }

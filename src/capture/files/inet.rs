@@ -1,10 +1,13 @@
-//! TCP and UDP sockets, from `/proc/PID/net/{tcp,tcp6,udp,udp6}` of the target's own network namespace.
+//! The sockets of a network namespace, from `/proc/PID/net/{tcp,tcp6,udp,udp6}`: the target's own one.
 
+use super::net_unix;
+use super::unix::UnixSocket;
 use crate::model::{FileKind, SocketState};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::OnceLock;
 
 /// Longest table that is read: some 100,000 sockets.
 const MAX_TABLE: u64 = 16 << 20;
@@ -24,6 +27,8 @@ pub(super) struct InetSocket {
 /// The sockets of a network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Table {
+    folder: String,
+    unix: OnceLock<BTreeMap<u64, UnixSocket>>,
     by_inode: BTreeMap<u64, InetSocket>,
     by_ends: BTreeMap<(SocketAddr, SocketAddr), u64>,
 }
@@ -31,18 +36,17 @@ pub(super) struct Table {
 impl Table {
     /// Reads the tables through `folder`, such as `/proc/1/net`.
     pub(super) fn read(folder: &str) -> Self {
-        let mut table = Self::default();
+        let mut table = Self {
+            folder: folder.to_owned(),
+            ..Self::default()
+        };
         for (name, kind) in [
             ("tcp", FileKind::TcpSocket),
             ("tcp6", FileKind::TcpSocket),
             ("udp", FileKind::UdpSocket),
             ("udp6", FileKind::UdpSocket),
         ] {
-            let mut bytes = Vec::new();
-            if let Ok(file) = File::open(format!("{folder}/{name}")) {
-                let _ = file.take(MAX_TABLE).read_to_end(&mut bytes);
-            }
-            table.add(kind, &bytes);
+            table.add(kind, &read(folder, name));
         }
         table
     }
@@ -64,10 +68,24 @@ impl Table {
         self.by_inode.get(&inode)
     }
 
+    /// A UNIX socket of the namespace, without its peer.
+    pub(super) fn unix(&self, inode: u64) -> Option<UnixSocket> {
+        let read = || net_unix::parse(&read(&self.folder, "unix"));
+        self.unix.get_or_init(read).get(&inode).cloned()
+    }
+
     /// The inode of the other end, if that is in the same namespace: 0 if no process has it.
     pub(super) fn mirrored(&self, socket: &InetSocket) -> Option<u64> {
         self.by_ends.get(&(socket.remote, socket.local)).copied()
     }
+}
+
+fn read(folder: &str, name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(format!("{folder}/{name}")) {
+        let _ = file.take(MAX_TABLE).read_to_end(&mut bytes);
+    }
+    bytes
 }
 
 /// A line of a table; `None` for the heading and for anything else.

@@ -6,6 +6,7 @@
 mod fdinfo;
 mod holders;
 mod inet;
+mod net_unix;
 mod unix;
 mod wakeup;
 
@@ -30,7 +31,7 @@ const MAX_HOLDERS: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct FileIndex {
     holders: Holders,
-    /// TCP and UDP sockets by the inode of their network namespace.
+    /// Sockets by the inode of their network namespace.
     inet: Mutex<BTreeMap<u64, Arc<inet::Table>>>,
 }
 
@@ -205,7 +206,15 @@ impl<'i> Files<'i> {
         }
         let table = self.inet_table();
         let Some(socket) = table.get(inode) else {
-            file.kind = Some(self.protocol(file.number));
+            let other = table.unix(inode);
+            file.kind = Some(match &other {
+                Some(_) => FileKind::UnixSocket,
+                None => self.protocol(file.number),
+            });
+            if let Some(socket) = other {
+                file.state = socket.state;
+                file.address = socket.name;
+            }
             return;
         };
         file.kind = Some(socket.kind);

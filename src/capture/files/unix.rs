@@ -1,5 +1,5 @@
 //! UNIX sockets, by `sock_diag(7)`: the only place where the kernel tells the other end of one. It answers for hangscope's
-//! own network namespace.
+//! own network namespace. As for `ss(8)`, the kernel loads its module `unix_diag` for the first question, if that is one.
 
 use super::inet::socket_state;
 use crate::model::{Foreign, SocketState};
