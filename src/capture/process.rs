@@ -347,6 +347,10 @@ impl ProcessReader {
             .into_iter()
             .zip(first)
             .zip(looks)
+            .filter(|((task, _), last)| {
+                // It ended before it could be stopped.
+                !self.how.stop || stopped.contains(&task.tid) || last.schedstat.is_some()
+            })
             .filter_map(|((task, first), mut last)| {
                 let same_call = first.syscall == last.syscall;
                 // A thread that got out of its call just before it was stopped is at rest, but waits for nothing.
