@@ -12,6 +12,7 @@ mod redact;
 mod report;
 mod run;
 mod snapshot;
+mod task;
 mod thread;
 mod wait;
 
@@ -33,6 +34,7 @@ pub use run::{
     TestInventory, TestOutcome, TestPhase, TestProcess, TestRecord, TestSource, Trend, place,
 };
 pub use snapshot::{Pause, Snapshot};
+pub use task::{Await, CancelScope, EventLoop, Task, TaskHolder, TaskLibrary, TaskState};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind};
 pub use wait::{
     Descriptor, Grade, Holder, HolderEvidence, ObjectFact, Owner, Wait, WaitKind, WaitObject,

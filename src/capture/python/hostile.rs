@@ -4,6 +4,7 @@ use super::code::CodeCache;
 use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
+use super::tasks::DebugSection;
 use super::{FutexWaiter, PythonProcess, interpreter, wait};
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
 use crate::model::Key;
@@ -74,6 +75,7 @@ proptest! {
                 offsets: for_minor(minor),
             },
             environ: Some(BASE),
+            asyncio: DebugSection::default(),
         };
         let waiter = FutexWaiter { native_id: 1, tid: 1, address: BASE + futex % (pages * PAGE) };
         let key = Key::process(1, 1);

@@ -15,13 +15,14 @@ mod qualname;
 mod runtime;
 mod signals;
 mod slots;
+mod tasks;
 mod wait;
 mod with_blocks;
 
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory};
 use crate::model::{
-    Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest, Tid,
+    EventLoop, Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest, Tid,
 };
 use code::CodeCache;
 use heap::Heap;
@@ -40,6 +41,7 @@ const MAX_ATTEMPTS: usize = 3;
 pub(crate) struct PythonProcess {
     runtime: Runtime,
     environ: Option<u64>,
+    asyncio: tasks::DebugSection,
 }
 
 /// What one sample reads of it.
@@ -49,6 +51,7 @@ pub(crate) struct PythonPart {
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) thread_states: Vec<RawThreadState>,
     pub(crate) waits: Vec<(Tid, PythonWait)>,
+    pub(crate) event_loops: Vec<EventLoop>,
     pub(crate) gaps: Vec<Gap>,
 }
 
@@ -62,10 +65,11 @@ pub(crate) struct FutexWaiter {
 }
 
 impl PythonProcess {
-    pub(crate) fn new(runtime: Runtime, maps: &Maps) -> Self {
+    pub(crate) fn new(pid: Pid, runtime: Runtime, maps: &Maps) -> Self {
         Self {
             runtime,
             environ: environ::find(maps),
+            asyncio: tasks::DebugSection::new(pid, maps),
         }
     }
 
@@ -142,6 +146,9 @@ impl PythonProcess {
             let mut census =
                 interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
             part.waits = wait::attribute(&heap, &census, waiters);
+            let (event_loops, tasks_missing) =
+                tasks::read(&heap, &codes, &census, key, &self.asyncio, memory);
+            part.event_loops = event_loops;
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
                 .is_ok_and(|thread_state| thread_state != 0);
@@ -150,6 +157,7 @@ impl PythonProcess {
             part.interpreters = census.interpreters;
             part.gaps
                 .extend(self.creators_ids(key, part.interpreters.len()));
+            part.gaps.extend(tasks_missing);
             part.thread_states = census.thread_states;
             if same_again(memory, offsets, address, &skeleton) {
                 break;
@@ -253,6 +261,7 @@ impl PythonProcess {
             interpreters: Vec::new(),
             thread_states: Vec::new(),
             waits: Vec::new(),
+            event_loops: Vec::new(),
             gaps: Vec::new(),
         }
     }

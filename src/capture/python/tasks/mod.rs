@@ -1,0 +1,131 @@
+//! Event loops and their tasks: trio and asyncio, in any interpreter. Which frames run a loop leads to trio's, the
+//! interpreter's own lists to asyncio's.
+
+mod asyncio;
+mod asyncio_layout;
+mod asyncio_lists;
+mod awaited;
+mod chain;
+mod clock;
+mod futures;
+mod objects;
+mod trio;
+mod workers;
+
+use super::code::CodeCache;
+use super::heap::Heap;
+use super::interpreter::Census;
+use crate::capture::memory::{CachedMemory, Memory};
+use crate::model::{EventLoop, Gap, GapKind, Key};
+use std::cell::Cell;
+
+pub(super) use asyncio_layout::DebugSection;
+
+/// Most tasks of one process that are read.
+const MAX_TASKS: usize = 200_000;
+/// Most event loops of one process.
+const MAX_LOOPS: usize = 10_000;
+
+/// What the readers of all libraries share.
+struct Reader<'a> {
+    heap: &'a Heap<'a>,
+    codes: &'a CodeCache,
+    census: &'a Census,
+    process: &'a Key,
+    /// The target's `time.monotonic()`.
+    now: Option<f64>,
+    tasks_left: Cell<usize>,
+    /// Why some tasks, or frames of tasks, are missing.
+    cut: Cell<Option<&'static str>>,
+}
+
+impl Reader<'_> {
+    /// Takes as many of `tasks` as may still be read.
+    fn affordable(&self, mut tasks: Vec<u64>) -> Vec<u64> {
+        let left = self.tasks_left.get();
+        if tasks.len() > left {
+            self.cut.set(Some("more tasks than hangscope reads"));
+            tasks.truncate(left);
+        }
+        self.tasks_left.set(left - tasks.len());
+        tasks
+    }
+
+    /// Milliseconds from now to a point of time of `time.monotonic()`.
+    fn until(&self, seconds: f64) -> Option<i64> {
+        clock::milliseconds(seconds - self.now?)
+    }
+}
+
+/// All event loops of a process. `memory` is what lies below the heap's cache: the lists of tasks are read from it once
+/// more at the end, to see whether they have changed.
+pub(super) fn read(
+    heap: &Heap<'_>,
+    codes: &CodeCache,
+    census: &Census,
+    process: &Key,
+    debug_section: &DebugSection,
+    memory: &dyn Memory,
+) -> (Vec<EventLoop>, Vec<Gap>) {
+    let reader = Reader {
+        heap,
+        codes,
+        census,
+        process,
+        now: clock::monotonic(),
+        tasks_left: Cell::new(MAX_TASKS),
+        cut: Cell::new(None),
+    };
+    let mut gaps = Vec::new();
+    let runs = trio::runs(&reader);
+    let workers = workers::Workers::of(&reader);
+    let mut loops: Vec<EventLoop> = runs
+        .iter()
+        .map(|run| trio::event_loop(&reader, &workers, run))
+        .collect();
+    let mut lists = Vec::new();
+    for interpreter in &census.interpreters {
+        match asyncio_lists::read(heap, census, interpreter, debug_section) {
+            Ok(Some(list)) => lists.push(list),
+            Ok(None) => {}
+            Err(cause) => gaps.push(Gap::new(
+                Some(interpreter.key.clone()),
+                GapKind::Unsupported,
+                "asyncio's tasks",
+                cause,
+            )),
+        }
+    }
+    for list in &lists {
+        loops.extend(asyncio::event_loops(&reader, &workers, list));
+    }
+    loops.truncate(MAX_LOOPS);
+    let cached = CachedMemory::new(memory);
+    let fresh = Heap::new(&cached, heap.offsets);
+    for run in &runs {
+        if trio::task_addresses(&fresh, run.runner) != trio::task_addresses(heap, run.runner) {
+            mark_moving(&mut loops, |found| found.key == run.key(process));
+        }
+    }
+    for list in &lists {
+        let again = asyncio_lists::read(&fresh, census, list.interpreter, debug_section);
+        if !matches!(again, Ok(Some(again)) if again.same_as(list)) {
+            mark_moving(&mut loops, |found| list.has_loop(&found.key, process));
+        }
+    }
+    if let Some(cause) = reader.cut.get() {
+        gaps.push(Gap::new(
+            Some(process.clone()),
+            GapKind::Implausible,
+            "some tasks of event loops, or their frames",
+            cause,
+        ));
+    }
+    (loops, gaps)
+}
+
+fn mark_moving(loops: &mut [EventLoop], is_meant: impl Fn(&EventLoop) -> bool) {
+    for event_loop in loops.iter_mut().filter(|found| is_meant(found)) {
+        event_loop.moving = true;
+    }
+}
