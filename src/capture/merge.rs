@@ -4,8 +4,8 @@ use super::kernel::{self, Look, Stat};
 use super::python::{PythonPart, PythonWait, RawThreadState};
 use super::syscall::Meaning;
 use crate::model::{
-    Addr, Descriptor, EventLoop, Foreign, Frame, Gap, GapKind, Grade, Interpreter, Key, Owner, PythonRuntime,
-    Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
+    Addr, Descriptor, EventLoop, Foreign, Frame, Gap, GapKind, Grade, Interpreter, Key, Owner,
+    PythonRuntime, Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
 };
 use std::collections::BTreeMap;
 
@@ -232,7 +232,12 @@ fn resolve_idents(threads: &mut [Thread]) {
 fn resolve_loops(loops: &mut [EventLoop], threads: &[Thread]) {
     let by_state: BTreeMap<Addr, &Thread> = threads
         .iter()
-        .flat_map(|thread| thread.python.iter().map(move |state| (state.address, thread)))
+        .flat_map(|thread| {
+            thread
+                .python
+                .iter()
+                .map(move |state| (state.address, thread))
+        })
         .collect();
     for event_loop in loops {
         let runner = event_loop.thread_state.and_then(|at| by_state.get(&at));

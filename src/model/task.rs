@@ -69,7 +69,7 @@ pub struct Task {
     pub name: Foreign,
     /// What it does.
     pub state: TaskState,
-    /// One of the library's own (trio: the init task and those of the system nursery).
+    /// One of the library's own (trio: the init task, and what that has started besides the main task).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub system: bool,
     /// The task whose nursery it runs in (trio).

@@ -3,6 +3,7 @@
 mod findings;
 mod inventory;
 mod layout;
+mod tasks;
 mod threads;
 
 pub use inventory::inventory;

@@ -4,6 +4,7 @@ use super::super::whereabouts::{known, role_of, told_by_itself};
 use super::super::{Style, clean, clean_word};
 use super::findings::is_worth_a_line;
 use super::layout::{Page, cut};
+use super::tasks;
 use crate::model::{
     Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Thread, ThreadKind,
     ThreadState, Trigger, WaitKind,
@@ -64,6 +65,7 @@ pub(super) fn write_one(
 ) {
     write_process(page, style, report, process);
     write_table(page, process, &context.motions, &context.involved);
+    tasks::write(page, report, process);
     for thread in &process.threads {
         if report.options.all || context.involved.contains(&thread.key) {
             write_stacks(page, style, thread, report.options.all);
@@ -132,7 +134,7 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
     }
 }
 
-fn plural(count: usize, noun: &str) -> String {
+pub(super) fn plural(count: usize, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{s}")
 }
@@ -301,7 +303,7 @@ fn place(thread: &Thread) -> String {
     }
 }
 
-fn spot(frame: &Frame) -> String {
+pub(super) fn spot(frame: &Frame) -> String {
     let file = clean(&Foreign::from(frame.file_name()));
     let line = frame
         .line

@@ -152,7 +152,9 @@ impl Context<'_, '_> {
             // Weak sets have no order, the default names do.
             drafts.sort_by_cached_key(|draft| {
                 let name = futures.name(draft.address).unwrap_or_default();
-                let number = name.strip_prefix("Task-").and_then(|rest| rest.parse().ok());
+                let number = name
+                    .strip_prefix("Task-")
+                    .and_then(|rest| rest.parse().ok());
                 (number.unwrap_or(u64::MAX), draft.address)
             });
         }
@@ -172,7 +174,8 @@ impl Context<'_, '_> {
                     continue;
                 }
                 // Who is in a condition's block has its lock.
-                let lock = attribute(heap, manager, "_lock").filter(|_| heap.is(manager, "Condition"));
+                let lock =
+                    attribute(heap, manager, "_lock").filter(|_| heap.is(manager, "Condition"));
                 managers.extend(lock.map(|lock| (lock, place.clone())));
                 managers.push((manager, place));
             }
@@ -194,8 +197,8 @@ impl Context<'_, '_> {
         let waiter = futures
             .waiter(address)
             .filter(|waiter| futures.is_pending(*waiter));
-        let runs = draft.chain.executing
-            || self.lists.running.get(&draft.event_loop) == Some(&address);
+        let runs =
+            draft.chain.executing || self.lists.running.get(&draft.event_loop) == Some(&address);
         let state = match waiter {
             _ if runs => TaskState::Running,
             Some(_) => TaskState::Waiting,
@@ -300,7 +303,10 @@ impl Context<'_, '_> {
             .take(MAX_AWAITED)
             .map(|task| self.key(task))
             .collect();
-        let timer = library.iter().filter_map(|frame| self.timer_of(frame)).min();
+        let timer = library
+            .iter()
+            .filter_map(|frame| self.timer_of(frame))
+            .min();
         let deadlines = scopes.iter().filter_map(|scope| scope.deadline_ms);
         awaits.remaining_ms = deadlines.chain(timer).min();
         awaits
@@ -382,7 +388,8 @@ impl Context<'_, '_> {
         tasks: Vec<Task>,
     ) -> EventLoop {
         let heap = self.reader.heap;
-        let ready = attribute(heap, address, "_ready").and_then(|ready| objects::length(heap, ready));
+        let ready =
+            attribute(heap, address, "_ready").and_then(|ready| objects::length(heap, ready));
         let timers = self.timers(address);
         let running = tasks
             .iter()

@@ -103,8 +103,21 @@ impl DebugTable {
                 return None;
             }
         }
-        let [size, name, _, _, _, coroutine, node, _, of_interpreter, _, event_loop, task, of_thread] =
-            words;
+        let [
+            size,
+            name,
+            _,
+            _,
+            _,
+            coroutine,
+            node,
+            _,
+            of_interpreter,
+            _,
+            event_loop,
+            task,
+            of_thread,
+        ] = words;
         (name < size && coroutine < size && node < size).then_some(Self {
             task_name: name,
             task_coroutine: coroutine,

@@ -94,7 +94,9 @@ fn states_of<'a>(
 /// The live members of a `WeakSet`.
 fn weak_members(heap: &Heap<'_>, set: u64) -> Vec<u64> {
     let data = heap.attribute(set, "data").ok().flatten();
-    let references = data.and_then(|data| heap.set(data).ok()).unwrap_or_default();
+    let references = data
+        .and_then(|data| heap.set(data).ok())
+        .unwrap_or_default();
     heap.memory
         .prefetch(references.iter().map(|reference| (*reference, 24)));
     references

@@ -49,7 +49,9 @@ fn finished(reader: &Reader<'_>, mut raw: Vec<RawFrame>, executing: bool) -> Cha
     for frame in &raw {
         let shown = frame.code.frame(reader.heap, frame.address, frame.offset);
         if !reader.codes.afford(&shown) {
-            reader.cut.set(Some("more text than hangscope keeps of one process"));
+            reader
+                .cut
+                .set(Some("more text than hangscope keeps of one process"));
             break;
         }
         frames.push(shown);
@@ -130,7 +132,6 @@ pub(super) fn library_of(frame: &Frame) -> Option<&'static str> {
         .find(|name| package(&format!("/{name}/")))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::library_of;
@@ -152,8 +153,14 @@ mod tests {
         assert_eq!(library("/src/trio/src/trio/_sync.py"), Some("trio"));
         assert_eq!(library("/src/trio/src/trio/_core/_tests/test_run.py"), None);
         assert_eq!(library("/home/me/trio/client.py"), None);
-        assert_eq!(library(&format!("{site}/anyio/to_thread.py")), Some("anyio"));
-        assert_eq!(library("/usr/lib/python3.14/asyncio/locks.py"), Some("asyncio"));
+        assert_eq!(
+            library(&format!("{site}/anyio/to_thread.py")),
+            Some("anyio")
+        );
+        assert_eq!(
+            library("/usr/lib/python3.14/asyncio/locks.py"),
+            Some("asyncio")
+        );
         assert_eq!(library("/home/me/asyncio/locks.py"), None);
     }
 }

@@ -82,7 +82,8 @@ impl<'a> Futures<'a> {
         match self.kind(object) {
             Kind::Native { .. } => true,
             Kind::Python { .. } => {
-                self.attribute(object, "_loop").is_some() && self.attribute(object, "_state").is_some()
+                self.attribute(object, "_loop").is_some()
+                    && self.attribute(object, "_state").is_some()
             }
             Kind::None => false,
         }
@@ -142,9 +143,11 @@ impl<'a> Futures<'a> {
                 let state = future.wrapping_add(self.layout.state);
                 self.heap.memory.i32(state) == Ok(0)
             }
-            Kind::Python { .. } => self
-                .attribute(future, "_state")
-                .is_some_and(|state| self.heap.string(state).is_ok_and(|state| state == "PENDING")),
+            Kind::Python { .. } => self.attribute(future, "_state").is_some_and(|state| {
+                self.heap
+                    .string(state)
+                    .is_ok_and(|state| state == "PENDING")
+            }),
             Kind::None => false,
         }
     }

@@ -90,7 +90,10 @@ const RECIPES: [(&str, &[Recipe]); 17] = [
         ],
     ),
     ("TaskGroup", &[("tasks", &["_tasks"], Kind::Length)]),
-    ("_GatheringFuture", &[("futures", &["_children"], Kind::Length)]),
+    (
+        "_GatheringFuture",
+        &[("futures", &["_children"], Kind::Length)],
+    ),
     (
         "Process",
         &[
@@ -111,7 +114,11 @@ const CHANNEL: &[Recipe] = &[
     ("buffered", &["_state", "buffer"], Kind::Length),
     ("max", &["_state", "max_buffer_size"], Kind::Number),
     ("senders", &["_state", "open_send_channels"], Kind::Number),
-    ("receivers", &["_state", "open_receive_channels"], Kind::Number),
+    (
+        "receivers",
+        &["_state", "open_receive_channels"],
+        Kind::Number,
+    ),
 ];
 
 /// The object with its facts; `None` where its class is not one that is known.
@@ -189,7 +196,11 @@ pub(super) fn length(heap: &Heap<'_>, object: u64) -> Option<u64> {
     let kind = heap.type_name(object).ok()?;
     match &*kind {
         "set" | "frozenset" => heap.memory.u64(object.wrapping_add(SET_USED)).ok(),
-        "collections.deque" | "list" | "tuple" | "bytearray" | "dict"
+        "collections.deque"
+        | "list"
+        | "tuple"
+        | "bytearray"
+        | "dict"
         | "collections.OrderedDict" => heap.length(object).ok(),
         _ => None,
     }

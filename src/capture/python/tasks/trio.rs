@@ -11,8 +11,8 @@ use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::slots;
 use crate::capture::python::with_blocks;
 use crate::model::{
-    Addr, Await, CancelScope, EventLoop, Grade, HolderEvidence, Key, Task, TaskHolder,
-    TaskLibrary, TaskState,
+    Addr, Await, CancelScope, EventLoop, Grade, HolderEvidence, Key, Task, TaskHolder, TaskLibrary,
+    TaskState,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -91,7 +91,7 @@ struct Context<'r, 'a> {
     /// What to take from trio's time to get `time.monotonic()`; unknown with a clock of the program's own.
     clock_offset: Option<f64>,
     init_task: Option<u64>,
-    system_nursery: Option<u64>,
+    main_task: Option<u64>,
     statuses: HashMap<u64, Status>,
 }
 
@@ -115,7 +115,7 @@ pub(super) fn event_loop(reader: &Reader<'_>, workers: &Workers, run: &Run<'_>) 
             .and_then(|clock| attribute(heap, clock, "offset"))
             .and_then(|offset| heap.float(offset).ok()),
         init_task: of_runner("init_task"),
-        system_nursery: of_runner("system_nursery"),
+        main_task: of_runner("main_task"),
         statuses: HashMap::new(),
     };
     let addresses = reader.affordable(task_addresses(heap, run.runner));
@@ -124,8 +124,11 @@ pub(super) fn event_loop(reader: &Reader<'_>, workers: &Workers, run: &Run<'_>) 
     let coroutines = addresses
         .iter()
         .filter_map(|task| attribute(heap, *task, "coro"));
-    heap.memory
-        .prefetch(coroutines.map(|coroutine| (coroutine, 512)).collect::<Vec<_>>());
+    heap.memory.prefetch(
+        coroutines
+            .map(|coroutine| (coroutine, 512))
+            .collect::<Vec<_>>(),
+    );
     let mut tasks: Vec<(u64, Task)> = addresses
         .iter()
         .filter_map(|address| context.task(*address))
@@ -152,10 +155,7 @@ pub(super) fn event_loop(reader: &Reader<'_>, workers: &Workers, run: &Run<'_>) 
     EventLoop {
         key: run.key(reader.process),
         library: TaskLibrary::Trio,
-        type_name: heap
-            .full_type_name(run.runner)
-            .unwrap_or_default()
-            .into(),
+        type_name: heap.full_type_name(run.runner).unwrap_or_default().into(),
         interpreter: run.state.state.interpreter.clone(),
         thread: None,
         thread_state: (!run.guest).then_some(run.state.state.address),
@@ -214,8 +214,10 @@ impl Context<'_, '_> {
                 .unwrap_or_else(|| "?".to_owned())
                 .into(),
             state,
-            system: Some(address) == self.init_task
-                || nursery.is_some() && nursery == self.system_nursery,
+            // What the init task has started besides the main task serves trio itself.
+            system: self.init_task.is_some()
+                && Some(address) != self.main_task
+                && (Some(address) == self.init_task || parent == self.init_task),
             parent: parent.map(|parent| self.key(parent)),
             nursery: nursery.map(Addr),
             awaits: waiting.then(|| self.awaits(&chain, deadline.filter(|_| !cancelled))),
@@ -261,8 +263,9 @@ impl Context<'_, '_> {
 
     /// Notes which of the task's functions has opened a scope, of those that matter.
     fn name_places(&self, scopes: &mut [CancelScope], chain: &Chain) {
-        let matters =
-            |scope: &CancelScope| scope.shield || scope.cancel_called || scope.deadline_ms.is_some();
+        let matters = |scope: &CancelScope| {
+            scope.shield || scope.cancel_called || scope.deadline_ms.is_some()
+        };
         if !scopes.iter().any(matters) {
             return;
         }

@@ -23,14 +23,17 @@ impl Workers {
                     }
                     "run" if ends_in(&frame.code.file, "concurrent/futures/thread.py") => {
                         let item = variable("self");
-                        let future = item.and_then(|item| {
-                            reader.heap.attribute(item, "future").ok().flatten()
-                        });
+                        let future = item
+                            .and_then(|item| reader.heap.attribute(item, "future").ok().flatten());
                         [future, None]
                     }
                     _ => continue,
                 };
-                by_work.extend(work.into_iter().flatten().map(|work| (work, state.state.address)));
+                by_work.extend(
+                    work.into_iter()
+                        .flatten()
+                        .map(|work| (work, state.state.address)),
+                );
             }
         }
         Self { by_work }
