@@ -5,7 +5,7 @@ use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
 use super::tasks::DebugSection;
-use super::{FutexWaiter, PythonProcess, interpreter, wait};
+use super::{FutexWaiter, PythonProcess, interpreter, tasks, wait};
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
 use crate::model::Key;
 use proptest::prelude::*;
@@ -87,6 +87,8 @@ proptest! {
             let codes = CodeCache::default();
             let census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
             let _ = wait::attribute(&heap, &census, &[waiter]);
+            let _ = tasks::read(&heap, &codes, &census, &key, &DebugSection::default(), &arena);
+            let _ = tasks::read_everywhere(&heap, &codes, &census, &key, (BASE..).step_by(16).take(64));
         }
         for object in (0..64).map(|index| BASE + 16 * index) {
             let _ = heap.string(object);

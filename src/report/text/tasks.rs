@@ -1,6 +1,6 @@
 //! The tasks of a process's event loops, as trees: trio's by nursery, asyncio's by who waits for whom.
 
-use super::super::clean;
+use super::super::{clean, clean_word};
 use super::layout::{Page, cut};
 use super::threads::{plural, spot};
 use crate::model::{
@@ -15,6 +15,12 @@ const MAX_LISTED: usize = 40;
 const MIN_ALIKE: usize = 4;
 /// Deepest level that is still indented.
 const MAX_INDENTED: usize = 8;
+/// Characters of a place that are kept before its line.
+const MIN_PLACE: usize = 6;
+/// Facts of an object that stand beside it.
+const MAX_INLINE: usize = 2;
+/// Milliseconds by which two deadlines may differ that are the same.
+const SAME_MS: u64 = 100;
 /// Tasks that are named in one line.
 const MAX_NAMED: usize = 3;
 
@@ -283,7 +289,13 @@ impl<'r> Tree<'r> {
             .call
             .as_ref()
             .or(awaits.object.as_ref().map(|object| &object.type_name));
-        let mut text = name.map_or_else(|| "waits".to_owned(), clean);
+        let mut text = match name {
+            None => "waits".to_owned(),
+            Some(_) if awaits.call.is_none() && !awaits.tasks.is_empty() => {
+                "a task's end".to_owned()
+            }
+            Some(name) => clean(name),
+        };
         if let Some(rest) = text.strip_prefix(prefix) {
             text = rest.to_owned();
         }
@@ -291,10 +303,15 @@ impl<'r> Tree<'r> {
             text.push_str(&format!(" fd {descriptor}"));
         }
         let state = state_of(awaits);
-        if !state.is_empty() {
-            text.push_str(&format!(" ({state})"));
+        if !state.is_empty() && state.len() <= MAX_INLINE {
+            text.push_str(&format!(" ({})", state.join(", ")));
         }
-        if let Some(left) = awaits.remaining_ms {
+        // What ends the wait of its parent as well is told there.
+        let parent = task.parent.as_ref().and_then(|key| self.task(key));
+        let inherited = parent.and_then(|parent| parent.awaits.as_ref()?.remaining_ms);
+        if let Some(left) = awaits.remaining_ms
+            && inherited.is_none_or(|inherited| inherited.abs_diff(left) > SAME_MS)
+        {
             text.push_str(&format!(" {}", left_of(left)));
         }
         text
@@ -303,6 +320,10 @@ impl<'r> Tree<'r> {
     fn notes(&self, process: &Process, task: &Task, own: &BTreeSet<usize>) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(awaits) = &task.awaits {
+            let state = state_of(awaits);
+            if state.len() > MAX_INLINE {
+                notes.push(state.join(", "));
+            }
             let holders = awaits.holders.iter().map(|holder| {
                 let known = holder.task.as_ref().and_then(|key| self.task(key));
                 let name = known.map_or_else(
@@ -341,7 +362,10 @@ impl<'r> Tree<'r> {
 /// How it stands with the cancellation of a task.
 fn cancellation(task: &Task, library: TaskLibrary) -> Option<String> {
     if task.cancelled {
-        let ends_tasks = task.awaits.as_ref().is_some_and(|awaits| !awaits.tasks.is_empty());
+        let ends_tasks = task
+            .awaits
+            .as_ref()
+            .is_some_and(|awaits| !awaits.tasks.is_empty());
         let text = match (library, task.uncancellable) {
             (TaskLibrary::Asyncio, _) => "cancel() was called",
             (TaskLibrary::Trio, true) if ends_tasks => "cancelled, waits for its tasks to end",
@@ -356,36 +380,28 @@ fn cancellation(task: &Task, library: TaskLibrary) -> Option<String> {
         return None;
     }
     let place = task.scopes.get(shield)?.place.as_ref();
-    let by = place.map_or_else(String::new, |place| format!(" in {}", clean(place)));
+    let by = place.map_or_else(String::new, |place| format!(" (in {})", clean(place)));
     Some(format!("cancelled from outside, but shielded{by}"))
 }
 
 /// What is worth telling of the object: what goes without saying is left out.
-fn state_of(awaits: &Await) -> String {
-    let Some(object) = &awaits.object else {
-        return String::new();
-    };
+fn state_of(awaits: &Await) -> Vec<String> {
     let said = |fact: &&ObjectFact| {
         !matches!(
             (fact.name.as_str(), fact.value.untrusted()),
             ("set", "false")
+                | ("state", "running")
                 | (
                     "locked" | "futures" | "tasks" | "closed" | "unfinished_tasks",
                     _
                 )
         )
     };
-    let facts = object.state.iter().filter(said);
+    let facts = awaits.object.iter().flat_map(|object| &object.state);
     facts
-        .map(|fact| {
-            format!(
-                "{} {}",
-                clean(&fact.name.as_str().into()),
-                clean(&fact.value)
-            )
-        })
-        .collect::<Vec<_>>()
-        .join(", ")
+        .filter(said)
+        .map(|fact| format!("{} {}", clean_word(&fact.name), clean(&fact.value)))
+        .collect()
 }
 
 /// A few names, and how many more.
@@ -401,7 +417,7 @@ fn some_of(names: impl Iterator<Item = String>) -> String {
 
 fn place(task: &Task) -> String {
     let own = task.frames.iter().find(|frame| !frame.is_library());
-    own.or(task.frames.first()).map_or_else(String::new, spot)
+    own.or(task.frames.last()).map_or_else(String::new, spot)
 }
 
 fn seconds(milliseconds: u64) -> String {
@@ -509,7 +525,7 @@ fn write_row(page: &mut Page, row: &Row<'_>, [name, what, place]: [usize; 3], al
     };
     let head = padded(&format!("{}{}", row.branch, row.name), name);
     let doing = padded(&row.what, what);
-    let line = format!("   {head}  {doing}  {}", cut(&row.place, place));
+    let line = format!("   {head}  {doing}  {}", cut_place(&row.place, place));
     page.line(&cut(line.trim_end(), page.width()));
     for note in &row.notes {
         let stem = padded(&row.below, name);
@@ -520,6 +536,17 @@ fn write_row(page: &mut Page, row: &Row<'_>, [name, what, place]: [usize; 3], al
             let stem = &row.below;
             page.line(&format!("   {stem}    {}", whole_spot(frame)));
         }
+    }
+}
+
+/// Cuts a place that is too long before its line, which tells more than the end of the file's name.
+fn cut_place(place: &str, width: usize) -> String {
+    match place.rfind(':') {
+        Some(colon) if place.width() > width && place.len() - colon + MIN_PLACE < width => {
+            let (head, line) = place.split_at(colon);
+            cut(head, width - line.width()) + line
+        }
+        _ => cut(place, width),
     }
 }
 

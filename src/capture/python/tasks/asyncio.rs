@@ -88,6 +88,32 @@ pub(super) fn event_loops(
     out
 }
 
+/// Hostile memory: each address as a task, as a future and as a loop.
+#[cfg(test)]
+pub(super) fn at_any(reader: &Reader<'_>, workers: &Workers, addresses: &[u64]) -> Vec<EventLoop> {
+    let Some(interpreter) = reader.census.interpreters.first() else {
+        return Vec::new();
+    };
+    let lists = Lists::of_any(interpreter, addresses, reader.heap.offsets.minor);
+    let mut out = event_loops(reader, workers, &lists);
+    let context = Context {
+        reader,
+        workers,
+        lists: &lists,
+        futures: Futures::new(reader.heap, lists.layout),
+        holders: HashMap::new(),
+    };
+    for address in addresses {
+        let _ = context.futures.behind(*address);
+        if let Some(draft) = context.draft(*address) {
+            let _ = context.awaits(&draft, *address, &[]);
+            let _ = context.task(draft);
+        }
+        out.push(context.event_loop(*address, reader.census.thread_states.first(), Vec::new()));
+    }
+    out
+}
+
 /// Which thread state runs a loop: by 3.14's own note, else by the frames that run it.
 fn threads_of_loops<'r>(
     reader: &'r Reader<'_>,

@@ -21,6 +21,21 @@ pub(super) struct Lists<'a> {
     pub(super) cut: bool,
 }
 
+#[cfg(test)]
+impl<'a> Lists<'a> {
+    /// Lists of addresses with anything behind them.
+    pub(super) fn of_any(interpreter: &'a Interpreter, tasks: &[u64], minor: u8) -> Self {
+        Self {
+            interpreter,
+            layout: TaskLayout::for_minor(minor),
+            tasks: tasks.to_vec(),
+            running: BTreeMap::new(),
+            loops: BTreeMap::new(),
+            cut: false,
+        }
+    }
+}
+
 impl Lists<'_> {
     /// Whether a second look saw the same.
     pub(super) fn same_as(&self, other: &Self) -> bool {

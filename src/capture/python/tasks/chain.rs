@@ -120,7 +120,7 @@ pub(super) fn library_of(frame: &Frame) -> Option<&'static str> {
         return file.contains("/asyncio/").then_some("asyncio");
     }
     let package = |name: &str| {
-        file.find(name).is_some_and(|at| {
+        file.rfind(name).is_some_and(|at| {
             let rest = &file[at + name.len()..];
             // All of trio's and anyio's own modules, and none of a project that is called like them.
             (rest.starts_with('_') || name == "/anyio/" && frame.is_library())

@@ -82,8 +82,12 @@ impl<'a> Futures<'a> {
         match self.kind(object) {
             Kind::Native { .. } => true,
             Kind::Python { .. } => {
-                self.attribute(object, "_loop").is_some()
-                    && self.attribute(object, "_state").is_some()
+                let has = |name| {
+                    self.heap
+                        .attribute(object, name)
+                        .is_ok_and(|value| value.is_some())
+                };
+                has("_loop") && has("_callbacks")
             }
             Kind::None => false,
         }
@@ -143,11 +147,16 @@ impl<'a> Futures<'a> {
                 let state = future.wrapping_add(self.layout.state);
                 self.heap.memory.i32(state) == Ok(0)
             }
-            Kind::Python { .. } => self.attribute(future, "_state").is_some_and(|state| {
-                self.heap
-                    .string(state)
-                    .is_ok_and(|state| state == "PENDING")
-            }),
+            // Until it changes, the state is an attribute of the class.
+            Kind::Python { .. } => {
+                let state = self.attribute(future, "_state");
+                self.is_really(future)
+                    && state.is_none_or(|state| {
+                        self.heap
+                            .string(state)
+                            .is_ok_and(|state| state == "PENDING")
+                    })
+            }
             Kind::None => false,
         }
     }

@@ -39,7 +39,19 @@ struct Reader<'a> {
     cut: Cell<Option<&'static str>>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(heap: &'a Heap<'a>, codes: &'a CodeCache, census: &'a Census, process: &'a Key) -> Self {
+        Self {
+            heap,
+            codes,
+            census,
+            process,
+            now: clock::monotonic(),
+            tasks_left: Cell::new(MAX_TASKS),
+            cut: Cell::new(None),
+        }
+    }
+
     /// Takes as many of `tasks` as may still be read.
     fn affordable(&self, mut tasks: Vec<u64>) -> Vec<u64> {
         let left = self.tasks_left.get();
@@ -67,15 +79,7 @@ pub(super) fn read(
     debug_section: &DebugSection,
     memory: &dyn Memory,
 ) -> (Vec<EventLoop>, Vec<Gap>) {
-    let reader = Reader {
-        heap,
-        codes,
-        census,
-        process,
-        now: clock::monotonic(),
-        tasks_left: Cell::new(MAX_TASKS),
-        cut: Cell::new(None),
-    };
+    let reader = Reader::new(heap, codes, census, process);
     let mut gaps = Vec::new();
     let runs = trio::runs(&reader);
     let workers = workers::Workers::of(&reader);
@@ -128,4 +132,21 @@ fn mark_moving(loops: &mut [EventLoop], is_meant: impl Fn(&EventLoop) -> bool) {
     for event_loop in loops.iter_mut().filter(|found| is_meant(found)) {
         event_loop.moving = true;
     }
+}
+
+/// Takes each of these addresses for a runner, a loop and a task, whatever is there.
+#[cfg(test)]
+pub(super) fn read_everywhere(
+    heap: &Heap<'_>,
+    codes: &CodeCache,
+    census: &Census,
+    process: &Key,
+    addresses: impl Iterator<Item = u64>,
+) -> Vec<EventLoop> {
+    let reader = Reader::new(heap, codes, census, process);
+    let workers = workers::Workers::of(&reader);
+    let addresses: Vec<u64> = addresses.collect();
+    let mut loops = trio::at_any(&reader, &workers, &addresses);
+    loops.extend(asyncio::at_any(&reader, &workers, &addresses));
+    loops
 }

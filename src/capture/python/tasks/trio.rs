@@ -104,20 +104,51 @@ struct Status {
     parent: Option<u64>,
 }
 
+impl<'r, 'a> Context<'r, 'a> {
+    fn new(reader: &'r Reader<'a>, workers: &'r Workers, runner: u64) -> Self {
+        let heap = reader.heap;
+        let of_runner = |name: &str| attribute(heap, runner, name);
+        let clock = of_runner("clock").filter(|clock| heap.is(*clock, "SystemClock"));
+        Self {
+            reader,
+            workers,
+            clock_offset: clock
+                .and_then(|clock| attribute(heap, clock, "offset"))
+                .and_then(|offset| heap.float(offset).ok()),
+            init_task: of_runner("init_task"),
+            main_task: of_runner("main_task"),
+            statuses: HashMap::new(),
+        }
+    }
+}
+
+/// Hostile memory: each address as a runner, and as a task.
+#[cfg(test)]
+pub(super) fn at_any(reader: &Reader<'_>, workers: &Workers, addresses: &[u64]) -> Vec<EventLoop> {
+    for address in addresses {
+        let mut context = Context::new(reader, workers, *address);
+        let _ = context.task(*address);
+        let _ = context.awaits(&chain::read(reader, *address), Some(1.0));
+        let _ = context.scopes(Some(*address), &chain::read(reader, *address));
+        let _ = context.holders(*address);
+    }
+    let Some(state) = reader.census.thread_states.first() else {
+        return Vec::new();
+    };
+    let run = |address: &u64| Run {
+        runner: *address,
+        state,
+        guest: false,
+    };
+    addresses
+        .iter()
+        .map(|address| event_loop(reader, workers, &run(address)))
+        .collect()
+}
+
 pub(super) fn event_loop(reader: &Reader<'_>, workers: &Workers, run: &Run<'_>) -> EventLoop {
     let heap = reader.heap;
-    let of_runner = |name: &str| attribute(heap, run.runner, name);
-    let clock = of_runner("clock").filter(|clock| heap.is(*clock, "SystemClock"));
-    let mut context = Context {
-        reader,
-        workers,
-        clock_offset: clock
-            .and_then(|clock| attribute(heap, clock, "offset"))
-            .and_then(|offset| heap.float(offset).ok()),
-        init_task: of_runner("init_task"),
-        main_task: of_runner("main_task"),
-        statuses: HashMap::new(),
-    };
+    let mut context = Context::new(reader, workers, run.runner);
     let addresses = reader.affordable(task_addresses(heap, run.runner));
     heap.memory
         .prefetch(addresses.iter().map(|task| (task.saturating_sub(32), 256)));
