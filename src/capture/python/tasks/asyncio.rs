@@ -1,12 +1,12 @@
 //! asyncio: event loops and their tasks.
 
-use super::Reader;
 use super::asyncio_lists::Lists;
 use super::awaited;
 use super::chain::{self, Chain};
 use super::futures::Futures;
 use super::objects;
 use super::workers::{Workers, ends_in};
+use super::{MAX_HOLDERS, Reader};
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
@@ -20,10 +20,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Most timers of one loop that are looked at.
 const MAX_TIMERS: usize = 1 << 20;
-/// Most tasks that are named as what one task waits for.
-const MAX_AWAITED: usize = 100_000;
-/// Most holders of one object that are named.
-const MAX_HOLDERS: usize = 100;
 
 /// A task on the way to becoming one of the model.
 struct Draft {
@@ -57,7 +53,7 @@ pub(super) fn event_loops(
         reader,
         workers,
         lists,
-        futures: Futures::new(heap, lists.layout),
+        futures: Futures::new(heap, lists.layout, &reader.edges_left),
         holders: HashMap::new(),
     };
     let drafts = context.drafts();
@@ -100,7 +96,7 @@ pub(super) fn at_any(reader: &Reader<'_>, workers: &Workers, addresses: &[u64]) 
         reader,
         workers,
         lists: &lists,
-        futures: Futures::new(reader.heap, lists.layout),
+        futures: Futures::new(reader.heap, lists.layout, &reader.edges_left),
         holders: HashMap::new(),
     };
     for address in addresses {
@@ -311,6 +307,7 @@ impl Context<'_, '_> {
         if let Some(object) = &awaits.object {
             awaits.holders = self.holders(draft.address, object.address.0);
         }
+        awaits.thread_state = self.workers.on(waiter);
         if let Some(work) = behind.work {
             awaits.thread_state = self.workers.on(work);
             let state = attribute(heap, work, "_state").and_then(|state| heap.string(state).ok());
@@ -326,7 +323,6 @@ impl Context<'_, '_> {
             .tasks
             .into_iter()
             .filter(|task| *task != draft.address && self.futures.is_pending(*task))
-            .take(MAX_AWAITED)
             .map(|task| self.key(task))
             .collect();
         let timer = library
@@ -351,7 +347,7 @@ impl Context<'_, '_> {
                 .and_then(|tasks| members(heap, tasks)),
             _ => None,
         };
-        for future in futures.unwrap_or_default().into_iter().take(MAX_AWAITED) {
+        for future in futures.unwrap_or_default().into_iter() {
             tasks.extend(self.futures.behind(future).tasks);
         }
         tasks.sort_unstable();

@@ -10,6 +10,9 @@ use crate::model::{Foreign, Frame};
 /// Most frames of one task that are kept.
 const MAX_FRAMES: usize = 1000;
 
+/// Functions by which anyio starts a task's own.
+const STARTERS: [&str; 2] = ["_run_coro", "_run_wrapped_task"];
+
 /// The frames of a task, innermost first.
 pub(super) struct Chain {
     pub(super) raw: Vec<RawFrame>,
@@ -82,6 +85,9 @@ impl Chain {
         let outermost = own.len().checked_sub(1)?;
         let library = library_of(self.frames.get(outermost)?)?;
         let mut index = outermost;
+        while index > 0 && STARTERS.contains(&&*own.get(index)?.code.name) {
+            index -= 1;
+        }
         let name = loop {
             let code = &own.get(index)?.code;
             match &*code.name {

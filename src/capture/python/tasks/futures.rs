@@ -4,11 +4,9 @@ use super::asyncio_layout::{FUTURE_CALLBACKS, FUTURE_FIRST_CALLBACK, FUTURE_LOOP
 use crate::capture::python::heap::{Heap, ObjectError};
 use crate::capture::python::offsets::fixed;
 use crate::capture::python::slots;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
-/// Most futures that are looked through for what one task waits for.
-const MAX_FUTURES: usize = 100_000;
 /// Most callbacks of one future that are looked at.
 const MAX_CALLBACKS: usize = 1000;
 /// Most variables of one callback's surroundings.
@@ -27,6 +25,8 @@ pub(super) struct Futures<'a> {
     heap: &'a Heap<'a>,
     layout: TaskLayout,
     kinds: RefCell<HashMap<u64, Kind>>,
+    /// Futures that may still be looked through.
+    left: &'a Cell<usize>,
 }
 
 /// What stands behind a future that is waited for.
@@ -40,11 +40,12 @@ pub(super) struct Behind {
 }
 
 impl<'a> Futures<'a> {
-    pub(super) fn new(heap: &'a Heap<'a>, layout: TaskLayout) -> Self {
+    pub(super) fn new(heap: &'a Heap<'a>, layout: TaskLayout, left: &'a Cell<usize>) -> Self {
         Self {
             heap,
             layout,
             kinds: RefCell::default(),
+            left,
         }
     }
 
@@ -181,9 +182,13 @@ impl<'a> Futures<'a> {
         let mut seen = HashSet::new();
         let mut open = vec![future];
         while let Some(future) = open.pop() {
-            if seen.len() > MAX_FUTURES || !seen.insert(future) {
+            if !seen.insert(future) {
                 continue;
             }
+            let Some(left) = self.left.get().checked_sub(1) else {
+                break;
+            };
+            self.left.set(left);
             if self.is_task(future) {
                 out.tasks.push(future);
             } else if self.heap.is(future, "_GatheringFuture") {

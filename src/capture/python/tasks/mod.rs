@@ -23,6 +23,11 @@ pub(super) use asyncio_layout::DebugSection;
 
 /// Most tasks of one process that are read.
 const MAX_TASKS: usize = 200_000;
+/// Most futures of one process that are looked through for who waits for whom. Thousands of tasks may each wait for
+/// thousands.
+const MAX_EDGES: usize = 1_000_000;
+/// Most holders of one object that are named.
+const MAX_HOLDERS: usize = 10;
 /// Most event loops of one process.
 const MAX_LOOPS: usize = 10_000;
 
@@ -35,6 +40,7 @@ struct Reader<'a> {
     /// The target's `time.monotonic()`.
     now: Option<f64>,
     tasks_left: Cell<usize>,
+    edges_left: Cell<usize>,
     /// Why some tasks, or frames of tasks, are missing.
     cut: Cell<Option<&'static str>>,
 }
@@ -48,6 +54,7 @@ impl<'a> Reader<'a> {
             process,
             now: clock::monotonic(),
             tasks_left: Cell::new(MAX_TASKS),
+            edges_left: Cell::new(MAX_EDGES),
             cut: Cell::new(None),
         }
     }
@@ -116,6 +123,11 @@ pub(super) fn read(
         if !matches!(again, Ok(Some(again)) if again.same_as(list)) {
             mark_moving(&mut loops, |found| list.has_loop(&found.key, process));
         }
+    }
+    if reader.edges_left.get() == 0 {
+        reader.cut.set(Some(
+            "more tasks that wait for tasks than hangscope follows",
+        ));
     }
     if let Some(cause) = reader.cut.get() {
         gaps.push(Gap::new(

@@ -1,10 +1,10 @@
 //! trio: the `Runner` of a run, found in the frames that run it, and the tasks that it lists.
 
-use super::Reader;
 use super::awaited;
 use super::chain::{self, Chain};
 use super::objects;
 use super::workers::{Workers, ends_in};
+use super::{MAX_HOLDERS, Reader};
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
@@ -18,8 +18,6 @@ use std::collections::{HashMap, HashSet};
 
 /// Most cancel scopes around one task.
 const MAX_SCOPES: usize = 1000;
-/// Most borrowers of a limiter that are named.
-const MAX_BORROWERS: usize = 100;
 /// Where a run's frames are.
 const RUN_FILE: &str = "trio/_core/_run.py";
 
@@ -391,7 +389,7 @@ impl Context<'_, '_> {
             .into_iter()
             .chain(borrowers)
             .filter(|holder| heap.is(*holder, "Task"))
-            .take(MAX_BORROWERS)
+            .take(MAX_HOLDERS)
             .map(|holder| TaskHolder {
                 task: Some(self.key(holder)),
                 by: HolderEvidence::OwnerField,

@@ -5,7 +5,7 @@ use crate::capture::python::slots;
 use crate::model::{Addr, Foreign};
 use std::collections::HashMap;
 
-/// Threads of pools that work, by what they work on: the functions of a trio job, the future of an executor's.
+/// Threads of pools that work, by what they work on: the functions of a trio job, the future of an executor's or anyio's.
 pub(super) struct Workers {
     by_work: HashMap<u64, Addr>,
 }
@@ -26,6 +26,9 @@ impl Workers {
                         let future = item
                             .and_then(|item| reader.heap.attribute(item, "future").ok().flatten());
                         [future, None]
+                    }
+                    "run" if ends_in(&frame.code.file, "anyio/_backends/_asyncio.py") => {
+                        [variable("future"), None]
                     }
                     _ => continue,
                 };
