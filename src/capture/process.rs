@@ -192,7 +192,7 @@ impl ProcessReader {
                 match python::locate(&maps, &cached) {
                     Located::Python(runtime) => {
                         tracing::debug!(version = runtime.version(), "found CPython");
-                        Kind::Python(Box::new(PythonProcess::new(*runtime, &maps)))
+                        Kind::Python(Box::new(PythonProcess::new(self.pid, *runtime, &maps)))
                     }
                     Located::NotPython => Kind::NotPython,
                     Located::Bits32 => Kind::Bits32,
@@ -479,6 +479,7 @@ fn assemble(
         test: pass.test,
         interpreters: merged.interpreters,
         threads: merged.threads,
+        event_loops: merged.event_loops,
         coverage,
         key,
     };

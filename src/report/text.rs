@@ -4,6 +4,7 @@ mod findings;
 mod inventory;
 mod layout;
 mod signals;
+mod tasks;
 mod threads;
 
 pub use inventory::inventory;

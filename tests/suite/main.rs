@@ -25,6 +25,7 @@ mod kernel_waits;
 mod offline;
 mod reports;
 mod stop;
+mod tasks;
 mod waits;
 mod watch;
 mod watch_abuse;
