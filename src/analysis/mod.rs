@@ -3,6 +3,7 @@
 //! A pure function of the samples: the same samples give the same analysis, live or from a saved file.
 
 mod case;
+mod chain;
 pub mod detectors;
 mod progress;
 mod signature;

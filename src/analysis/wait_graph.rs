@@ -1,7 +1,9 @@
 //! Who waits for whom, as typed edges. The only place that makes them.
 
 use super::case::destroyers;
-use crate::model::{EdgeKind, Grade, Key, Process, Snapshot, WaitEdge, WaitKind};
+use crate::model::{
+    EdgeKind, Grade, Holder, HolderEvidence, Key, Process, Snapshot, Wait, WaitEdge, WaitKind,
+};
 use std::collections::BTreeSet;
 
 /// All edges of a sample.
@@ -30,17 +32,9 @@ fn process_edges(process: &Process) -> Vec<WaitEdge> {
         if wait.kind == WaitKind::ThreadExit {
             continue;
         }
-        // Dumps of before there were holders have only the owner.
-        let owner = wait.owner.iter().filter(|_| wait.holders.is_empty());
-        let holders = wait
-            .holders
-            .iter()
-            .map(|holder| (&holder.thread, holder.grade));
-        for (thread, grade) in holders.chain(owner.map(|owner| (&owner.thread, owner.grade))) {
-            if let Some(thread) = thread
-                && grade >= Grade::Derived
-            {
-                push(EdgeKind::HeldBy, target, thread, grade);
+        for holder in wait.holders.iter().filter(|holder| is_firm(holder)) {
+            if let Some(thread) = &holder.thread {
+                push(EdgeKind::HeldBy, target, thread, holder.grade);
             }
         }
     }
@@ -99,16 +93,19 @@ pub(super) fn upstream(edges: &[WaitEdge], targets: &[&Key]) -> BTreeSet<Key> {
         .collect()
 }
 
-/// The thread that `thread` waits for: the one it joins, or the owner of the lock that it waits for.
-pub(super) fn next_thread<'e>(edges: &'e [WaitEdge], thread: &Key) -> Option<(&'e Key, EdgeKind)> {
-    let out = edges.iter().find(|edge| {
-        &edge.from == thread && matches!(edge.kind, EdgeKind::Joins | EdgeKind::WaitsFor)
-    })?;
-    if out.kind == EdgeKind::Joins {
-        return Some((&out.to, EdgeKind::Joins));
-    }
-    let holder = edges
-        .iter()
-        .find(|edge| edge.from == out.to && edge.kind == EdgeKind::HeldBy)?;
-    Some((&holder.to, EdgeKind::HeldBy))
+/// Who holds what is waited for, on evidence that is good enough to accuse someone: a holder that all such evidence agrees
+/// on. A lock that two threads seem to hold is held by one of them, and it is not known by which.
+pub(super) fn holder(wait: &Wait) -> Option<&Holder> {
+    let mut firm = wait.holders.iter().filter(|holder| is_firm(holder));
+    let first = firm.next()?;
+    firm.all(|other| other.thread == first.thread)
+        .then_some(first)
+}
+
+fn is_firm(holder: &Holder) -> bool {
+    let by_hearsay = matches!(
+        holder.by,
+        HolderEvidence::BareOwnerField | HolderEvidence::Reference
+    );
+    holder.grade >= Grade::Derived && !by_hearsay
 }
