@@ -1,7 +1,8 @@
 //! Words for threads, places and waits, shared by the detectors.
 
 use super::case::Closure;
-use crate::model::{Foreign, Frame, Process, Thread, Wait, WaitKind};
+use crate::model::{Addr, Foreign, Frame, HolderEvidence, Process, Thread, Wait, WaitKind};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A thread's name with its id: "`idle-nd` (tid 7)".
@@ -72,6 +73,71 @@ pub(super) fn waits(wait: &Wait) -> String {
         text.push_str(&format!(" ({} in all)", duration(length)));
     }
     text
+}
+
+/// The lock that is waited for: "`account.lock` (a _thread.lock)", "an RLock".
+pub(super) fn lock(wait: &Wait) -> String {
+    let Some(object) = &wait.object else {
+        return match wait.kind {
+            WaitKind::RLock => "an RLock",
+            WaitKind::Lock => "a Lock",
+            WaitKind::SharedFutex => "a lock between processes",
+            _ => "a lock",
+        }
+        .to_owned();
+    };
+    let type_name = object.type_name.untrusted();
+    let short = type_name.rsplit('.').next().unwrap_or(type_name);
+    let article = if type_name == short && short == "RLock" {
+        "an"
+    } else {
+        "a"
+    };
+    match &object.name {
+        Some(name) => format!("`{}` ({article} {type_name})", name.untrusted()),
+        None => format!("{article} {type_name}"),
+    }
+}
+
+/// The locks that several threads wait for. Two threads may call different locks by one name (`target.lock`): these get
+/// their addresses, too.
+pub(super) fn locks(waits: &[&Wait]) -> Vec<String> {
+    let named: Vec<String> = waits.iter().map(|wait| lock(wait)).collect();
+    let mut meant: BTreeMap<&str, BTreeSet<Option<Addr>>> = BTreeMap::new();
+    for (wait, name) in waits.iter().zip(&named) {
+        meant.entry(name).or_default().insert(wait.address);
+    }
+    waits
+        .iter()
+        .zip(&named)
+        .map(
+            |(wait, name)| match (meant.get(name.as_str()), wait.address) {
+                (Some(several), Some(address)) if several.len() > 1 => {
+                    format!("{name} at {address}")
+                }
+                _ => name.clone(),
+            },
+        )
+        .collect()
+}
+
+/// What says that a thread holds a lock.
+pub(super) fn holds_by(by: HolderEvidence) -> &'static str {
+    match by {
+        HolderEvidence::WithBlock => "it is in a `with` block of it",
+        HolderEvidence::SuspendedWithBlock => {
+            "a suspended generator or coroutine of it is in a `with` block of it"
+        }
+        HolderEvidence::OwnerField => "the lock's owner field names it",
+        HolderEvidence::ImportLock => "the import system has noted it as the one that imports",
+        HolderEvidence::ProcessLock => "the lock's own note says so",
+        HolderEvidence::BareOwnerField => {
+            "the lock's owner field may name it, or a thread that has ended"
+        }
+        HolderEvidence::Reference => {
+            "its frames reach the lock, which does not mean that it holds it"
+        }
+    }
 }
 
 fn on_file(wait: &Wait) -> String {
