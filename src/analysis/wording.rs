@@ -27,19 +27,7 @@ pub(super) fn place(thread: &Thread) -> Option<String> {
         let call = thread.wait.as_ref()?.call.as_ref()?;
         thread.frames().find(|frame| &frame.function == call)
     });
-    shown.or_else(|| thread.frames().next()).map(at)
-}
-
-/// "function (file.py:7)".
-pub(super) fn at(frame: &Frame) -> String {
-    match frame.line {
-        Some(line) => format!(
-            "{} ({}:{line})",
-            frame.function.untrusted(),
-            frame.file_name()
-        ),
-        None => format!("{} ({})", frame.function.untrusted(), frame.file_name()),
-    }
+    shown.or_else(|| thread.frames().next()).map(Frame::place)
 }
 
 /// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe:[5])".

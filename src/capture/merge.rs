@@ -1,11 +1,11 @@
 //! The one place where kernel and Python facts of a thread are joined, by thread id.
 
 use super::kernel::{self, Look, Stat};
-use super::python::{PythonPart, PythonWait, RawThreadState};
+use super::python::{PythonPart, PythonWait, RawHolder, RawThreadState, WaitTarget, library};
 use super::syscall::Meaning;
 use crate::model::{
-    Addr, Descriptor, Foreign, Frame, Gap, GapKind, Grade, Interpreter, Key, Owner, PythonRuntime,
-    Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
+    Addr, Descriptor, Foreign, Frame, Gap, GapKind, Grade, Holder, HolderEvidence, Interpreter,
+    Key, Owner, PythonRuntime, Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
 };
 use std::collections::BTreeMap;
 
@@ -55,10 +55,17 @@ pub(super) fn merge(
             states.entry(raw.native_id).or_default().push(raw);
         }
     }
+    let threads: BTreeMap<Tid, (Key, bool)> = raw_threads
+        .iter()
+        .map(|raw| (raw.native_id, (process.thread(raw.tid), raw.settled)))
+        .collect();
     for raw in raw_threads {
         let own_states = states.remove(&raw.native_id).unwrap_or_default();
         let wait = waits.remove(&raw.tid);
-        let thread = thread(process, raw, own_states, wait, file_of);
+        let mut thread = thread(process, raw, own_states, &wait, file_of);
+        if let (Some(wait), Some(python)) = (&mut thread.wait, wait) {
+            add_holders(wait, python, &threads);
+        }
         merged.gaps.extend(cut_stacks(&thread));
         merged.threads.push(thread);
     }
@@ -84,7 +91,7 @@ fn thread(
     process: &Key,
     raw: RawThread,
     mut states: Vec<RawThreadState>,
-    python_wait: Option<PythonWait>,
+    python_wait: &Option<PythonWait>,
     file_of: &dyn Fn(i32) -> Descriptor,
 ) -> Thread {
     // The thread state bound to the thread is the one that runs now; the others are suspended below it.
@@ -109,7 +116,8 @@ fn thread(
     };
     let mut wait = None;
     // A waiter on a GIL wakes every few milliseconds to ask for it, and may be seen doing that at the second look.
-    let asks_for_gil = matches!(python_wait, Some(PythonWait::Gil(_)));
+    let target = python_wait.as_ref().and_then(|wait| wait.target.as_ref());
+    let asks_for_gil = matches!(target, Some(WaitTarget::Gil(_)));
     if (raw.settled || raw.same_call || asks_for_gil)
         && let Some(meaning) = &raw.meaning
     {
@@ -117,7 +125,7 @@ fn thread(
         wait = Some(join_wait(
             process,
             meaning,
-            python_wait,
+            target,
             frames,
             raw.settled,
             file_of,
@@ -138,7 +146,7 @@ fn thread(
 fn join_wait(
     process: &Key,
     meaning: &Meaning,
-    python: Option<PythonWait>,
+    target: Option<&WaitTarget>,
     frames: &[Frame],
     settled: bool,
     file_of: &dyn Fn(i32) -> Descriptor,
@@ -159,25 +167,25 @@ fn join_wait(
         timed: meaning.timed,
         grade: if settled { Grade::Read } else { Grade::Derived },
     };
-    match python {
-        Some(PythonWait::Gil(key)) => {
+    match target {
+        Some(WaitTarget::Gil(key)) => {
             wait.kind = WaitKind::Gil;
-            wait.target = Some(key);
+            wait.target = Some(key.clone());
             // Waiters wake every few milliseconds to ask for it again; that is no deadline.
             wait.timed = Some(false);
             wait.remaining_ms = None;
         }
-        Some(PythonWait::ThreadExit { ident, address }) => {
+        Some(WaitTarget::ThreadExit { ident, address }) => {
             wait.kind = WaitKind::ThreadExit;
-            wait.address = Some(address);
+            wait.address = Some(*address);
             // The thread's key is filled in when all threads are known.
             wait.owner = Some(Owner {
-                ident: Addr(ident),
+                ident: Addr(*ident),
                 thread: None,
                 grade: wait.grade,
             });
         }
-        Some(PythonWait::Lock(lock)) => {
+        Some(WaitTarget::Lock(lock)) => {
             wait.kind = if lock.recursive {
                 WaitKind::RLock
             } else {
@@ -188,13 +196,56 @@ fn join_wait(
             wait.owner = lock.owner.map(|ident| Owner {
                 ident: Addr(ident),
                 thread: None,
-                grade: Grade::Derived,
+                grade: Grade::Guessed,
             });
         }
-        Some(PythonWait::Parked(address)) => wait.address = Some(address),
+        Some(WaitTarget::Import(lock)) => {
+            wait.kind = WaitKind::Lock;
+            wait.address = Some(*lock);
+            wait.target = Some(process.lock(*lock));
+        }
+        Some(WaitTarget::ProcessLock(lock)) => {
+            wait.address = Some(*lock);
+            wait.target = Some(process.lock(*lock));
+        }
+        Some(WaitTarget::Object(object)) => wait.address = Some(*object),
+        Some(WaitTarget::Parked(address)) => wait.address = Some(*address),
         None => {}
     }
     wait
+}
+
+/// The object waited on and who holds it. `threads`: keys by ids in the target's pid namespace, and whether each settled.
+fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key, bool)>) {
+    let settled = wait.grade == Grade::Read;
+    let holder = |raw: RawHolder| {
+        let thread = raw.native_id.and_then(|id| threads.get(&id));
+        // Two threads that both stood still did so at one instant.
+        let together = settled && thread.is_some_and(|(_, settled)| *settled);
+        let grade = match raw.by {
+            HolderEvidence::WithBlock | HolderEvidence::ImportLock if raw.direct && together => {
+                Grade::Read
+            }
+            HolderEvidence::WithBlock
+            | HolderEvidence::SuspendedWithBlock
+            | HolderEvidence::ImportLock
+            | HolderEvidence::OwnerField
+            | HolderEvidence::ProcessLock => Grade::Derived,
+            HolderEvidence::BareOwnerField | HolderEvidence::Reference => Grade::Guessed,
+        };
+        Holder {
+            thread: thread.map(|(key, _)| key.clone()),
+            by: raw.by,
+            place: raw.place,
+            grade,
+        }
+    };
+    wait.object = python.object;
+    wait.holders = python.holders.into_iter().map(&holder).collect();
+    wait.holders
+        .sort_by_key(|holder| std::cmp::Reverse(holder.grade));
+    wait.suspects = python.suspects.into_iter().map(&holder).collect();
+    wait.holder_unknown = python.holder_unknown;
 }
 
 /// Turns `pthread_t` values into threads.
@@ -219,6 +270,14 @@ fn resolve_idents(threads: &mut [Thread]) {
         if wait.kind == WaitKind::ThreadExit {
             wait.target = owner.thread.clone();
             wait.owner = None;
+            continue;
+        }
+        // The field is believed if something else says the same of that thread.
+        let agrees = wait.holders.iter().any(|holder| {
+            holder.thread == owner.thread && holder.by != HolderEvidence::BareOwnerField
+        });
+        if agrees {
+            owner.grade = Grade::Derived;
         }
     }
 }
@@ -261,7 +320,7 @@ fn library_call(frames: &[Frame]) -> Option<String> {
     }
     frames
         .iter()
-        .take_while(|frame| frame.is_stdlib() && !starts_a_task(frame))
+        .take_while(|frame| frame.is_stdlib() && !library::starts_a_task(frame))
         .take(16)
         .last()
         .map(|frame| frame.function.untrusted().to_owned())
@@ -276,14 +335,6 @@ fn idle_pool_worker(frame: &Frame) -> Option<&'static str> {
         }
         _ => None,
     }
-}
-
-/// Library code that runs the program's code rather than being called by it.
-fn starts_a_task(frame: &Frame) -> bool {
-    let function = frame.function.untrusted();
-    let name = function.rsplit('.').next().unwrap_or(function);
-    (frame.in_file("threading.py") && matches!(name, "run" | "_bootstrap_inner" | "_bootstrap"))
-        || (frame.in_file("concurrent/futures/thread.py") && matches!(name, "run" | "_worker"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
 use super::namespace::NamespaceIds;
 use super::pipes::PipeHolders;
-use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess};
+use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess};
 use super::syscall;
 use super::{CaptureError, ProcessResult};
 use crate::model::{
@@ -264,21 +264,19 @@ impl ProcessReader {
                 }
             }
         }
-        let waiters: Vec<FutexWaiter> = meanings
+        let blocked: Vec<BlockedThread> = meanings
             .iter()
-            .filter_map(|(tid, meaning)| {
-                Some(FutexWaiter {
-                    native_id: namespace.inner(*tid),
-                    tid: *tid,
-                    address: meaning.futex?,
-                })
+            .map(|(tid, meaning)| BlockedThread {
+                native_id: namespace.inner(*tid),
+                tid: *tid,
+                futex: meaning.futex,
             })
             .collect();
         let (mut part, mut test) = (None, None);
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
-            part = Some(process.read(self.pid, key, memory, &waiters, self.with_locals));
+            part = Some(process.read(self.pid, key, memory, &blocked, self.with_locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&cached, &at_start);
         }

@@ -45,6 +45,16 @@ impl Frame {
         &file[file.len() - name.len() - folder.len() - 1..]
     }
 
+    /// Function, file and line in a few words: `worker (pool.py:7)`. It is foreign text.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let function = self.function.untrusted();
+        match self.line {
+            Some(line) => format!("{function} ({}:{line})", self.file_name()),
+            None => format!("{function} ({})", self.file_name()),
+        }
+    }
+
     /// Whether the file's path ends in `suffix`, on a component boundary (`threading.py`,
     /// `concurrent/futures/thread.py`).
     #[must_use]

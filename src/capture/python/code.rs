@@ -25,6 +25,7 @@ pub(crate) struct Code {
     line_table: Vec<u8>,
     lines: RefCell<HashMap<i64, Option<u32>>>,
     variables: OnceCell<Rc<[String]>>,
+    names: OnceCell<Rc<[String]>>,
     exceptions: OnceCell<Rc<[ExceptionEntry]>>,
 }
 
@@ -88,11 +89,12 @@ fn read(heap: &Heap<'_>, address: u64) -> Result<Code, ObjectError> {
         line_table: heap.byte_string(table, MAX_LINE_TABLE).unwrap_or_default(),
         lines: RefCell::default(),
         variables: OnceCell::new(),
+        names: OnceCell::new(),
         exceptions: OnceCell::new(),
     })
 }
 
-/// Most variables of one function that are looked at.
+/// Most variables or names of one function that are looked at.
 const MAX_VARIABLES: usize = 4096;
 
 impl Code {
@@ -143,13 +145,17 @@ impl Code {
                 all
             }
         };
-        heap.memory
-            .prefetch(objects.iter().map(|object| (*object, 64)));
-        objects
-            .into_iter()
-            .take(MAX_VARIABLES)
-            .map(|name| heap.string(name))
-            .collect()
+        strings(heap, &objects)
+    }
+
+    /// Names of the globals and attributes that it uses.
+    pub(crate) fn names(&self, heap: &Heap<'_>) -> Rc<[String]> {
+        let read = || -> Result<Vec<String>, ObjectError> {
+            let names = self.address.wrapping_add(heap.offsets.code_names);
+            strings(heap, &heap.tuple(heap.memory.u64(names)?)?)
+        };
+        let names = self.names.get_or_init(|| read().unwrap_or_default().into());
+        Rc::clone(names)
     }
 
     /// Number of places for variables in a frame, before its evaluation stack.
@@ -169,4 +175,14 @@ impl Code {
             .get_or_init(|| with_blocks::exception_table(heap, self.address).into());
         Rc::clone(entries)
     }
+}
+
+fn strings(heap: &Heap<'_>, objects: &[u64]) -> Result<Vec<String>, ObjectError> {
+    heap.memory
+        .prefetch(objects.iter().map(|object| (*object, 64)));
+    objects
+        .iter()
+        .take(MAX_VARIABLES)
+        .map(|name| heap.string(*name))
+        .collect()
 }

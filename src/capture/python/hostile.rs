@@ -4,7 +4,7 @@ use super::code::CodeCache;
 use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
-use super::{FutexWaiter, PythonProcess, interpreter, wait};
+use super::{BlockedThread, PythonProcess, interpreter, waits};
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
 use crate::model::Key;
 use proptest::prelude::*;
@@ -75,7 +75,7 @@ proptest! {
             },
             environ: Some(BASE),
         };
-        let waiter = FutexWaiter { native_id: 1, tid: 1, address: BASE + futex % (pages * PAGE) };
+        let waiter = BlockedThread { native_id: 1, tid: 1, futex: Some(BASE + futex % (pages * PAGE)) };
         let key = Key::process(1, 1);
         // Past the check for a main interpreter, which garbage seldom passes.
         let offsets = for_minor(minor).expect("in range");
@@ -84,7 +84,7 @@ proptest! {
         if let Ok(skeleton) = interpreter::skeleton(&heap, BASE) {
             let codes = CodeCache::default();
             let census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
-            let _ = wait::attribute(&heap, &census, &[waiter]);
+            let _ = waits::attribute(&heap, &census, &[waiter]);
         }
         for object in (0..64).map(|index| BASE + 16 * index) {
             let _ = heap.string(object);

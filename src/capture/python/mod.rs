@@ -5,7 +5,9 @@ pub(super) mod environ;
 mod frame;
 mod generator;
 mod heap;
+mod holders;
 mod interpreter;
+pub(super) mod library;
 mod lines;
 mod locals;
 mod names;
@@ -15,7 +17,7 @@ mod qualname;
 mod runtime;
 mod signals;
 mod slots;
-mod wait;
+mod waits;
 mod with_blocks;
 
 use super::maps::Maps;
@@ -27,10 +29,11 @@ use code::CodeCache;
 use heap::Heap;
 use interpreter::Skeleton;
 
+pub(crate) use holders::RawHolder;
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
 pub(crate) use runtime::{Located, Runtime, locate};
-pub(crate) use wait::PythonWait;
+pub(crate) use waits::{PythonWait, WaitTarget};
 
 /// How often changing lists are read anew before that is reported.
 const MAX_ATTEMPTS: usize = 3;
@@ -52,13 +55,14 @@ pub(crate) struct PythonPart {
     pub(crate) gaps: Vec<Gap>,
 }
 
-/// A thread that sits in a futex call: its address, to be attributed while memory and kernel agree.
+/// A thread that sits in a system call, to be told what it waits for while memory and kernel agree.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FutexWaiter {
+pub(crate) struct BlockedThread {
     /// In the target's pid namespace.
     pub(crate) native_id: Tid,
     pub(crate) tid: Tid,
-    pub(crate) address: u64,
+    /// The futex word that it waits on, if it does.
+    pub(crate) futex: Option<u64>,
 }
 
 impl PythonProcess {
@@ -87,12 +91,12 @@ impl PythonProcess {
         pid: Pid,
         key: &Key,
         memory: &dyn Memory,
-        waiters: &[FutexWaiter],
+        blocked: &[BlockedThread],
         with_locals: bool,
     ) -> PythonPart {
         match (&self.runtime.offsets, self.runtime.address) {
             (Some(_), Some(address)) if !self.runtime.free_threaded => {
-                self.read_own(key, memory, address, waiters, with_locals)
+                self.read_own(key, memory, address, blocked, with_locals)
             }
             _ => self.read_by_pyspy(pid, key),
         }
@@ -103,7 +107,7 @@ impl PythonProcess {
         key: &Key,
         memory: &dyn Memory,
         address: u64,
-        waiters: &[FutexWaiter],
+        blocked: &[BlockedThread],
         with_locals: bool,
     ) -> PythonPart {
         let mut part = self.empty_part(PythonReader::Own);
@@ -141,7 +145,7 @@ impl PythonProcess {
             let codes = CodeCache::default();
             let mut census =
                 interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
-            part.waits = wait::attribute(&heap, &census, waiters);
+            part.waits = waits::attribute(&heap, &census, blocked);
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
                 .is_ok_and(|thread_state| thread_state != 0);

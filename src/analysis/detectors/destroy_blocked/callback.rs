@@ -11,7 +11,7 @@ impl<'c> Scene<'c, '_> {
             // Past the callbacks, Python code is a finalizer.
             Some(frame) if self.interpreter.torn_down_by.is_some() => self.unknown(&format!(
                 "in {}, run while the interpreter is torn down",
-                wording::at(frame)
+                frame.place()
             )),
             Some(callback) if self.interpreter.finalizing => self.callback(callback),
             _ => self.unknown("in native code"),
@@ -34,13 +34,13 @@ impl<'c> Scene<'c, '_> {
                     "interpreter {} ends, its thread shutdown is over or runs callbacks, its teardown has not begun: what \
                      runs is the exit callback {}",
                     self.interpreter.id,
-                    wording::at(callback)
+                    callback.place()
                 ),
                 &[(&self.interpreter.key, "finalizing"), (&self.waiter.key, "python")],
             ),
             self.case.fact(
                 self.grade_of_wait(self.waiter),
-                format!("it {waits} at {}", wording::at(inner)),
+                format!("it {waits} at {}", inner.place()),
                 &[(&self.waiter.key, "wait")],
             ),
         ];
@@ -92,7 +92,7 @@ impl<'c> Scene<'c, '_> {
             certainty,
             reason: format!(
                 "in its exit callback {}, which {waits}{held}",
-                wording::at(callback)
+                callback.place()
             ),
             blockers,
             evidence,

@@ -195,9 +195,6 @@ impl<'c> Scene<'c, '_> {
             .iter()
             .find(|frame| !frame.is_library())
             .unwrap_or(caller);
-        format!(
-            "is ending sub-interpreter {n} ({call} in {})",
-            wording::at(spot)
-        )
+        format!("is ending sub-interpreter {n} ({call} in {})", spot.place())
     }
 }

@@ -103,6 +103,9 @@ impl<'c> Scene<'c, '_> {
     /// The thread that the owner field of the RLock names that `thread` waits for.
     pub(super) fn owner_of_awaited_lock(&self, thread: &Thread) -> Option<&'c Thread> {
         let owner = thread.wait.as_ref()?.owner.as_ref()?;
+        if owner.grade < Grade::Derived {
+            return None;
+        }
         self.process.thread(owner.thread.as_ref()?)
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct Offsets {
     pub(crate) code_first_line: u64,
     pub(crate) code_instructions: u64,
     pub(crate) code_stack_size: u64,
+    /// `co_names`: the globals and attributes that it uses.
+    pub(crate) code_names: u64,
     pub(crate) code_variables: Variables,
     // PyFunctionObject
     pub(crate) function_code: u64,

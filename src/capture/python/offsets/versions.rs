@@ -92,6 +92,7 @@ fn v3_10() -> Offsets {
         code_first_line: 40,
         code_instructions: 48,
         code_stack_size: 32,
+        code_names: 64,
         code_variables: Variables::Three(72, 88, 80),
         generator: GeneratorLayout::Pointer(16),
         dict_keys: DictKeysLayout::Sized,
@@ -148,6 +149,7 @@ fn v3_11() -> Offsets {
         code_first_line: 72,
         code_instructions: 184,
         code_stack_size: 68,
+        code_names: 32,
         code_variables: Variables::One {
             names: 96,
             count: 76,

@@ -1,0 +1,512 @@
+//! Who holds the locks that threads wait for. In order of strength: a frame that is in a `with` block of the lock; the
+//! import system's note; an RLock's owner field that something else confirms. A plain lock taken by `acquire()` notes
+//! nobody: then the frames that reach it are named, as suspects.
+
+use super::code::{Code, CodeCache};
+use super::frame::RawFrame;
+use super::generator;
+use super::heap::Heap;
+use super::interpreter::{Census, RawThreadState};
+use super::offsets::fixed;
+use super::slots;
+use super::waits::{self, LockWait, PythonWait, WaitTarget};
+use super::with_blocks;
+use crate::model::{Foreign, HolderEvidence, Tid};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most frames of one thread that are searched for `with` blocks.
+const MAX_FRAMES: usize = 20_000;
+/// Most attributes of a context manager that are looked at for locks.
+const MAX_ATTRIBUTES: usize = 64;
+/// Most holders or suspects that are told of one lock.
+const MAX_TOLD: usize = 8;
+/// Most objects whose attributes are searched for suspects, in one process.
+const MAX_SEARCHED: usize = 50_000;
+/// Innermost frames of a thread that are searched for suspects.
+const MAX_SUSPECT_FRAMES: usize = 64;
+
+/// A holder, before thread ids are translated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawHolder {
+    /// In the target's pid namespace; absent when it has ended.
+    pub(crate) native_id: Option<Tid>,
+    pub(crate) by: HolderEvidence,
+    pub(crate) place: Option<Foreign>,
+    /// The evidence is about the lock itself rather than an object that has it.
+    pub(crate) direct: bool,
+}
+
+/// Of the thread states of one thread, the one that runs now; the others are suspended below it.
+pub(super) fn running<'s>(states: &[&'s RawThreadState]) -> Option<&'s RawThreadState> {
+    states.iter().copied().min_by_key(|raw| {
+        (
+            !raw.bound,
+            raw.state.frames.is_empty(),
+            -raw.state.interpreter_id,
+        )
+    })
+}
+
+/// Fills in holders and suspects of all waits. Each comes with the tid and the native id of its thread.
+pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, PythonWait)]) {
+    let wanted: BTreeSet<u64> = waits
+        .iter()
+        .flat_map(|(_, _, wait)| lockable(wait))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let mut search = Search {
+        heap,
+        wanted,
+        found: BTreeMap::new(),
+    };
+    for raw in &census.thread_states {
+        search.with_blocks(raw);
+    }
+    let idents: BTreeMap<u64, &RawThreadState> = census
+        .thread_states
+        .iter()
+        .map(|raw| (raw.state.ident.0, raw))
+        .collect();
+    for (_, native_id, wait) in waits.iter_mut() {
+        search.fill(wait, *native_id, &idents);
+    }
+    let open: BTreeSet<u64> = waits
+        .iter()
+        .filter(|(_, _, wait)| wait.holders.is_empty())
+        .flat_map(|(_, _, wait)| suspicious(wait))
+        .collect();
+    if open.is_empty() {
+        return;
+    }
+    let reached = reached(heap, census, &open);
+    // Whoever waits for the same does not hold it.
+    let mut fellows: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
+    for (_, native_id, wait) in waits.iter() {
+        for object in suspicious(wait) {
+            fellows.entry(object).or_default().insert(*native_id);
+        }
+    }
+    for (_, _, wait) in waits.iter_mut().filter(|wait| wait.2.holders.is_empty()) {
+        let mut suspects: Vec<RawHolder> = Vec::new();
+        for object in suspicious(wait) {
+            for suspect in reached.get(&object).into_iter().flatten() {
+                let waits_too = suspect
+                    .native_id
+                    .is_some_and(|id| fellows.get(&object).is_some_and(|all| all.contains(&id)));
+                if !waits_too && !suspects.contains(suspect) {
+                    suspects.push(suspect.clone());
+                }
+            }
+        }
+        suspects.truncate(MAX_TOLD);
+        wait.suspects = suspects;
+        if let Some(WaitTarget::Lock(lock)) = &wait.target
+            && !lock.recursive
+            && is_the_lock_itself(wait)
+        {
+            wait.holder_unknown = Some(
+                "it was taken by acquire() rather than by a with block, and a plain lock does not note by whom".into(),
+            );
+        }
+    }
+}
+
+/// Whether the program waits for the lock, and not for a signal that a library passes on by a lock of its own, as
+/// `Condition.wait` does.
+fn is_the_lock_itself(wait: &PythonWait) -> bool {
+    match (&wait.target, &wait.object) {
+        (Some(WaitTarget::Lock(lock)), Some(object)) => object.address == lock.object,
+        _ => false,
+    }
+}
+
+/// Addresses whose holder answers who is waited for: the lock, and the object around it.
+fn lockable(wait: &PythonWait) -> Vec<u64> {
+    let target = match &wait.target {
+        Some(WaitTarget::Lock(lock)) => Some(lock.object.0),
+        Some(WaitTarget::ProcessLock(object)) => Some(object.0),
+        _ => None,
+    };
+    let object = wait.object.as_ref().map(|object| object.address.0);
+    target
+        .into_iter()
+        .chain(object.filter(|object| target.is_some_and(|target| target != *object)))
+        .collect()
+}
+
+/// Addresses whom to suspect of when nobody is known to hold it.
+fn suspicious(wait: &PythonWait) -> Vec<u64> {
+    let object = wait.object.as_ref().map(|object| object.address.0);
+    match &wait.target {
+        Some(WaitTarget::Lock(lock)) => {
+            let around = object.filter(|object| *object != lock.object.0);
+            [lock.object.0].into_iter().chain(around).collect()
+        }
+        Some(WaitTarget::Object(object)) => vec![object.0],
+        _ => Vec::new(),
+    }
+}
+
+/// The search for `with` blocks of what is waited for.
+struct Search<'h> {
+    heap: &'h Heap<'h>,
+    wanted: BTreeSet<u64>,
+    found: BTreeMap<u64, Vec<RawHolder>>,
+}
+
+impl Search<'_> {
+    /// All blocks that a thread state's frames are in.
+    fn with_blocks(&mut self, raw: &RawThreadState) {
+        // Conditions that the frames inwards of the present one wait on: they have released their locks.
+        let mut released = BTreeSet::new();
+        for frame in raw.raw_frames.iter().take(MAX_FRAMES) {
+            if frame.code.name == "wait"
+                && frame.code.file.untrusted().ends_with("/threading.py")
+                && let Some(condition) = slots::variable(self.heap, frame, "self")
+                && self.heap.is_instance(condition, "Condition")
+            {
+                released.insert(condition);
+                released.extend(self.heap.attribute(condition, "_lock").ok().flatten());
+            }
+            for block in with_blocks::active(self.heap, frame) {
+                let place = Some(place(self.heap, frame));
+                let native_id = Some(raw.native_id);
+                self.note(block.manager, &released, native_id, &place);
+            }
+            self.generators(raw, frame);
+        }
+    }
+
+    /// Suspended generators that a frame refers to and that are in a `with` block.
+    fn generators(&mut self, raw: &RawThreadState, frame: &RawFrame) {
+        let codes = CodeCache::default();
+        for (_, value) in slots::variables(self.heap, frame).unwrap_or_default() {
+            if generator::is_generator(self.heap, value) {
+                self.generator(&codes, raw, value);
+            }
+        }
+    }
+
+    fn generator(&mut self, codes: &CodeCache, raw: &RawThreadState, object: u64) {
+        let Some((inner, true)) = generator::frame_of(self.heap, codes, object) else {
+            return;
+        };
+        for block in with_blocks::active(self.heap, &inner) {
+            for lock in self.locks_of(block.manager) {
+                self.add(
+                    lock,
+                    RawHolder {
+                        native_id: Some(raw.native_id),
+                        by: HolderEvidence::SuspendedWithBlock,
+                        place: Some(place(self.heap, &inner)),
+                        direct: lock == block.manager,
+                    },
+                );
+            }
+        }
+    }
+
+    fn note(
+        &mut self,
+        manager: u64,
+        released: &BTreeSet<u64>,
+        native_id: Option<Tid>,
+        place: &Option<Foreign>,
+    ) {
+        for lock in self.locks_of(manager) {
+            if !released.contains(&lock) && !released.contains(&manager) {
+                let direct = lock == manager || self.heap.is_instance(manager, "Condition");
+                self.add(
+                    lock,
+                    RawHolder {
+                        native_id,
+                        by: HolderEvidence::WithBlock,
+                        place: place.clone(),
+                        direct,
+                    },
+                );
+            }
+        }
+        // `@contextmanager`: the block's body is where the generator is suspended.
+        if let Ok(Some(generator)) = self.heap.attribute(manager, "gen")
+            && let Some((inner, true)) =
+                generator::frame_of(self.heap, &CodeCache::default(), generator)
+        {
+            for block in with_blocks::active(self.heap, &inner) {
+                for lock in self.locks_of(block.manager) {
+                    if !released.contains(&lock) {
+                        self.add(
+                            lock,
+                            RawHolder {
+                                native_id,
+                                by: HolderEvidence::SuspendedWithBlock,
+                                place: place.clone(),
+                                direct: lock == block.manager,
+                            },
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// What of the wanted a context manager stands for: itself, or locks among its attributes (a `Condition`'s, a class's
+    /// own). A lock that nobody has taken is not held.
+    fn locks_of(&self, manager: u64) -> Vec<u64> {
+        let is_lock = |object: u64| {
+            self.heap.is(object, "_thread.lock") || self.heap.is(object, "_thread.RLock")
+        };
+        if is_lock(manager) {
+            let held = self.wanted.contains(&manager) && waits::is_locked(self.heap, manager);
+            return held.then_some(manager).into_iter().collect();
+        }
+        let mut out = Vec::new();
+        if self.wanted.contains(&manager) {
+            out.push(manager);
+        }
+        let attributes = self.heap.attributes(manager).unwrap_or_default();
+        for (_, value) in attributes.into_iter().take(MAX_ATTRIBUTES) {
+            if !self.wanted.contains(&value) {
+                continue;
+            }
+            let held = if is_lock(value) {
+                waits::is_locked(self.heap, value)
+            } else {
+                self.heap.is(value, "_multiprocessing.SemLock")
+            };
+            if held {
+                out.push(value);
+            }
+        }
+        out
+    }
+
+    fn add(&mut self, lock: u64, holder: RawHolder) {
+        let holders = self.found.entry(lock).or_default();
+        let known = holders.iter().any(|known| {
+            known.native_id == holder.native_id && (known.by <= holder.by || known.direct)
+        });
+        if !known && holders.len() < MAX_TOLD {
+            holders.push(holder);
+        }
+    }
+
+    /// What was found of a wait, and what its lock notes itself.
+    fn fill(&self, wait: &mut PythonWait, native_id: Tid, idents: &BTreeMap<u64, &RawThreadState>) {
+        let mut holders: Vec<RawHolder> = Vec::new();
+        for holder in lockable(wait)
+            .iter()
+            .filter_map(|object| self.found.get(object))
+            .flatten()
+        {
+            let known = holders
+                .iter()
+                .any(|known| known.native_id == holder.native_id && known.by == holder.by);
+            if !known {
+                holders.push(holder.clone());
+            }
+        }
+        match &wait.target {
+            Some(WaitTarget::Lock(lock)) => {
+                if let Some(owner) = self.owner(lock, &holders, idents) {
+                    holders.push(owner);
+                }
+            }
+            Some(WaitTarget::Import(lock)) => {
+                let owner = waits::import_owner(self.heap, lock.0);
+                if let Some(owner) = owner {
+                    holders.push(RawHolder {
+                        native_id: idents.get(&owner).map(|raw| raw.native_id),
+                        by: HolderEvidence::ImportLock,
+                        place: None,
+                        direct: true,
+                    });
+                }
+            }
+            Some(WaitTarget::ProcessLock(lock)) => {
+                let (holder, unknown) = self.process_lock(lock.0, idents);
+                holders.extend(holder);
+                if holders.is_empty() {
+                    wait.holder_unknown = unknown.map(Into::into);
+                }
+            }
+            _ => {}
+        }
+        // A waiter that is in a block of the very object that it waits on waits within it, as for a Condition.
+        if !is_lock_target(wait) {
+            holders.retain(|holder| holder.native_id != Some(native_id));
+        }
+        holders.truncate(MAX_TOLD);
+        wait.holders = holders;
+    }
+
+    /// The owner field of an RLock. The id in it is that of a thread that may have ended, and of another one since; so it
+    /// is believed if a frame of that thread reaches the lock.
+    fn owner(
+        &self,
+        lock: &LockWait,
+        holders: &[RawHolder],
+        idents: &BTreeMap<u64, &RawThreadState>,
+    ) -> Option<RawHolder> {
+        let owner = lock.owner?;
+        if !waits::is_locked(self.heap, lock.object.0) {
+            return None;
+        }
+        let Some(raw) = idents.get(&owner) else {
+            return Some(RawHolder {
+                native_id: None,
+                by: HolderEvidence::OwnerField,
+                place: None,
+                direct: true,
+            });
+        };
+        if holders
+            .iter()
+            .any(|holder| holder.native_id == Some(raw.native_id))
+        {
+            return None; // known by better evidence
+        }
+        let reaching = raw
+            .raw_frames
+            .iter()
+            .take(MAX_SUSPECT_FRAMES)
+            .find(|frame| reaches(self.heap, frame, lock.object.0));
+        let contradicted = !holders.is_empty();
+        Some(RawHolder {
+            native_id: Some(raw.native_id),
+            by: match reaching {
+                Some(_) if !contradicted => HolderEvidence::OwnerField,
+                _ => HolderEvidence::BareOwnerField,
+            },
+            place: reaching.map(|frame| place(self.heap, frame)),
+            direct: true,
+        })
+    }
+
+    /// A `multiprocessing` lock notes whether this process holds it, and by which thread.
+    fn process_lock(
+        &self,
+        lock: u64,
+        idents: &BTreeMap<u64, &RawThreadState>,
+    ) -> (Option<RawHolder>, Option<&'static str>) {
+        let memory = self.heap.memory;
+        let count = memory.i32(lock.wrapping_add(fixed::SEMLOCK_COUNT));
+        let last = memory.u64(lock.wrapping_add(fixed::SEMLOCK_LAST_THREAD));
+        match (count, last) {
+            (Ok(count), Ok(last)) if count > 0 => (
+                Some(RawHolder {
+                    native_id: idents.get(&last).map(|raw| raw.native_id),
+                    by: HolderEvidence::ProcessLock,
+                    place: None,
+                    direct: true,
+                }),
+                None,
+            ),
+            (Ok(0), _) => (
+                None,
+                Some(
+                    "this process does not hold it: another process does, or one that has ended did",
+                ),
+            ),
+            _ => (None, None),
+        }
+    }
+}
+
+fn is_lock_target(wait: &PythonWait) -> bool {
+    is_the_lock_itself(wait) || matches!(wait.target, Some(WaitTarget::Import(_)))
+}
+
+/// "function (file.py:7)", as reports show it.
+fn place(heap: &Heap<'_>, frame: &RawFrame) -> Foreign {
+    let code: &Code = &frame.code;
+    code.frame(heap, frame.address, frame.offset).place().into()
+}
+
+/// Whether a frame refers to an object: by a variable, an attribute of one, or a global that its code uses.
+fn reaches(heap: &Heap<'_>, frame: &RawFrame, object: u64) -> bool {
+    waits::name_of(heap, frame, object).is_some()
+}
+
+/// Threads by objects that their frames reach: by a variable, a global that their code uses, or an attribute of one.
+fn reached(
+    heap: &Heap<'_>,
+    census: &Census,
+    wanted: &BTreeSet<u64>,
+) -> BTreeMap<u64, Vec<RawHolder>> {
+    let mut out: BTreeMap<u64, Vec<RawHolder>> = BTreeMap::new();
+    let mut search = Reach {
+        heap,
+        wanted,
+        by_object: BTreeMap::new(),
+        by_code: BTreeMap::new(),
+    };
+    for raw in &census.thread_states {
+        let mut known = BTreeSet::new();
+        for frame in raw.raw_frames.iter().take(MAX_SUSPECT_FRAMES) {
+            for object in search.from_frame(frame) {
+                if known.insert(object) {
+                    out.entry(object).or_default().push(RawHolder {
+                        native_id: Some(raw.native_id),
+                        by: HolderEvidence::Reference,
+                        place: Some(place(heap, frame)),
+                        direct: true,
+                    });
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The search for what refers to the wanted objects; each object and each function's globals are searched once.
+struct Reach<'h> {
+    heap: &'h Heap<'h>,
+    wanted: &'h BTreeSet<u64>,
+    by_object: BTreeMap<u64, Vec<u64>>,
+    by_code: BTreeMap<u64, Vec<u64>>,
+}
+
+impl Reach<'_> {
+    fn from_frame(&mut self, frame: &RawFrame) -> Vec<u64> {
+        let mut out = Vec::new();
+        for (_, value) in slots::variables(self.heap, frame).unwrap_or_default() {
+            out.extend(self.from_object(value));
+        }
+        let code = frame.code.address;
+        if !self.by_code.contains_key(&code) {
+            // A module's code names all that the module defines.
+            let globals = if frame.code.name == "<module>" {
+                Vec::new()
+            } else {
+                waits::used_globals(self.heap, frame)
+            };
+            let found = globals
+                .into_iter()
+                .flat_map(|(_, value)| self.from_object(value))
+                .collect();
+            self.by_code.insert(code, found);
+        }
+        out.extend(self.by_code.get(&code).into_iter().flatten());
+        out
+    }
+
+    fn from_object(&mut self, object: u64) -> Vec<u64> {
+        if self.wanted.contains(&object) {
+            return vec![object];
+        }
+        if let Some(found) = self.by_object.get(&object) {
+            return found.clone();
+        }
+        if self.by_object.len() >= MAX_SEARCHED {
+            return Vec::new();
+        }
+        let attributes = self.heap.attributes(object).unwrap_or_default();
+        let values = attributes.into_iter().map(|(_, value)| value);
+        let found: Vec<u64> = values.filter(|value| self.wanted.contains(value)).collect();
+        self.by_object.insert(object, found.clone());
+        found
+    }
+}

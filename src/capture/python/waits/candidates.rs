@@ -1,0 +1,85 @@
+//! Objects that a waiting thread's innermost frames refer to: what it waits on is among them.
+
+use super::WaitTarget;
+use crate::capture::python::frame::RawFrame;
+use crate::capture::python::heap::Heap;
+use crate::capture::python::interpreter::RawThreadState;
+use crate::capture::python::offsets::fixed;
+use crate::capture::python::slots;
+use crate::model::Addr;
+use std::collections::BTreeSet;
+
+/// How many of the innermost frames are looked at.
+const FRAMES: usize = 4;
+/// Most objects of one frame whose attributes are looked at.
+const MAX_OBJECTS: usize = 64;
+/// Largest object that an address is looked for in.
+const MAX_SIZE: u64 = 4096;
+
+/// What the innermost frames refer to: directly, by a bound method, or by an attribute of a variable. What lies on an
+/// evaluation stack may be left over from before, so whoever uses one of these must find it confirmed.
+pub(super) fn candidates(heap: &Heap<'_>, waiter: &RawThreadState) -> Vec<u64> {
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for frame in waiter.raw_frames.iter().take(FRAMES) {
+        let direct = direct(heap, frame);
+        for object in direct.iter().copied() {
+            for object in [Some(object), heap.bound_object(object)]
+                .into_iter()
+                .flatten()
+            {
+                if seen.insert(object) {
+                    out.push(object);
+                }
+            }
+        }
+        for object in direct.into_iter().take(MAX_OBJECTS) {
+            for object in [Some(object), heap.bound_object(object)]
+                .into_iter()
+                .flatten()
+            {
+                for (_, value) in heap.attributes(object).unwrap_or_default() {
+                    if seen.insert(value) {
+                        out.push(value);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Evaluation stack, top first, and variables of a frame.
+fn direct(heap: &Heap<'_>, frame: &RawFrame) -> Vec<u64> {
+    let stack = slots::stack(heap, frame).unwrap_or_default();
+    let mut out: Vec<u64> = stack
+        .values
+        .into_iter()
+        .rev()
+        .filter(|value| *value != 0)
+        .collect();
+    let variables = slots::variables(heap, frame).unwrap_or_default();
+    out.extend(variables.into_iter().map(|(_, value)| value));
+    out
+}
+
+/// 3.13+: the object that a parked address lies in, such as a `SimpleQueue`.
+pub(super) fn containing(
+    heap: &Heap<'_>,
+    waiter: &RawThreadState,
+    address: u64,
+) -> Option<WaitTarget> {
+    candidates(heap, waiter).into_iter().find_map(|object| {
+        let distance = address.checked_sub(object)?;
+        if !(16..MAX_SIZE).contains(&distance) {
+            return None;
+        }
+        let kind = heap.type_of(object).ok()?;
+        let size = heap
+            .memory
+            .u64(kind.wrapping_add(fixed::TYPE_BASIC_SIZE))
+            .ok()?;
+        (distance < size && heap.looks_like_object(object))
+            .then_some(WaitTarget::Object(Addr(object)))
+    })
+}
