@@ -114,7 +114,7 @@ fn way_of(thread: &Thread) -> Option<Way> {
     thread.frames().find_map(|frame| {
         let function = frame.function.untrusted();
         if function.rsplit('.').next() == Some("__del__") {
-            return Some(Way::Finalizer(wording::at(frame)));
+            return Some(Way::Finalizer(frame.place()));
         }
         frame
             .is("Handler.handle", "logging/__init__.py")
