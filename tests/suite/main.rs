@@ -23,6 +23,7 @@ mod inventory;
 mod junit;
 mod offline;
 mod reports;
+mod waits;
 mod watch;
 mod watch_abuse;
 mod watch_job_control;

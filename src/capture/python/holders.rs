@@ -89,7 +89,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
         }
     }
     for (_, _, wait) in waits.iter_mut().filter(|wait| wait.2.holders.is_empty()) {
-        let mut suspects: Vec<RawHolder> = Vec::new();
+        let mut suspects = std::mem::take(&mut wait.suspects);
         for object in suspicious(wait) {
             for suspect in reached.get(&object).into_iter().flatten() {
                 let waits_too = suspect
@@ -309,11 +309,18 @@ impl Search<'_> {
             }
         }
         match &wait.target {
-            Some(WaitTarget::Lock(lock)) => {
-                if let Some(owner) = self.owner(lock, &holders, idents) {
-                    holders.push(owner);
+            Some(WaitTarget::Lock(lock)) => match self.owner(lock, &holders, idents) {
+                Some(owner) if owner.by == HolderEvidence::BareOwnerField => {
+                    wait.suspects.push(owner);
+                    wait.holder_unknown = Some(
+                        "its owner field names a thread whose code does not refer to it: the owner has ended, and its \
+                         id was given to another thread since"
+                            .into(),
+                    );
                 }
-            }
+                Some(owner) => holders.push(owner),
+                None => {}
+            },
             Some(WaitTarget::Import(lock)) => {
                 let owner = waits::import_owner(self.heap, lock.0);
                 if let Some(owner) = owner {
@@ -327,7 +334,11 @@ impl Search<'_> {
             }
             Some(WaitTarget::ProcessLock(lock)) => {
                 let (holder, unknown) = self.process_lock(lock.0, idents);
-                holders.extend(holder);
+                holders.extend(
+                    holder.filter(|own| {
+                        !holders.iter().any(|known| known.native_id == own.native_id)
+                    }),
+                );
                 if holders.is_empty() {
                     wait.holder_unknown = unknown.map(Into::into);
                 }

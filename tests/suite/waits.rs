@@ -1,0 +1,183 @@
+//! What each blocked thread waits for and who holds it, against what the process itself says.
+
+use crate::support::hangscope::dump_with;
+use crate::support::program::{Program, until};
+use crate::support::{pythons, repository};
+use hangscope::model::{Grade, Holder, HolderEvidence, Process, Report, Thread, Wait, WaitKind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+/// What the program says of one of its waiters.
+#[derive(Debug, serde::Deserialize)]
+struct Truth {
+    #[serde(rename = "type")]
+    kind: String,
+    name: String,
+    address: String,
+    /// Names of threads; none for one that has ended.
+    holders: Vec<Option<String>>,
+    by: Option<String>,
+    state: BTreeMap<String, String>,
+}
+
+fn start(version: &str, name: &str, args: &[&str]) -> Option<(Program, Vec<String>)> {
+    let python = pythons::python(version)?;
+    let script = repository("fixtures/programs").join(format!("{name}_program.py"));
+    let mut program = Program::start(Command::new(python).arg(script).args(args));
+    let lines = program.wait_for("READY");
+    Some((program, lines))
+}
+
+fn root(report: &Report) -> &Process {
+    let last = report.samples.last().expect("a sample");
+    last.processes
+        .iter()
+        .find(|process| process.pid == report.options.pid)
+        .expect("the process asked for")
+}
+
+fn named<'p>(process: &'p Process, name: &str) -> Option<&'p Thread> {
+    let mut threads = process.threads.iter();
+    threads.find(|thread| thread.display_name().untrusted() == name)
+}
+
+/// Names of the threads that hold something; `None` for one that has ended.
+fn names(process: &Process, holders: &[Holder]) -> BTreeSet<Option<String>> {
+    holders
+        .iter()
+        .map(|holder| {
+            let thread = process.thread(holder.thread.as_ref()?)?;
+            Some(thread.display_name().untrusted().to_owned())
+        })
+        .collect()
+}
+
+fn word(evidence: HolderEvidence) -> String {
+    serde_json::to_value(evidence)
+        .expect("serializable")
+        .as_str()
+        .expect("a word")
+        .to_owned()
+}
+
+/// A dump in which all waiters are seen to wait.
+fn all_waiting(program: &Program, waiters: &BTreeMap<String, Truth>) -> Report {
+    let mut found = None;
+    until("all threads wait", || {
+        let report = dump_with(program.pid(), &["--samples", "1"]).report();
+        let process = root(&report);
+        let ready = waiters.keys().all(|name| {
+            named(process, name).is_some_and(|thread| {
+                let waits = thread.wait.as_ref().is_some_and(|wait| {
+                    !matches!(wait.kind, WaitKind::Gil) && wait.object.is_some()
+                });
+                let begun = thread
+                    .frames()
+                    .any(|frame| frame.function.untrusted() == *name);
+                thread.settled && waits && begun
+            })
+        });
+        found = ready.then_some(report);
+        ready
+    });
+    found.expect("a report")
+}
+
+fn check_truth(version: &str, args: &[&str]) {
+    let Some((program, lines)) = start(version, "locks", args) else {
+        return;
+    };
+    let truth: BTreeMap<String, Truth> =
+        serde_json::from_str(lines.last().expect("a line")).expect("JSON of the program");
+    assert_eq!(truth.len(), 27);
+    let report = all_waiting(&program, &truth);
+    let process = root(&report);
+    for (name, told) in &truth {
+        let wait = named(process, name)
+            .and_then(|thread| thread.wait.as_ref())
+            .expect("it waits");
+        check_wait(process, wait, told, &format!("{version} {args:?} {name}"));
+    }
+    let bare = named(process, "w_bare").and_then(|thread| thread.wait.as_ref());
+    let bare = bare.expect("it waits");
+    assert!(
+        bare.holder_unknown.is_some(),
+        "a bare acquire() notes nobody, and that is said"
+    );
+    assert_eq!(
+        names(process, &bare.suspects),
+        BTreeSet::from([Some("holds_bare".to_owned())]),
+        "{version}: it is suspected, no more"
+    );
+    let recycled = named(process, "w_recycled").and_then(|thread| thread.wait.as_ref());
+    let recycled = recycled.expect("it waits");
+    assert!(recycled.holder_unknown.is_some() || names(process, &recycled.holders).contains(&None));
+    for suspect in bare.suspects.iter().chain(&recycled.suspects) {
+        assert_eq!(suspect.grade, Grade::Guessed);
+    }
+}
+
+fn check_wait(process: &Process, wait: &Wait, told: &Truth, what: &str) {
+    let object = wait.object.as_ref().expect("an object");
+    assert_eq!(object.type_name.untrusted(), told.kind, "{what}");
+    assert_eq!(object.address.to_string(), told.address, "{what}");
+    assert_eq!(
+        object.name.as_ref().map(|name| name.untrusted()),
+        Some(told.name.as_str()),
+        "{what}"
+    );
+    for (name, value) in &told.state {
+        let fact = object.state.iter().find(|fact| fact.name == *name);
+        assert_eq!(
+            fact.map(|fact| fact.value.untrusted()),
+            Some(value.as_str()),
+            "{what}: {name}"
+        );
+    }
+    if told.name == "recycled" {
+        // Which thread got the dead owner's id, if any did, is glibc's affair; it must not be taken for the owner.
+        assert!(
+            names(process, &wait.holders).is_subset(&BTreeSet::from([None])),
+            "{what}"
+        );
+        return;
+    }
+    let expected: BTreeSet<Option<String>> = told.holders.iter().cloned().collect();
+    assert_eq!(names(process, &wait.holders), expected, "{what}: {wait:#?}");
+    let by: BTreeSet<String> = wait.holders.iter().map(|holder| word(holder.by)).collect();
+    assert_eq!(by, told.by.iter().cloned().collect(), "{what}");
+    for holder in &wait.holders {
+        assert!(holder.grade >= Grade::Derived, "{what}: {holder:?}");
+        let has_place = holder.place.is_some();
+        assert_eq!(has_place, holder.thread.is_some(), "{what}: {holder:?}");
+    }
+}
+
+fn check_plain(version: &str) {
+    check_truth(version, &[]);
+}
+
+fn check_traced(version: &str) {
+    check_truth(version, &["settrace"]);
+}
+
+fn check_monitored(version: &str) {
+    check_truth(version, &["monitoring"]);
+}
+
+macro_rules! on_versions {
+    ($($module:ident: $check:ident [$($version:ident)*];)*) => {$(
+        mod $module {
+            $(#[test]
+            fn $version() {
+                super::$check(&stringify!($version).replace("py3", "3."));
+            })*
+        }
+    )*};
+}
+
+on_versions! {
+    locks: check_plain [py39 py310 py311 py312 py313 py314 py315];
+    locks_under_settrace: check_traced [py39 py310 py311 py312 py313 py314 py315];
+    locks_under_monitoring: check_monitored [py312 py313 py314 py315];
+}
