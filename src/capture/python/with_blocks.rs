@@ -74,6 +74,9 @@ fn by_exception_table(
     };
     let mut out = Vec::new();
     let (mut targets, mut places) = (BTreeSet::new(), BTreeSet::new());
+    // Outwards the stack gets lower. A handler's own handler is deeper, and the exit that lies there is of a block that
+    // the frame is only entering.
+    let mut lowest = u64::MAX;
     while out.len() < MAX_BLOCKS {
         let Some(entry) = entries
             .iter()
@@ -85,6 +88,10 @@ fn by_exception_table(
             break;
         }
         position = entry.target;
+        if entry.depth > lowest {
+            continue;
+        }
+        lowest = entry.depth;
         let (exit, own) = match (entry.depth, two_slots) {
             (2.., true) => (value(entry.depth - 2)?, value(entry.depth - 1)?),
             (1.., false) => (value(entry.depth - 1)?, 0),
