@@ -2,8 +2,11 @@
 
 use super::case::Closure;
 use crate::model::{Addr, Foreign, Frame, HolderEvidence, Process, Thread, Wait, WaitKind};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// The type that capture gives to the lock of a module that is imported.
+const IMPORT_LOCK: &str = "import lock";
 
 /// A thread's name with its id: "`idle-nd` (tid 7)".
 pub(super) fn who(thread: &Thread) -> String {
@@ -63,68 +66,90 @@ pub(super) fn waits(wait: &Wait) -> String {
     text
 }
 
-/// The lock that is waited for: "`account.lock` (a _thread.lock)", "an RLock".
-pub(super) fn lock(wait: &Wait) -> String {
+/// A lock that is waited for, in the program's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LockName {
+    /// "`account.lock`", "the RLock", "the import of `settings`".
+    pub(super) short: String,
+    /// "`account.lock` (a _thread.lock)", "an RLock", "the import lock of `settings`".
+    pub(super) full: String,
+}
+
+/// The name of one lock.
+pub(super) fn lock(wait: &Wait) -> LockName {
+    let (kind, article) = match wait.kind {
+        WaitKind::RLock => ("RLock", "an"),
+        WaitKind::Lock => ("lock", "a"),
+        WaitKind::SharedFutex => ("lock between processes", "a"),
+        _ => ("lock or semaphore", "a"),
+    };
+    let nameless = LockName {
+        short: format!("the {kind}"),
+        full: format!("{article} {kind}"),
+    };
     let Some(object) = &wait.object else {
-        return match wait.kind {
-            WaitKind::RLock => "an RLock",
-            WaitKind::Lock => "a Lock",
-            WaitKind::SharedFutex => "a lock between processes",
-            _ => "a lock",
-        }
-        .to_owned();
+        return nameless;
     };
     let type_name = object.type_name.untrusted();
-    let short = type_name.rsplit('.').next().unwrap_or(type_name);
-    let article = if type_name == short && short == "RLock" {
-        "an"
-    } else {
-        "a"
-    };
     match &object.name {
-        Some(name) => format!("`{}` ({article} {type_name})", name.untrusted()),
-        None => format!("{article} {type_name}"),
+        Some(name) if type_name == IMPORT_LOCK => LockName {
+            short: format!("the import of `{}`", name.untrusted()),
+            full: format!("the import lock of `{}`", name.untrusted()),
+        },
+        Some(name) => LockName {
+            short: format!("`{}`", name.untrusted()),
+            full: format!("`{}` (a {type_name})", name.untrusted()),
+        },
+        None if type_name.starts_with("_thread.") => nameless,
+        None => LockName {
+            short: format!("the {}", type_name.rsplit('.').next().unwrap_or(type_name)),
+            full: format!("a {type_name}"),
+        },
     }
 }
 
-/// The locks that several threads wait for. Two threads may call different locks by one name (`target.lock`): these get
-/// their addresses, too.
-pub(super) fn locks(waits: &[&Wait]) -> Vec<String> {
-    let named: Vec<String> = waits.iter().map(|wait| lock(wait)).collect();
-    let mut meant: BTreeMap<&str, BTreeSet<Option<Addr>>> = BTreeMap::new();
-    for (wait, name) in waits.iter().zip(&named) {
-        meant.entry(name).or_default().insert(wait.address);
+/// The names of the locks that several threads wait for. Two threads may call different locks by one name
+/// (`target.lock`): these are numbered, and have their addresses.
+pub(super) fn locks(waits: &[&Wait]) -> Vec<LockName> {
+    let names: Vec<LockName> = waits.iter().map(|wait| lock(wait)).collect();
+    let mut meant: BTreeMap<String, Vec<Option<Addr>>> = BTreeMap::new();
+    for (wait, name) in waits.iter().zip(&names) {
+        let addresses = meant.entry(name.short.clone()).or_default();
+        if !addresses.contains(&wait.address) {
+            addresses.push(wait.address);
+        }
     }
     waits
         .iter()
-        .zip(&named)
-        .map(
-            |(wait, name)| match (meant.get(name.as_str()), wait.address) {
-                (Some(several), Some(address)) if several.len() > 1 => {
-                    format!("{name} at {address}")
-                }
-                _ => name.clone(),
-            },
-        )
+        .zip(names)
+        .map(|(wait, name)| {
+            let several = meant.get(&name.short).filter(|meant| meant.len() > 1);
+            let number = several.and_then(|all| all.iter().position(|it| *it == wait.address));
+            match (number, wait.address) {
+                (Some(number), Some(address)) => LockName {
+                    short: format!("{} #{}", name.short, number + 1),
+                    full: format!("{} #{} at {address}", name.full, number + 1),
+                },
+                _ => name,
+            }
+        })
         .collect()
 }
 
-/// What says that a thread holds a lock.
+/// What says that a thread holds a lock, after "holds" or "may hold".
 pub(super) fn holds_by(by: HolderEvidence) -> &'static str {
     match by {
-        HolderEvidence::WithBlock => "it is in a `with` block of it",
+        HolderEvidence::WithBlock => "by a `with` block",
         HolderEvidence::SuspendedWithBlock => {
-            "a suspended generator or coroutine of it is in a `with` block of it"
+            "by a `with` block of a generator or coroutine that is suspended"
         }
-        HolderEvidence::OwnerField => "the lock's owner field names it",
-        HolderEvidence::ImportLock => "the import system has noted it as the one that imports",
-        HolderEvidence::ProcessLock => "the lock's own note says so",
+        HolderEvidence::OwnerField => "by the lock's owner field",
+        HolderEvidence::ImportLock => "by the import system's own note",
+        HolderEvidence::ProcessLock => "by the lock's own note",
         HolderEvidence::BareOwnerField => {
-            "the lock's owner field may name it, or a thread that has ended"
+            "its owner field names it, or a thread before it that had the same id"
         }
-        HolderEvidence::Reference => {
-            "its frames reach the lock, which does not mean that it holds it"
-        }
+        HolderEvidence::Reference => "it can reach the lock",
     }
 }
 

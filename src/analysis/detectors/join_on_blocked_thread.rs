@@ -39,6 +39,13 @@ impl Detector for JoinOnBlockedThread {
                     continue;
                 }
                 let chain = without_lead_in(waits.chain(waiter));
+                // Where a lock closes the circle, or its holder is the root, there is a detector for that.
+                let over_a_lock = chain.closes_over_a_lock()
+                    || (chain.closes.is_none()
+                        && chain.links.last().is_some_and(|link| !link.is_join()));
+                if over_a_lock {
+                    continue;
+                }
                 // A chain is told from its start; one that runs into the end of an interpreter is that detector's.
                 let starts_elsewhere = chain.closes.is_none() && joined.contains(&waiter.key);
                 let ends = chain
@@ -79,12 +86,9 @@ fn joins(process: &Process) -> impl Iterator<Item = (&Thread, &Key)> {
     })
 }
 
-/// What leads into a circle of joins is not part of it, and told as affected. A circle of locks alone is told with the
-/// join that leads into it.
+/// What leads into a circle is not part of it, and told as affected.
 fn without_lead_in(mut chain: Chain<'_>) -> Chain<'_> {
-    if let Some(start) = chain.closes
-        && chain.links.iter().skip(start).any(|link| link.is_join())
-    {
+    if let Some(start) = chain.closes {
         chain.threads.drain(..start);
         chain.links.drain(..start);
         chain.closes = Some(0);

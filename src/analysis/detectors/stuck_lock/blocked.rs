@@ -26,8 +26,8 @@ pub(super) fn judge(
     let lock = wording::lock(held.wait);
     let doing = doing(holder, root);
     let mut evidence = vec![
-        hold::waits_fact(case, waiter, held.wait, &lock),
-        held.fact(case, &lock),
+        hold::waits_fact(case, waiter, held.wait, &lock.full),
+        held.fact(case, &lock.short),
         case.fact(
             root.grade,
             format!("{} {doing}", wording::who(holder)),
@@ -46,7 +46,8 @@ pub(super) fn judge(
     Some(Finding {
         id: ID.to_owned(),
         title: format!(
-            "{waiter_name} waits{place} for {lock}, which {holder_name} holds and keeps while it {doing}."
+            "{waiter_name} waits{place} for {}, which {holder_name} holds while it {doing}.",
+            lock.short
         )
         .into(),
         certainty,
@@ -59,7 +60,7 @@ pub(super) fn judge(
              place"
         )
         .into(),
-        remedy: remedy(held, &lock, &holder_name).into(),
+        remedy: remedy(held, &lock.short, &holder_name).into(),
         signature: signature::signature(ID, &[waiter, holder]),
     })
 }

@@ -3,7 +3,8 @@
 use super::hold::{self, Hold};
 use crate::analysis::case::{Case, Closure};
 use crate::analysis::chain::{Chain, Link};
-use crate::analysis::{signature, wording};
+use crate::analysis::signature;
+use crate::analysis::wording::{self, LockName};
 use crate::model::{Certainty, Evidence, Finding, Grade, Key, Process, Thread, Wait};
 use std::collections::BTreeSet;
 
@@ -21,8 +22,7 @@ struct Step<'c> {
     wait: &'c Wait,
     /// Absent for a join.
     hold: Option<Hold<'c>>,
-    /// The lock in words; empty for a join.
-    lock: String,
+    lock: LockName,
 }
 
 pub(super) fn judge(case: &Case<'_>, process: &Process, circle: &Chain<'_>) -> Option<Finding> {
@@ -37,7 +37,7 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, circle: &Chain<'_>) -> O
     let mut evidence: Vec<Evidence> = Vec::new();
     for step in steps.iter().take(SHOWN) {
         evidence.push(step.waits(case));
-        evidence.extend(step.hold.map(|hold| hold.fact(case, &step.lock)));
+        evidence.extend(step.hold.map(|hold| hold.fact(case, &step.lock.short)));
     }
     evidence.extend(hold::stillness(case, &circle.threads));
     if !plain.is_empty() {
@@ -72,9 +72,9 @@ fn steps<'c>(case: &Case<'_>, circle: &Chain<'c>) -> Option<Vec<Step<'c>>> {
     let locks = wording::locks(&waits);
     let mut steps = Vec::new();
     for (((from, link, to), wait), lock) in circle.steps().zip(waits).zip(locks) {
-        let (hold, lock) = match link {
-            Link::Join => (None, String::new()),
-            Link::Lock(_) => (Some(Hold::of(case, from, to)?), lock),
+        let hold = match link {
+            Link::Join => None,
+            Link::Lock(_) => Some(Hold::of(case, from, to)?),
         };
         steps.push(Step {
             from,
@@ -126,7 +126,7 @@ fn title(steps: &[Step<'_>]) -> String {
         .map(|step| {
             let (from, to) = (wording::name(step.from), wording::name(step.to));
             match step.hold {
-                Some(_) => format!("{from} waits for {}, which {to} holds", step.lock),
+                Some(_) => format!("{from} waits for {}, which {to} holds", step.lock.short),
                 None => format!("{from} waits for the end of {to}"),
             }
         })
@@ -153,39 +153,40 @@ fn refuted_if(steps: &[Step<'_>], any_plain: bool) -> String {
 }
 
 fn remedy(steps: &[Step<'_>]) -> String {
-    let joined = steps.iter().find(|step| step.hold.is_none());
-    if let Some(step) = joined {
-        let needed = steps.iter().find(|other| other.hold.is_some());
-        let lock = needed.map_or_else(|| "the lock".to_owned(), |other| other.lock.clone());
+    if let Some(step) = steps.iter().find(|step| step.hold.is_none()) {
+        let held = steps.iter().find(|other| other.to.key == step.from.key);
+        let lock = held.map_or("the lock", |held| held.lock.short.as_str());
         return format!(
-            "release {lock} before {} waits for the end of {}{}, or join with a timeout",
+            "let {} release {lock} before it waits for the end of {}{}, or join with a timeout",
             wording::name(step.from),
             wording::name(step.to),
             at(step.from)
         );
     }
+    let places: BTreeSet<String> = steps.iter().map(|step| at(step.from)).collect();
+    if let (1, Some(place)) = (places.len(), places.first()) {
+        return format!(
+            "all of them take a second lock{place} while they hold a first: let them take both in one order whoever comes \
+             (sort them, say by `id()`), or give the first back if the second is not to be had in time \
+             (`acquire(timeout=...)`)"
+        );
+    }
     let takes: Vec<String> = steps
         .iter()
         .take(NAMED)
-        .enumerate()
-        .map(|(index, step)| {
-            let before = steps.get((index + steps.len() - 1) % steps.len());
-            let held = before.map_or("", |before| before.lock.as_str());
-            let since = before
-                .and_then(|before| before.hold?.by.place.as_ref())
-                .map_or_else(String::new, |place| format!(" ({})", place.untrusted()));
-            format!("{held}{since} and then {}{}", step.lock, at(step.from))
+        .filter_map(|step| {
+            let held = steps.iter().find(|other| other.to.key == step.from.key)?;
+            Some(format!(
+                "{} is taken{} with {} held",
+                step.lock.short,
+                at(step.from),
+                held.lock.short
+            ))
         })
         .collect();
     format!(
-        "take the locks in one order everywhere; here {} takes {}. Or take the second with a timeout, and give the first \
-         back if that fails",
-        if steps.len() == 2 {
-            "one thread"
-        } else {
-            "each thread"
-        },
-        takes.join(", another ")
+        "take the locks in one order everywhere. Here {}",
+        takes.join(", and ")
     )
 }
 
@@ -196,7 +197,7 @@ fn at(thread: &Thread) -> String {
 impl Step<'_> {
     fn waits(&self, case: &Case<'_>) -> Evidence {
         if self.hold.is_some() {
-            return hold::waits_fact(case, self.from, self.wait, &self.lock);
+            return hold::waits_fact(case, self.from, self.wait, &self.lock.full);
         }
         case.fact(
             self.wait.grade,

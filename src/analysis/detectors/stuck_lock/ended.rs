@@ -80,18 +80,21 @@ fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Find
         .as_ref()
         .map_or_else(String::new, |owner| format!(" ({})", owner.ident));
     let mut evidence = vec![
-        hold::waits_fact(case, waiter, wait, &lock),
+        hold::waits_fact(case, waiter, wait, &lock.full),
         case.fact(
             Grade::Read,
-            format!("{lock} is taken, and notes a thread ident as its owner{ident}"),
+            format!(
+                "{} is taken, and notes a thread's id as its owner{ident}",
+                lock.short
+            ),
             &[(&waiter.key, "wait.owner")],
         ),
         case.fact(
             Grade::Derived,
             if all_known {
-                "no thread of the process has that ident, and all its threads were read".to_owned()
+                "no thread of the process has that id, and all its threads were read".to_owned()
             } else {
-                "no thread that Python knows has that ident".to_owned()
+                "no thread that Python knows has that id".to_owned()
             },
             &[(&process.key, "threads")],
         ),
@@ -101,8 +104,9 @@ fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Find
     Some(Finding {
         id: ID.to_owned(),
         title: format!(
-            "{} waits{place} for {lock}, whose holder has ended without giving it back.",
-            wording::name(waiter)
+            "{} waits{place} for {}, whose holder has ended without giving it back.",
+            wording::name(waiter),
+            lock.short
         )
         .into(),
         certainty,

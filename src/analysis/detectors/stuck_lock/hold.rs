@@ -54,6 +54,12 @@ impl<'c> Hold<'c> {
             )
     }
 
+    /// " since transfer (bank.py:12)": where it was taken.
+    pub(super) fn since(&self) -> String {
+        let place = self.by.place.as_ref();
+        place.map_or_else(String::new, |place| format!(" since {}", place.untrusted()))
+    }
+
     fn agreement(&self, case: &Case<'_>) -> Agreement {
         let mut agreement = Agreement::Full;
         for view in case.views(&self.waiter.key) {
@@ -75,15 +81,11 @@ impl<'c> Hold<'c> {
 
     /// That the holder holds it, and since where.
     pub(super) fn fact(&self, case: &Case<'_>, lock: &str) -> Evidence {
-        let since = self
-            .by
-            .place
-            .as_ref()
-            .map_or_else(String::new, |place| format!(" since {}", place.untrusted()));
+        let since = self.since();
         case.fact(
             self.by.grade,
             format!(
-                "{} holds {lock}{since}: {}",
+                "{} holds {lock}{since}, {}",
                 wording::who(self.holder),
                 wording::holds_by(self.by.by)
             ),

@@ -40,8 +40,8 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
     }
     let lock = wording::lock(held.wait);
     let mut evidence = vec![
-        hold::waits_fact(case, thread, held.wait, &lock),
-        held.fact(case, &lock),
+        hold::waits_fact(case, thread, held.wait, &lock.full),
+        held.fact(case, &lock.short),
     ];
     if let Some(way) = way(thread) {
         evidence.push(case.fact(
@@ -59,15 +59,11 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
         ));
     }
     let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
-    let since = held
-        .by
-        .place
-        .as_ref()
-        .map_or_else(String::new, |place| format!(" since {}", place.untrusted()));
+    let since = held.since();
     let name = wording::name(thread);
     Some(Finding {
         id: ID.to_owned(),
-        title: format!("{name} waits{place} for {lock}, which it holds itself{since}.").into(),
+        title: format!("{name} waits{place} for {}, which it holds itself{since}.", lock.short).into(),
         certainty,
         waiter: thread.key.clone(),
         blockers: vec![thread.key.clone()],
