@@ -76,7 +76,7 @@ impl<'a> Case<'a> {
         Some(Self {
             samples,
             last,
-            edges: wait_graph::edges(last),
+            edges: wait_graph::edges(samples),
             progress: progress::of(samples),
             overdue: trigger.is_overdue(),
             run,

@@ -6,12 +6,40 @@ use crate::model::{
 };
 use std::collections::BTreeSet;
 
-/// All edges of a sample.
-pub(super) fn edges(sample: &Snapshot) -> Vec<WaitEdge> {
-    sample.processes.iter().flat_map(process_edges).collect()
+/// All edges of the last sample. The others tell which of its holders are to be believed.
+pub(super) fn edges(samples: &[Snapshot]) -> Vec<WaitEdge> {
+    let Some((last, earlier)) = samples.split_last() else {
+        return Vec::new();
+    };
+    last.processes
+        .iter()
+        .flat_map(|process| process_edges(process, earlier))
+        .collect()
 }
 
-fn process_edges(process: &Process) -> Vec<WaitEdge> {
+/// How sure it is that a lock's holder is one. What was read of a thread that ran counts if each sample says the same.
+fn grade_of(waiter: &Key, target: &Key, holder: &Holder, earlier: &[Snapshot]) -> Grade {
+    let is_evidence = !matches!(
+        holder.by,
+        HolderEvidence::BareOwnerField | HolderEvidence::Reference
+    );
+    let same = |sample: &Snapshot| {
+        let wait = sample
+            .thread(waiter)
+            .and_then(|thread| thread.wait.as_ref());
+        wait.is_some_and(|wait| {
+            let holds = |other: &Holder| other.thread == holder.thread && other.by == holder.by;
+            wait.target.as_ref() == Some(target) && wait.holders.iter().any(holds)
+        })
+    };
+    if is_evidence && !earlier.is_empty() && earlier.iter().all(same) {
+        holder.grade.max(Grade::Derived)
+    } else {
+        holder.grade
+    }
+}
+
+fn process_edges(process: &Process, earlier: &[Snapshot]) -> Vec<WaitEdge> {
     let mut edges = Vec::new();
     let mut push = |kind, from: &Key, to: &Key, grade| {
         edges.push(WaitEdge {
@@ -32,9 +60,12 @@ fn process_edges(process: &Process) -> Vec<WaitEdge> {
         if wait.kind == WaitKind::ThreadExit {
             continue;
         }
-        for holder in wait.holders.iter().filter(|holder| is_firm(holder)) {
-            if let Some(thread) = &holder.thread {
-                push(EdgeKind::HeldBy, target, thread, holder.grade);
+        for holder in &wait.holders {
+            let grade = grade_of(&thread.key, target, holder, earlier);
+            if let Some(thread) = &holder.thread
+                && grade >= Grade::Derived
+            {
+                push(EdgeKind::HeldBy, target, thread, grade);
             }
         }
     }
@@ -93,13 +124,17 @@ pub(super) fn upstream(edges: &[WaitEdge], targets: &[&Key]) -> BTreeSet<Key> {
         .collect()
 }
 
-/// Who holds what is waited for, on evidence that is good enough to accuse someone: a holder that all such evidence agrees
-/// on. A lock that two threads seem to hold is held by one of them, and it is not known by which.
+/// Who holds what is waited for, on evidence that is good enough to accuse someone, and that nothing contradicts: a lock
+/// that two threads seem to hold is held by one of them, and it is not known by which. Nothing of this is said of
+/// semaphores, where each holder is one of several.
 pub(super) fn holder(wait: &Wait) -> Option<&Holder> {
-    let mut firm = wait.holders.iter().filter(|holder| is_firm(holder));
-    let first = firm.next()?;
-    firm.all(|other| other.thread == first.thread)
-        .then_some(first)
+    let mut claims = wait
+        .holders
+        .iter()
+        .filter(|holder| holder.by != HolderEvidence::Reference);
+    let first = claims.clone().find(|holder| is_firm(holder))?;
+    let agreed = claims.all(|other| other.thread == first.thread);
+    (agreed && is_exclusive(wait, first)).then_some(first)
 }
 
 fn is_firm(holder: &Holder) -> bool {
@@ -108,4 +143,17 @@ fn is_firm(holder: &Holder) -> bool {
         HolderEvidence::BareOwnerField | HolderEvidence::Reference
     );
     holder.grade >= Grade::Derived && !by_hearsay
+}
+
+/// Whether who holds it keeps all others out. Of `multiprocessing`'s locks that is only known by their type; what they are
+/// made of is a semaphore in any case.
+fn is_exclusive(wait: &Wait, holder: &Holder) -> bool {
+    let object = wait.object.as_ref();
+    let type_name = object.map_or("", |object| object.type_name.untrusted());
+    let is_process_lock = matches!(
+        type_name,
+        "multiprocessing.synchronize.Lock" | "multiprocessing.synchronize.RLock"
+    );
+    !type_name.contains("Semaphore")
+        && (holder.by != HolderEvidence::ProcessLock || is_process_lock)
 }

@@ -65,6 +65,11 @@ pub(super) fn merge(
         let mut thread = thread(process, raw, own_states, &wait, file_of);
         if let (Some(wait), Some(python)) = (&mut thread.wait, wait) {
             add_holders(wait, python, &threads);
+            // A thread that has moved may hold by now what it waited for; and nobody waits for an RLock of his own.
+            if !thread.settled || wait.kind == WaitKind::RLock {
+                wait.holders
+                    .retain(|holder| holder.thread.as_ref() != Some(&thread.key));
+            }
         }
         merged.gaps.extend(cut_stacks(&thread));
         merged.threads.push(thread);
@@ -220,12 +225,12 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
     let settled = wait.grade == Grade::Read;
     let holder = |raw: RawHolder| {
         let thread = raw.native_id.and_then(|id| threads.get(&id));
-        // Two threads that both stood still did so at one instant.
-        let together = settled && thread.is_some_and(|(_, settled)| *settled);
+        // Two threads that both stood still did so at one instant; of one that ran, what was read may never have been true
+        // at once. An owner that has ended does not move.
+        let together = settled && thread.is_none_or(|(_, settled)| *settled);
         let grade = match raw.by {
-            HolderEvidence::WithBlock | HolderEvidence::ImportLock if raw.direct && together => {
-                Grade::Read
-            }
+            _ if !together => Grade::Guessed,
+            HolderEvidence::WithBlock | HolderEvidence::ImportLock if raw.direct => Grade::Read,
             HolderEvidence::WithBlock
             | HolderEvidence::SuspendedWithBlock
             | HolderEvidence::ImportLock
@@ -240,6 +245,11 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
             grade,
         }
     };
+    if let (Some(WaitTarget::Import(_)), Some(object)) = (&python.target, &python.object)
+        && let Some(module) = &object.name
+    {
+        wait.call = Some(format!("import of {}", module.untrusted()).into());
+    }
     wait.object = python.object;
     wait.holders = python.holders.into_iter().map(&holder).collect();
     wait.holders

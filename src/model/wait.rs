@@ -100,7 +100,7 @@ pub struct Holder {
     /// The function and line that took it, or that reaches it: "worker (pool.py:7)".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Foreign>,
-    /// How the claim came about.
+    /// How the claim came about; at most `guessed` if waiter or holder ran while it was read.
     pub grade: Grade,
 }
 

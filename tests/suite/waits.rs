@@ -77,6 +77,7 @@ fn all_waiting(program: &Program, waiters: &BTreeMap<String, Truth>) -> Report {
                 thread.settled && waits && begun
             })
         });
+        let ready = ready && process.threads.iter().all(|thread| thread.settled);
         found = ready.then_some(report);
         ready
     });
@@ -165,6 +166,100 @@ fn check_monitored(version: &str) {
     check_truth(version, &["monitoring"]);
 }
 
+/// Imports, and locks and queues that processes share.
+fn check_imports(version: &str) {
+    let Some((program, _)) = start(version, "imports", &[]) else {
+        return;
+    };
+    let waiters = [
+        "waits_for_import",
+        "waits_for_process",
+        "waits_for_process_queue",
+    ];
+    let mut found = None;
+    until("all threads wait", || {
+        let report = dump_with(program.pid(), &["--samples", "1"]).report();
+        let ready = waiters.iter().all(|name| {
+            named(root(&report), name)
+                .and_then(|thread| thread.wait.as_ref())
+                .is_some_and(|wait| wait.object.is_some())
+        });
+        found = ready.then_some(report);
+        ready
+    });
+    let report = found.expect("a report");
+    let process = root(&report);
+    let wait = |name: &str| {
+        let thread = named(process, name).expect("a thread");
+        thread.wait.clone().expect("it waits")
+    };
+    let import = wait("waits_for_import");
+    assert_eq!(
+        import.call.as_ref().map(|call| call.untrusted()),
+        Some("import of slow_module"),
+        "{version}"
+    );
+    assert_eq!(
+        names(process, &import.holders),
+        BTreeSet::from([Some("imports".to_owned())])
+    );
+    assert_eq!(import.holders[0].by, HolderEvidence::ImportLock);
+    let lock = wait("waits_for_process");
+    assert!(lock.holders.is_empty(), "{version}: {lock:#?}");
+    let unknown = lock.holder_unknown.expect("it is said why");
+    assert!(unknown.untrusted().contains("another process"), "{version}");
+    let queue = wait("waits_for_process_queue");
+    let object = queue.object.expect("an object");
+    assert_eq!(object.type_name.untrusted(), "multiprocessing.queues.Queue");
+    assert_eq!(
+        object.name.as_ref().map(|name| name.untrusted()),
+        Some("queue")
+    );
+}
+
+/// A process that never stands still: nothing is claimed that cannot be.
+fn check_busy(version: &str) {
+    let Some((program, _)) = start(version, "busy", &[]) else {
+        return;
+    };
+    for round in 0..8 {
+        let report = dump_with(
+            program.pid(),
+            &["--samples", if round == 0 { "3" } else { "1" }],
+        );
+        let report = report.report();
+        assert!(
+            report.analysis.findings.is_empty(),
+            "{version}: {:#?}",
+            report.analysis.findings
+        );
+        let process = root(&report);
+        for thread in &process.threads {
+            let name = thread.display_name().untrusted();
+            let Some(wait) = &thread.wait else { continue };
+            let Some((group, _)) = name.split_once('-') else {
+                assert!(wait.holders.is_empty(), "{version} {name}: {wait:#?}");
+                continue;
+            };
+            for holder in wait.holders.iter().chain(&wait.suspects) {
+                let Some(other) = holder.thread.as_ref().and_then(|key| process.thread(key)) else {
+                    continue;
+                };
+                let other_name = other.display_name().untrusted();
+                assert!(
+                    other_name.starts_with(group) || holder.grade == Grade::Guessed,
+                    "{version}: {name} waits for {other_name}: {wait:#?}"
+                );
+                assert_ne!(other.key, thread.key, "{version}: {wait:#?}");
+                assert!(
+                    holder.grade < Grade::Read || (thread.settled && other.settled),
+                    "{version}: read of a thread that moved"
+                );
+            }
+        }
+    }
+}
+
 macro_rules! on_versions {
     ($($module:ident: $check:ident [$($version:ident)*];)*) => {$(
         mod $module {
@@ -177,6 +272,8 @@ macro_rules! on_versions {
 }
 
 on_versions! {
+    imports: check_imports [py39 py310 py311 py312 py313 py314 py315];
+    busy: check_busy [py39 py310 py311 py312 py313 py314 py315];
     locks: check_plain [py39 py310 py311 py312 py313 py314 py315];
     locks_under_settrace: check_traced [py39 py310 py311 py312 py313 py314 py315];
     locks_under_monitoring: check_monitored [py312 py313 py314 py315];

@@ -428,7 +428,7 @@ impl Search<'_> {
             (Ok(0), _) => (
                 None,
                 Some(
-                    "this process does not hold it: another process does, or one that has ended did",
+                    "no thread of this process holds it: another process does, or one that has ended did",
                 ),
             ),
             _ => (None, None),

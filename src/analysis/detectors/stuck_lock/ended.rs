@@ -115,7 +115,7 @@ fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Find
         affected: affected(case, waiter, waiters),
         evidence,
         refuted_if: if all_known {
-            "the memory that names the owner was overwritten".to_owned()
+            "a thread that starts now is given that id and releases it".to_owned()
         } else {
             "its owner is a thread of native code that has left Python for now and comes back to release it".to_owned()
         }

@@ -131,9 +131,9 @@ fn remedy(thread: &Thread) -> String {
              block; put the object on a `queue.SimpleQueue` (its `put` may be called there) and clean up elsewhere"
             .to_owned(),
         _ => format!(
-            "call what runs in {} with the lock already held in a variant that does not take it, or release it before; an \
-             RLock helps if the inner code may see what the outer has half done. A signal handler must not take a lock \
-             at all",
+            "split {}: one function that takes the lock and calls another that expects it to be held, which the code inside \
+             may call, too. An RLock helps where the inner code may see what the outer has left half done. A signal \
+             handler must not take a lock at all",
             wording::place(thread).unwrap_or_else(|| "the inner code".to_owned())
         ),
     }
