@@ -57,7 +57,8 @@ pub(super) fn judge(
         evidence,
         refuted_if: format!(
             "a signal handler, native code or another process ends the wait of {holder_name}, or releases the lock in its \
-             place"
+             place{}",
+            held.doubt()
         )
         .into(),
         remedy: remedy(held, &lock.short, &holder_name).into(),

@@ -60,6 +60,19 @@ impl<'c> Hold<'c> {
         place.map_or_else(String::new, |place| format!(" since {}", place.untrusted()))
     }
 
+    /// What else would show that it is not held, as a clause to add to another; empty if there is nothing.
+    pub(super) fn doubt(&self) -> &'static str {
+        match self.by.by {
+            HolderEvidence::OwnerField => {
+                ", or the owner field names a thread that has ended and whose id was given to this one"
+            }
+            HolderEvidence::SuspendedWithBlock => {
+                ", or another thread is to resume what is suspended"
+            }
+            _ => "",
+        }
+    }
+
     fn agreement(&self, case: &Case<'_>) -> Agreement {
         let mut agreement = Agreement::Full;
         for view in case.views(&self.waiter.key) {

@@ -34,8 +34,10 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
     if others || closure != Closure::Closed {
         certainty = certainty.min(Certainty::Probable);
     }
-    let doubtful = open && may_take_back(thread, held.by.place.as_ref());
-    if doubtful {
+    if open && may_take_back(thread, held.by.place.as_ref()) {
+        if !case.overdue {
+            return None;
+        }
         certainty = certainty.min(Certainty::Possible);
     }
     let lock = wording::lock(held.wait);
