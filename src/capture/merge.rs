@@ -163,6 +163,7 @@ fn join_wait(
         target: None,
         owner: None,
         object: None,
+        native_call: None,
         holders: Vec::new(),
         suspects: Vec::new(),
         holder_unknown: None,
@@ -251,6 +252,7 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
         wait.call = Some(format!("import of {}", module.untrusted()).into());
     }
     wait.object = python.object;
+    wait.native_call = python.native_call;
     wait.holders = python.holders.into_iter().map(&holder).collect();
     wait.holders
         .sort_by_key(|holder| std::cmp::Reverse(holder.grade));

@@ -35,5 +35,6 @@ pub use run::{
 pub use snapshot::{Pause, Snapshot};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind};
 pub use wait::{
-    Descriptor, Grade, Holder, HolderEvidence, ObjectFact, Owner, Wait, WaitKind, WaitObject,
+    Descriptor, Grade, Holder, HolderEvidence, NativeCall, ObjectFact, Owner, Wait, WaitKind,
+    WaitObject,
 };

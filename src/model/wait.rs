@@ -38,6 +38,9 @@ pub struct Wait {
     /// The Python object that is waited on, in the program's own terms: the queue, event or lock that its call names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<WaitObject>,
+    /// The C function that the innermost Python frame has called and that has not returned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_call: Option<NativeCall>,
     /// Who holds the lock that is waited for, best evidence first; several if they agree on different evidence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
@@ -77,6 +80,15 @@ pub struct WaitObject {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<ObjectFact>,
     /// How it was found: by its address (`read`) or by the frames that wait (`derived`).
+    pub grade: Grade,
+}
+
+/// A C function that Python code has called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NativeCall {
+    /// Its name with module or class: `time.sleep`, `sqlite3.Cursor.execute`, `usleep (ctypes)`.
+    pub function: Foreign,
+    /// By its place on the evaluation stack (`derived`, 3.14+), or as the only C function there (`guessed`).
     pub grade: Grade,
 }
 

@@ -59,12 +59,16 @@ pub(crate) const MEMBER_DEFINITION: u64 = 40;
 pub(crate) const MEMBER_TYPE: u64 = 8;
 /// `PyMemberDef.offset`.
 pub(crate) const MEMBER_OFFSET: u64 = 16;
+/// `PyDescrObject.d_type`.
+pub(crate) const DESCRIPTOR_CLASS: u64 = 16;
 /// `PyDescrObject.d_name`.
 pub(crate) const DESCRIPTOR_NAME: u64 = 24;
 /// `PyCFunctionObject.m_ml`; the definition begins with its name.
 pub(crate) const C_FUNCTION_DEFINITION: u64 = 16;
 /// `PyCFunctionObject.m_self`.
 pub(crate) const C_FUNCTION_SELF: u64 = 24;
+/// `PyCFunctionObject.m_module`.
+pub(crate) const C_FUNCTION_MODULE: u64 = 32;
 /// `PyMethodObject.im_func`.
 pub(crate) const METHOD_FUNCTION: u64 = 16;
 /// `PyMethodObject.im_self`.

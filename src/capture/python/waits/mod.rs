@@ -4,6 +4,7 @@
 mod candidates;
 mod import_lock;
 mod naming;
+mod native_call;
 mod object;
 mod parking;
 mod semaphore;
@@ -13,7 +14,7 @@ use super::heap::Heap;
 use super::holders::{self, RawHolder};
 use super::interpreter::{Census, RawThreadState};
 use super::offsets::{LockLayout, fixed};
-use crate::model::{Addr, Foreign, Key, Tid, WaitObject};
+use crate::model::{Addr, Foreign, Key, NativeCall, Tid, WaitObject};
 use std::collections::BTreeMap;
 
 pub(super) use import_lock::owner as import_owner;
@@ -26,6 +27,8 @@ pub(crate) struct PythonWait {
     pub(crate) target: Option<WaitTarget>,
     /// What its program would say that it waits on.
     pub(crate) object: Option<WaitObject>,
+    /// The C function that it waits in, where that is not the lock's own.
+    pub(crate) native_call: Option<NativeCall>,
     pub(crate) holders: Vec<RawHolder>,
     pub(crate) suspects: Vec<RawHolder>,
     pub(crate) holder_unknown: Option<Foreign>,
@@ -150,12 +153,18 @@ impl<'c> Attributor<'c> {
             Some(WaitTarget::Import(lock)) => import_lock::describe(self.heap, lock.0),
             _ => object::describe(self.heap, top, target.as_ref()),
         };
-        if target.is_none() && object.is_none() {
+        // A waiter for a GIL may be anywhere in Python code, and locks are told by themselves.
+        let native_call = match target {
+            None | Some(WaitTarget::Parked(_)) => native_call::called(self.heap, top),
+            Some(_) => None,
+        };
+        if target.is_none() && object.is_none() && native_call.is_none() {
             return None;
         }
         Some(PythonWait {
             target,
             object,
+            native_call,
             ..PythonWait::default()
         })
     }

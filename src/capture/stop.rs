@@ -1,0 +1,193 @@
+//! `--stop`: all threads of a process held still while its memory is read.
+//!
+//! A tracer thread of its own seizes and interrupts them (ptrace(2), `PTRACE_SEIZE`: should hangscope die, the kernel lets
+//! them run on), and lets go after the reading or after [`MOST`], whichever comes first. It never attaches, which would
+//! send signals, and waits for nothing but the threads that it has seized.
+
+use crate::model::{Pid, Tid};
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid as NixPid;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Longest time that a process is held.
+const MOST: Duration = Duration::from_millis(500);
+/// How long threads may take to stop; one in an uninterruptible system call does not.
+const SETTLING: Duration = Duration::from_millis(100);
+/// Pause between two looks at whether they have stopped.
+const POLL: Duration = Duration::from_micros(100);
+/// How often new threads are looked for while the others are stopped.
+const ROUNDS: usize = 8;
+
+/// A process that is held.
+#[derive(Debug)]
+pub(super) struct Stop {
+    /// Threads that stand still.
+    pub(super) stopped: BTreeSet<Tid>,
+    release: Sender<()>,
+    tracer: Option<JoinHandle<Held>>,
+}
+
+/// How a hold went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// From the first interruption to the last release.
+    pub(super) for_us: u64,
+    /// The threads were let go before the reading was over.
+    pub(super) cut: bool,
+}
+
+impl Stop {
+    /// Stops all threads of a process that can be stopped.
+    ///
+    /// # Errors
+    /// In words, when no thread can be: no permission, another tracer.
+    pub(super) fn begin(pid: Pid) -> Result<Self, String> {
+        let (release, released) = channel();
+        let (ready, is_ready) = channel();
+        let tracer = thread::Builder::new()
+            .name("tracer".to_owned())
+            .spawn(move || trace(pid, &ready, &released))
+            .map_err(|error| error.to_string())?;
+        match is_ready.recv() {
+            Ok(Ok(stopped)) => Ok(Self {
+                stopped,
+                release,
+                tracer: Some(tracer),
+            }),
+            Ok(Err(errno)) => {
+                let _ = tracer.join();
+                Err(match errno {
+                    Errno::EPERM => "the kernel refused, or another tracer is attached".to_owned(),
+                    errno => errno.desc().to_owned(),
+                })
+            }
+            Err(_) => Err("the tracing thread failed".to_owned()),
+        }
+    }
+
+    /// Lets it go.
+    pub(super) fn end(mut self) -> Option<Held> {
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Option<Held> {
+        let _ = self.release.send(());
+        self.tracer.take()?.join().ok()
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        let _ = self.let_go();
+    }
+}
+
+/// A seized thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seized {
+    /// Interrupted, not yet seen to stop.
+    Running,
+    /// Stopped; a signal was about to be delivered to it, which it gets when it is let go.
+    Stopped(Option<Signal>),
+    /// Stopped by a signal that has no name here, a real-time one: only the kernel can pass that on, when this thread ends.
+    Nameless,
+    Gone,
+}
+
+fn trace(
+    pid: Pid,
+    ready: &Sender<Result<BTreeSet<Tid>, Errno>>,
+    released: &Receiver<()>,
+) -> Held {
+    let began = Instant::now();
+    let mut seized: BTreeMap<Tid, Seized> = BTreeMap::new();
+    let mut refused = Errno::ESRCH;
+    for _ in 0..ROUNDS {
+        let mut more = false;
+        for tid in super::kernel::thread_ids(pid).unwrap_or_default() {
+            if seized.contains_key(&tid) {
+                continue;
+            }
+            match seize(tid) {
+                Ok(()) => {
+                    more = true;
+                    seized.insert(tid, Seized::Running);
+                }
+                Err(errno) => refused = errno,
+            }
+        }
+        if !more {
+            break;
+        }
+        await_stops(&mut seized);
+    }
+    if seized.is_empty() {
+        let _ = ready.send(Err(refused));
+        return Held {
+            for_us: 0,
+            cut: true,
+        };
+    }
+    let stopped = seized
+        .iter()
+        .filter(|(_, state)| matches!(state, Seized::Stopped(_) | Seized::Nameless))
+        .map(|(tid, _)| *tid)
+        .collect();
+    let _ = ready.send(Ok(stopped));
+    let cut = released
+        .recv_timeout(MOST.saturating_sub(began.elapsed()))
+        .is_err();
+    // Some may have stopped only now.
+    poll(&mut seized);
+    for (tid, state) in &seized {
+        if let Seized::Stopped(signal) = state {
+            let _ = ptrace::detach(NixPid::from_raw(*tid), *signal);
+        }
+    }
+    // The end of this thread lets the rest go.
+    Held {
+        for_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        cut,
+    }
+}
+
+fn seize(tid: Tid) -> Result<(), Errno> {
+    let id = NixPid::from_raw(tid);
+    ptrace::seize(id, ptrace::Options::empty())?;
+    ptrace::interrupt(id)
+}
+
+fn await_stops(seized: &mut BTreeMap<Tid, Seized>) {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        poll(seized);
+        let running = seized.values().any(|state| *state == Seized::Running);
+        if !running || Instant::now() >= deadline {
+            return;
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn poll(seized: &mut BTreeMap<Tid, Seized>) {
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+    for (tid, state) in seized.iter_mut() {
+        if *state != Seized::Running {
+            continue;
+        }
+        *state = match waitpid(NixPid::from_raw(*tid), Some(flags)) {
+            Ok(WaitStatus::StillAlive) => Seized::Running,
+            Ok(WaitStatus::Stopped(_, signal)) => Seized::Stopped(Some(signal)),
+            Ok(WaitStatus::PtraceEvent(..)) => Seized::Stopped(None),
+            Ok(_) => Seized::Gone,
+            Err(Errno::EINVAL) => Seized::Nameless,
+            Err(_) => Seized::Gone,
+        };
+    }
+}
