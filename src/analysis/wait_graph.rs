@@ -128,10 +128,8 @@ pub(super) fn upstream(edges: &[WaitEdge], targets: &[&Key]) -> BTreeSet<Key> {
 /// that two threads seem to hold is held by one of them, and it is not known by which. Nothing of this is said of
 /// semaphores, where each holder is one of several.
 pub(super) fn holder(wait: &Wait) -> Option<&Holder> {
-    let mut claims = wait
-        .holders
-        .iter()
-        .filter(|holder| holder.by != HolderEvidence::Reference);
+    let all = wait.holders.iter().chain(&wait.suspects);
+    let mut claims = all.filter(|holder| holder.by != HolderEvidence::Reference);
     let first = claims.clone().find(|holder| is_firm(holder))?;
     let agreed = claims.all(|other| other.thread == first.thread);
     (agreed && is_exclusive(wait, first)).then_some(first)

@@ -1,7 +1,7 @@
 //! Words for threads, places and waits, shared by the detectors.
 
 use super::case::Closure;
-use crate::model::{Addr, Foreign, Frame, HolderEvidence, Process, Thread, Wait, WaitKind};
+use crate::model::{Addr, Foreign, Frame, Process, Thread, Wait, WaitKind};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ pub(super) fn waits(wait: &Wait) -> String {
         WaitKind::RLock => format!("waits for an RLock{in_call}"),
         WaitKind::Lock | WaitKind::Futex => match call {
             Some(call) if call.starts_with("idle ") => format!("is an {call}"),
+            Some(call) if call.starts_with("import of ") => format!("waits for the {call}"),
             Some(call) => format!("waits in {call}"),
             None if wait.kind == WaitKind::Lock => "waits for a Lock".to_owned(),
             None => "waits for a lock or semaphore".to_owned(),
@@ -134,23 +135,6 @@ pub(super) fn locks(waits: &[&Wait]) -> Vec<LockName> {
             }
         })
         .collect()
-}
-
-/// What says that a thread holds a lock, after "holds" or "may hold".
-pub(super) fn holds_by(by: HolderEvidence) -> &'static str {
-    match by {
-        HolderEvidence::WithBlock => "by a `with` block",
-        HolderEvidence::SuspendedWithBlock => {
-            "by a `with` block of a generator or coroutine that is suspended"
-        }
-        HolderEvidence::OwnerField => "by the lock's owner field",
-        HolderEvidence::ImportLock => "by the import system's own note",
-        HolderEvidence::ProcessLock => "by the lock's own note",
-        HolderEvidence::BareOwnerField => {
-            "its owner field names it, or a thread before it that had the same id"
-        }
-        HolderEvidence::Reference => "it can reach the lock",
-    }
 }
 
 fn on_file(wait: &Wait) -> String {

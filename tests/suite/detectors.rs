@@ -682,7 +682,7 @@ mod stuck_lock {
             "transfer-2",
             &[
                 "`transfer-1` waits for `target.lock` #1, which `transfer-2` holds",
-                "holds `target.lock` #2 since transfer (hang.py:14), by a `with` block",
+                "holds `target.lock` #2 since transfer (hang.py:14) by a `with` block",
                 "(a _thread.lock) #1 at 0x",
                 "at transfer (hang.py:16), without a deadline",
             ],
@@ -721,7 +721,7 @@ mod stuck_lock {
             "lock-order-cycle/hang_mixed.py manager",
             Certainty::Probable,
             "auditor",
-            &["`writer` waits for `self._lock`, which `auditor` holds", "since audit (hang_mixed.py:77), by a `with` block"],
+            &["`writer` waits for `self._lock`, which `auditor` holds", "since audit (hang_mixed.py:77) by a `with` block"],
         );
         contextmanager [py39 py310 py311 py312 py313 py314 py315] circle(
             "lock-order-cycle/hang_mixed.py contextmanager",

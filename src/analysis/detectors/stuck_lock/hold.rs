@@ -54,10 +54,16 @@ impl<'c> Hold<'c> {
             )
     }
 
-    /// " since transfer (bank.py:12)": where it was taken.
+    /// " since transfer (bank.py:12)": where it was taken. Of a lock's owner it is only known where the thread uses it.
     pub(super) fn since(&self) -> String {
+        let word = match self.by.by {
+            HolderEvidence::WithBlock | HolderEvidence::SuspendedWithBlock => "since",
+            _ => "in",
+        };
         let place = self.by.place.as_ref();
-        place.map_or_else(String::new, |place| format!(" since {}", place.untrusted()))
+        place.map_or_else(String::new, |place| {
+            format!(" {word} {}", place.untrusted())
+        })
     }
 
     /// What else would show that it is not held, as a clause to add to another; empty if there is nothing.
@@ -98,9 +104,9 @@ impl<'c> Hold<'c> {
         case.fact(
             self.by.grade,
             format!(
-                "{} holds {lock}{since}, {}",
+                "{} holds {lock}{since} {}",
                 wording::who(self.holder),
-                wording::holds_by(self.by.by)
+                self.by.by.in_words()
             ),
             &[
                 (&self.waiter.key, "wait.holders"),
