@@ -84,12 +84,11 @@ pub(super) fn lock(wait: &Wait) -> LockName {
         WaitKind::SharedFutex => ("lock between processes", "a"),
         _ => ("lock or semaphore", "a"),
     };
-    let nameless = LockName {
-        short: format!("the {kind}"),
-        full: format!("{article} {kind}"),
-    };
     let Some(object) = &wait.object else {
-        return nameless;
+        return LockName {
+            short: format!("the {kind}"),
+            full: format!("{article} {kind}"),
+        };
     };
     let type_name = object.type_name.untrusted();
     match &object.name {
@@ -101,7 +100,10 @@ pub(super) fn lock(wait: &Wait) -> LockName {
             short: format!("`{}`", name.untrusted()),
             full: format!("`{}` (a {type_name})", name.untrusted()),
         },
-        None if type_name.starts_with("_thread.") => nameless,
+        None if type_name.starts_with("_thread.") => LockName {
+            short: format!("the {kind}"),
+            full: format!("{article} {kind}"),
+        },
         None => LockName {
             short: format!("the {}", type_name.rsplit('.').next().unwrap_or(type_name)),
             full: format!("a {type_name}"),
@@ -127,10 +129,15 @@ pub(super) fn locks(waits: &[&Wait]) -> Vec<LockName> {
             let several = meant.get(&name.short).filter(|meant| meant.len() > 1);
             let number = several.and_then(|all| all.iter().position(|it| *it == wait.address));
             match (number, wait.address) {
-                (Some(number), Some(address)) => LockName {
-                    short: format!("{} #{}", name.short, number + 1),
-                    full: format!("{} #{} at {address}", name.full, number + 1),
-                },
+                (Some(number), Some(address)) => {
+                    let short = format!("{} #{}", name.short, number + 1);
+                    let object = wait.object.as_ref();
+                    let kind = object.map_or("lock", |object| object.type_name.untrusted());
+                    LockName {
+                        full: format!("{short} (a {kind} at {address})"),
+                        short,
+                    }
+                }
                 _ => name,
             }
         })

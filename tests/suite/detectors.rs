@@ -683,7 +683,7 @@ mod stuck_lock {
             &[
                 "`transfer-1` waits for `target.lock` #1, which `transfer-2` holds",
                 "holds `target.lock` #2 since transfer (hang.py:14) by a `with` block",
-                "(a _thread.lock) #1 at 0x",
+                "waits for `target.lock` #1 (a _thread.lock at 0x",
                 "at transfer (hang.py:16), without a deadline",
             ],
         );

@@ -21,6 +21,7 @@ mod cli;
 mod detectors;
 mod inventory;
 mod junit;
+mod lock_rules;
 mod offline;
 mod reports;
 mod waits;

@@ -49,13 +49,14 @@ fn what(wait: &Wait) -> String {
     }
 }
 
-/// "transfer-2 (tid 7) since transfer (bank.py:12) by a `with` block".
+/// "transfer-2 (tid 7) since transfer (bank.py:12) (by a `with` block)".
 fn who(process: &Process, holder: &Holder) -> String {
     let thread = holder.thread.as_ref().and_then(|key| process.thread(key));
-    let name = thread.map_or_else(
-        || "a thread that has ended, or is not of this process".to_owned(),
-        |thread| format!("{} (tid {})", clean(thread.display_name()), thread.tid),
-    );
+    let name = match (thread, holder.by) {
+        (Some(thread), _) => format!("{} (tid {})", clean(thread.display_name()), thread.tid),
+        (None, HolderEvidence::ProcessLock) => "a thread of another process".to_owned(),
+        (None, _) => "a thread that has ended".to_owned(),
+    };
     // Blocks are known by where they were entered, others by where the thread refers to the lock.
     let word = match holder.by {
         HolderEvidence::WithBlock | HolderEvidence::SuspendedWithBlock => "since",
@@ -65,5 +66,5 @@ fn who(process: &Process, holder: &Holder) -> String {
         .place
         .as_ref()
         .map_or_else(String::new, |place| format!(" {word} {}", clean(place)));
-    format!("{name}{place} {}", holder.by.in_words())
+    format!("{name}{place} ({})", holder.by.in_words())
 }

@@ -166,9 +166,8 @@ fn remedy(steps: &[Step<'_>]) -> String {
     let places: BTreeSet<String> = steps.iter().map(|step| at(step.from)).collect();
     if let (1, Some(place)) = (places.len(), places.first()) {
         return format!(
-            "all of them take a second lock{place} while they hold a first: let them take both in one order whoever comes \
-             (sort them, say by `id()`), or give the first back if the second is not to be had in time \
-             (`acquire(timeout=...)`)"
+            "all of them take a second lock{place} while they hold a first: take both in one order whoever comes (sort them, \
+             say by `id()`), or take the second by `acquire(timeout=...)` and give the first back if that fails"
         );
     }
     let takes: Vec<String> = steps
