@@ -87,6 +87,10 @@ pub struct DumpArgs {
     /// Read and show local variables (off by default: they may hold secrets).
     #[arg(long)]
     pub locals: bool,
+    /// Stop each process while its memory is read, for half a second at most. Not needed for a hang; for a process that
+    /// never stands still. Some waits are interrupted by it, and timed ones look restarted afterwards.
+    #[arg(long)]
+    pub stop: bool,
     /// No native frames (the default: this version reads none).
     #[arg(long)]
     pub no_native: bool,

@@ -270,7 +270,12 @@ fn standing_of_wait(wait: &Wait) -> Standing {
         kind if kind.is_internal() && wait.timed == Some(false) => return Standing::Internal,
         _ => {}
     }
-    match wait.remaining_ms.or(wait.length_ms) {
+    let left = match wait.kind {
+        // Its files may end it at any time.
+        WaitKind::Poll => None,
+        _ => wait.remaining_ms.or(wait.length_ms),
+    };
+    match left {
         Some(left) if left >= SHORT_WAIT_MS => Standing::FarOff(left),
         _ if wait.timed == Some(true) || wait.kind.is_internal() => Standing::Timed,
         _ => Standing::External,

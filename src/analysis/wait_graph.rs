@@ -143,15 +143,18 @@ fn is_firm(holder: &Holder) -> bool {
     holder.grade >= Grade::Derived && !by_hearsay
 }
 
-/// Whether who holds it keeps all others out. Of `multiprocessing`'s locks that is only known by their type; what they are
-/// made of is a semaphore in any case.
+/// Whether who holds it keeps all others out. What `multiprocessing`'s locks are made of is a semaphore, so their type has
+/// to tell; and a `with` block of one may be a copy from before a fork, so the lock's own note has to agree.
 fn is_exclusive(wait: &Wait, holder: &Holder) -> bool {
     let object = wait.object.as_ref();
     let type_name = object.map_or("", |object| object.type_name.untrusted());
+    if wait.kind != WaitKind::SharedFutex && holder.by != HolderEvidence::ProcessLock {
+        return !type_name.contains("Semaphore");
+    }
     let is_process_lock = matches!(
         type_name,
         "multiprocessing.synchronize.Lock" | "multiprocessing.synchronize.RLock"
     );
-    !type_name.contains("Semaphore")
-        && (holder.by != HolderEvidence::ProcessLock || is_process_lock)
+    let noted = |claim: &Holder| claim.by == HolderEvidence::ProcessLock;
+    is_process_lock && wait.holders.iter().any(noted)
 }

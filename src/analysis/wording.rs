@@ -1,7 +1,7 @@
 //! Words for threads, places and waits, shared by the detectors.
 
 use super::case::Closure;
-use crate::model::{Addr, Foreign, Frame, Process, Thread, Wait, WaitKind};
+use crate::model::{Addr, Foreign, Frame, Process, Thread, Wait, WaitKind, signal_name};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) fn place(thread: &Thread) -> Option<String> {
     shown.or_else(|| thread.frames().next()).map(Frame::place)
 }
 
-/// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe:[5])".
+/// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe from pid 5)".
 pub(super) fn waits(wait: &Wait) -> String {
     let call = wait.call.as_ref().map(Foreign::untrusted);
     let in_call = call.map_or_else(String::new, |call| format!(" in {call}"));
@@ -52,9 +52,15 @@ pub(super) fn waits(wait: &Wait) -> String {
         WaitKind::Sleep => "sleeps".to_owned(),
         WaitKind::Read => format!("waits for data{}{in_call}", on_file(wait)),
         WaitKind::Write => format!("waits for room to write{}{in_call}", on_file(wait)),
-        WaitKind::Poll => format!("waits for events{}{in_call}", on_file(wait)),
+        WaitKind::Poll => match wait.files_words() {
+            Some(files) => format!("waits for events on {}{in_call}", files.untrusted()),
+            None => format!("waits for events{}{in_call}", on_file(wait)),
+        },
         WaitKind::Connection => format!("waits for a connection{}{in_call}", on_file(wait)),
-        WaitKind::Child => format!("waits for a child process's end{in_call}"),
+        WaitKind::Child => match &wait.child {
+            Some(child) => format!("waits for {}{in_call}", child.words().untrusted()),
+            None => format!("waits for a child process's end{in_call}"),
+        },
         WaitKind::Signal => "waits for a signal".to_owned(),
         WaitKind::FileLock => format!("waits for a file lock{}{in_call}", on_file(wait)),
         WaitKind::Syscall => format!("waits in a system call{in_call}"),
@@ -145,13 +151,9 @@ pub(super) fn locks(waits: &[&Wait]) -> Vec<LockName> {
 }
 
 fn on_file(wait: &Wait) -> String {
-    let Some(descriptor) = &wait.descriptor else {
-        return String::new();
-    };
-    match &descriptor.file {
-        Some(file) => format!(" on fd {} ({})", descriptor.number, file.untrusted()),
-        None => format!(" on fd {}", descriptor.number),
-    }
+    wait.descriptor.as_ref().map_or_else(String::new, |file| {
+        format!(" on {}", file.words().untrusted())
+    })
 }
 
 /// "1.5 s", "12 min", "11 days".
@@ -163,14 +165,6 @@ pub(super) fn duration(ms: u64) -> String {
         s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
         s => format!("{:.0} days", s / 86_400.0),
     }
-}
-
-/// A signal's name.
-pub(super) fn signal(number: i32) -> String {
-    nix::sys::signal::Signal::try_from(number).map_or_else(
-        |_| format!("signal {number}"),
-        |signal| signal.as_str().to_owned(),
-    )
 }
 
 /// Who else could end a wait.
@@ -187,7 +181,7 @@ pub(super) fn closure(process: &Process, closure: &Closure) -> String {
         }
         Closure::OpenSignal(number) => format!(
             "the process catches {}, and that handler may end that wait",
-            signal(*number)
+            signal_name(*number)
         ),
         Closure::Unclear => "some threads of the process could not be judged".to_owned(),
     }

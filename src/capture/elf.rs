@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 const MAX_FILE: u64 = 4 << 30;
 /// Most program headers that are looked at.
 const MAX_HEADERS: usize = 4096;
+/// Largest table of symbols that is looked at, in bytes: that of a CPython has 30,000 symbols of 24 bytes.
+const MAX_SYMBOLS: u64 = 48 << 20;
 
 /// Why a file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,5 +124,89 @@ impl ElfFile {
             })?,
         };
         Some(symbol.st_value(self.endian))
+    }
+
+    /// Addresses, without bias, of variables that are not exported, by name and size in bytes. Link-time optimisation may add
+    /// to a name (`wakeup.lto_priv.0`). Absent from a stripped file, and if two variables answer to the description.
+    pub(crate) fn variables<const N: usize>(&self, wanted: [(&[u8], u64); N]) -> [Option<u64>; N] {
+        let mut found: [Vec<u64>; N] = std::array::from_fn(|_| Vec::new());
+        let Ok(sections) = self.header.sections(self.endian, &self.cache) else {
+            return [None; N];
+        };
+        let too_large = sections.iter().any(|section| {
+            section.sh_type(self.endian) == elf::SHT_SYMTAB
+                && section.sh_size(self.endian) > MAX_SYMBOLS
+        });
+        if too_large {
+            return [None; N];
+        }
+        let Ok(symbols) = sections.symbols(self.endian, &self.cache, elf::SHT_SYMTAB) else {
+            return [None; N];
+        };
+        for symbol in symbols.iter() {
+            let size = symbol.st_size(self.endian);
+            // Names are read of few.
+            if symbol.st_type() != elf::STT_OBJECT || !wanted.iter().any(|(_, want)| *want == size)
+            {
+                continue;
+            }
+            let Ok(name) = symbol.name(self.endian, symbols.strings()) else {
+                continue;
+            };
+            let plain = name.split(|byte| *byte == b'.').next().unwrap_or(name);
+            for ((want, length), places) in wanted.iter().zip(&mut found) {
+                if plain == *want && size == *length && places.len() < 2 {
+                    places.push(symbol.st_value(self.endian));
+                }
+            }
+        }
+        found.map(|places| match places.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_variable_that_is_not_there() {
+        let file = ElfFile::open("/proc/self/exe", true).expect("our own program");
+        let found = file.variables([(b"no_such_variable", 4), (b"Handlers", 1040)]);
+        assert_eq!(found, [None, None]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        /// A small file with the head of a real one and anything after it.
+        #[test]
+        fn a_damaged_file(
+            sections_at in 64_u64..2048,
+            rest in prop::collection::vec(any::<u8>(), 2048),
+            bytes in prop::collection::vec((0_usize..2112, any::<u8>()), 0..16),
+        ) {
+            let mut file = std::fs::File::open("/proc/self/exe").expect("our own program");
+            let mut data = vec![0; 64];
+            std::io::Read::read_exact(&mut file, &mut data).expect("its head");
+            // e_shoff and e_shnum.
+            data[40..48].copy_from_slice(&sections_at.to_le_bytes());
+            data[60..62].copy_from_slice(&8_u16.to_le_bytes());
+            data.extend(rest);
+            for (at, byte) in bytes {
+                data[at] = byte;
+            }
+            let mut written = tempfile::NamedTempFile::new().expect("a file");
+            written.write_all(&data).expect("written");
+            let path = written.path().to_str().expect("a name");
+            if let Ok(file) = ElfFile::open(path, false) {
+                let _ = file.variables([(b"wakeup", 8), (b"Handlers", 1040)]);
+                let _ = file.section(b".PyRuntime");
+                let _ = file.exported(b"_PyRuntime");
+            }
+        }
     }
 }

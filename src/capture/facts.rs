@@ -27,11 +27,11 @@ pub(super) fn read_bounded(path: &str) -> Vec<u8> {
     bytes
 }
 
-/// The signals in the mask `SigCgt` of `/proc/PID/status`.
-pub(super) fn caught_signals(status: &str) -> Vec<i32> {
+/// The signals in a mask of `/proc/PID/status`, such as `SigCgt:`.
+pub(super) fn signal_mask(status: &str, label: &str) -> Vec<i32> {
     let mask = status
         .lines()
-        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .find_map(|line| line.strip_prefix(label))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     (1..=64)
@@ -48,4 +48,27 @@ pub(super) fn last_number(status: &str, label: &str) -> Option<i32> {
         .next_back()?
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn masks() {
+        let status = "Name:\tx\nSigBlk:\t0000000000004003\nSigIgn:\t8000000000000000\n";
+        assert_eq!(signal_mask(status, "SigBlk:"), [1, 2, 15]);
+        assert_eq!(signal_mask(status, "SigIgn:"), [64]);
+        assert_eq!(signal_mask(status, "SigCgt:"), [0; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_status(text in "\\PC{0,80}", mask in "SigBlk:[\t ]*[0-9a-fxz]{0,20}") {
+            let _ = signal_mask(&text, "SigBlk:");
+            let _ = signal_mask(&mask, "SigBlk:");
+            let _ = last_number(&text, "N");
+        }
+    }
 }

@@ -28,6 +28,8 @@ pub(super) struct Stat {
     pub(super) comm: Foreign,
     pub(super) state: char,
     pub(super) ppid: Pid,
+    /// Process group.
+    pub(super) group: Pid,
     pub(super) flags: u64,
     pub(super) start_ticks: u64,
 }
@@ -47,6 +49,7 @@ pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
         comm,
         state: fields.first()?.chars().next()?,
         ppid: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
         flags: fields.get(6)?.parse().ok()?,
         start_ticks: fields.get(19)?.parse().ok()?,
     })
@@ -240,6 +243,7 @@ pub(super) fn kernel_thread(stat: &Stat, look: &Look, wchan: Option<Foreign>) ->
         cpu_ns,
         run_delay_ns,
         runs,
+        signals: None,
     }
 }
 

@@ -3,9 +3,10 @@
 use super::kernel::{self, Look, Stat};
 use super::python::{PythonPart, PythonWait, RawHolder, RawThreadState, WaitTarget, library};
 use super::syscall::Meaning;
+use super::waits::Surroundings;
 use crate::model::{
-    Addr, Descriptor, Foreign, Frame, Gap, GapKind, Grade, Holder, HolderEvidence, Interpreter,
-    Key, Owner, PythonRuntime, Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
+    Addr, Foreign, Frame, Gap, GapKind, Grade, Holder, HolderEvidence, Interpreter, Key, Owner,
+    PythonRuntime, Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
 };
 use std::collections::BTreeMap;
 
@@ -31,12 +32,12 @@ pub(super) struct Merged {
     pub(super) gaps: Vec<Gap>,
 }
 
-/// Joins. `file_of` tells what a file descriptor of the process refers to.
+/// Joins. `around` tells what files and children of the process are.
 pub(super) fn merge(
     process: &Key,
     raw_threads: Vec<RawThread>,
     python: Option<PythonPart>,
-    file_of: &dyn Fn(i32) -> Descriptor,
+    around: &Surroundings<'_>,
 ) -> Merged {
     let mut merged = Merged {
         threads: Vec::new(),
@@ -62,7 +63,7 @@ pub(super) fn merge(
     for raw in raw_threads {
         let own_states = states.remove(&raw.native_id).unwrap_or_default();
         let wait = waits.remove(&raw.tid);
-        let mut thread = thread(process, raw, own_states, &wait, file_of);
+        let mut thread = thread(process, raw, own_states, &wait, around);
         if let (Some(wait), Some(python)) = (&mut thread.wait, wait) {
             add_holders(wait, python, &threads);
             // A thread that has moved may hold by now what it waited for; and nobody waits for an RLock of his own.
@@ -70,6 +71,8 @@ pub(super) fn merge(
                 wait.holders
                     .retain(|holder| holder.thread.as_ref() != Some(&thread.key));
             }
+            wait.suspects
+                .retain(|suspect| suspect.thread.as_ref() != Some(&thread.key));
         }
         merged.gaps.extend(cut_stacks(&thread));
         merged.threads.push(thread);
@@ -97,7 +100,7 @@ fn thread(
     raw: RawThread,
     mut states: Vec<RawThreadState>,
     python_wait: &Option<PythonWait>,
-    file_of: &dyn Fn(i32) -> Descriptor,
+    around: &Surroundings<'_>,
 ) -> Thread {
     // The thread state bound to the thread is the one that runs now; the others are suspended below it.
     states.sort_by_key(|raw| {
@@ -133,7 +136,7 @@ fn thread(
             target,
             frames,
             raw.settled,
-            file_of,
+            around,
         ));
     }
     Thread {
@@ -154,7 +157,7 @@ fn join_wait(
     target: Option<&WaitTarget>,
     frames: &[Frame],
     settled: bool,
-    file_of: &dyn Fn(i32) -> Descriptor,
+    around: &Surroundings<'_>,
 ) -> Wait {
     let mut wait = Wait {
         kind: meaning.kind,
@@ -167,12 +170,16 @@ fn join_wait(
         holders: Vec::new(),
         suspects: Vec::new(),
         holder_unknown: None,
-        descriptor: meaning.descriptor.map(file_of),
+        descriptor: None,
+        files: Vec::new(),
+        files_in_all: None,
+        child: None,
         remaining_ms: meaning.remaining_ms,
         length_ms: meaning.length_ms,
         timed: meaning.timed,
         grade: if settled { Grade::Read } else { Grade::Derived },
     };
+    around.complete(&mut wait, meaning);
     match target {
         Some(WaitTarget::Gil(key)) => {
             wait.kind = WaitKind::Gil;

@@ -2,23 +2,28 @@
 //!
 //! A part that cannot be read becomes a [`Gap`]; an error is returned only when there is nothing at all.
 
+mod children;
 mod elf;
 mod facts;
+mod files;
 mod kernel;
 mod maps;
 pub mod memory;
 mod merge;
 mod namespace;
-mod pipes;
 mod process;
 mod python;
+mod sets;
+mod signals;
+mod stop;
 mod syscall;
 mod test_names;
+mod waits;
 
 use crate::model::{Gap, GapKind, Pid, Snapshot};
 use crate::target::{self, AccessDenied};
-use pipes::PipeHolders;
-use process::ProcessReader;
+use files::FileIndex;
+use process::{How, ProcessReader, ProcessSample};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,7 +87,7 @@ pub struct Session {
     root: Pid,
     tree: bool,
     exclude: Vec<Pid>,
-    with_locals: bool,
+    how: How,
     /// The limit on open files, if it is too low for us to work.
     few_files: Option<u64>,
     readers: BTreeMap<Pid, ProcessReader>,
@@ -98,7 +103,7 @@ impl Session {
             root,
             tree,
             exclude: exclude.to_vec(),
-            with_locals: false,
+            how: How::default(),
             readers: BTreeMap::new(),
         }
     }
@@ -106,7 +111,14 @@ impl Session {
     /// Reads local variables too. They may hold secrets.
     #[must_use]
     pub fn with_locals(mut self, wanted: bool) -> Self {
-        self.with_locals = wanted;
+        self.how.locals = wanted;
+        self
+    }
+
+    /// Stops each process for the time in which its memory is read, half a second at most.
+    #[must_use]
+    pub fn stopping(mut self, wanted: bool) -> Self {
+        self.how.stop = wanted;
         self
     }
 
@@ -125,10 +137,13 @@ impl Session {
             .iter()
             .map(|pid| {
                 let known = self.readers.remove(pid);
-                Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid, self.with_locals)))
+                Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid, self.how)))
             })
             .collect();
-        let mut results = read_all(&readers, &PipeHolders::default());
+        // Nobody may stop us while others stand still for our sake.
+        let unstoppable = self.how.stop.then(stop::Unstoppable::begin);
+        let mut results = read_all(&readers, &FileIndex::default());
+        drop(unstoppable);
         for (pid, reader) in pids.iter().zip(readers) {
             if let Ok(reader) = reader.into_inner() {
                 self.readers.insert(*pid, reader);
@@ -155,9 +170,10 @@ impl Session {
         };
         for (pid, result) in pids.iter().zip(results.drain(..)) {
             match result {
-                Ok((process, gaps)) => {
-                    snapshot.processes.push(process);
-                    snapshot.gaps.extend(gaps);
+                Ok(sample) => {
+                    snapshot.processes.push(sample.process);
+                    snapshot.gaps.extend(sample.gaps);
+                    snapshot.pauses.extend(sample.pause);
                 }
                 Err(error) if *pid == self.root => return Err(error),
                 Err(CaptureError::NoSuchProcess(_) | CaptureError::Gone(_)) => {}
@@ -173,13 +189,13 @@ impl Session {
     }
 }
 
-type ProcessResult = Result<(crate::model::Process, Vec<Gap>), CaptureError>;
+type ProcessResult = Result<ProcessSample, CaptureError>;
 
 /// Reads processes, the first ones first, on as many threads as there are CPUs.
-fn read_all(readers: &[Mutex<ProcessReader>], pipes: &PipeHolders) -> Vec<ProcessResult> {
+fn read_all(readers: &[Mutex<ProcessReader>], files: &FileIndex) -> Vec<ProcessResult> {
     let read = |reader: &Mutex<ProcessReader>| match reader.lock() {
-        Ok(mut reader) => reader.sample(pipes),
-        Err(poisoned) => poisoned.into_inner().sample(pipes),
+        Ok(mut reader) => reader.sample(files),
+        Err(poisoned) => poisoned.into_inner().sample(files),
     };
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)

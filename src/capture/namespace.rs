@@ -27,6 +27,11 @@ impl NamespaceIds {
         Self(Some(inner))
     }
 
+    /// The target counts processes as we do.
+    pub(super) fn is_ours(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub(super) fn inner(&self, tid: Tid) -> Tid {
         match &self.0 {
             Some(map) => map.get(&tid).copied().unwrap_or(tid),

@@ -1,18 +1,19 @@
 //! One process, one sample: kernel facts before, memory, kernel facts after.
 
-use super::facts::{arguments, caught_signals, last_number, read_bounded};
+use super::facts::{arguments, last_number, read_bounded, signal_mask};
+use super::files::{FileIndex, Files};
 use super::kernel::{self, Look, Stat, SyscallLine, Task};
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
 use super::namespace::NamespaceIds;
-use super::pipes::PipeHolders;
 use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess};
+use super::signals;
+use super::stop::{Held, Stop};
 use super::syscall;
+use super::waits::Surroundings;
 use super::{CaptureError, ProcessResult};
-use crate::model::{
-    Coverage, Descriptor, Foreign, Gap, GapKind, Key, Pid, Process, RuntimeKind, Tid,
-};
+use crate::model::{Coverage, Foreign, Gap, GapKind, Key, Pause, Pid, Process, RuntimeKind, Tid};
 use crate::target;
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,8 +29,24 @@ const MAX_OPEN_TASKS: usize = 8192;
 #[derive(Debug)]
 pub(super) struct ProcessReader {
     pid: Pid,
-    with_locals: bool,
+    how: How,
     known: Option<Known>,
+}
+
+/// What one sample has of a process.
+pub(super) struct ProcessSample {
+    pub(super) process: Process,
+    pub(super) gaps: Vec<Gap>,
+    pub(super) pause: Option<Pause>,
+}
+
+/// How processes are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    /// Local variables too.
+    pub(super) locals: bool,
+    /// Stopped while they are read.
+    pub(super) stop: bool,
 }
 
 /// What was found out about a process image; an exec makes it void.
@@ -52,19 +69,23 @@ struct ThreadPass {
     threads: Vec<RawThread>,
     python: Option<PythonPart>,
     test: Option<crate::model::RunningTest>,
+    /// The process counts pids as we do.
+    same_namespace: bool,
+    /// How it was held still meanwhile.
+    held: Option<Held>,
 }
 
 impl ProcessReader {
-    pub(super) fn new(pid: Pid, with_locals: bool) -> Self {
+    pub(super) fn new(pid: Pid, how: How) -> Self {
         Self {
             pid,
-            with_locals,
+            how,
             known: None,
         }
     }
 
     /// One sample.
-    pub(super) fn sample(&mut self, pipes: &PipeHolders) -> ProcessResult {
+    pub(super) fn sample(&mut self, files: &FileIndex) -> ProcessResult {
         let pid = self.pid;
         let span = tracing::debug_span!("process", pid);
         let _entered = span.enter();
@@ -88,15 +109,16 @@ impl ProcessReader {
         self.identify(alive, &leader, &memory);
         let pass = self.read_threads(&key, alive, tids, &memory, &mut gaps)?;
         let runtime = self.describe_runtime(&key, &mut gaps);
-        Ok(assemble(
-            key,
-            &leader,
-            (pid, alive),
-            runtime,
-            pass,
+        let pause = pass.held.map(|held| Pause {
+            process: key.clone(),
+            stopped_us: held.for_us,
+        });
+        let (process, gaps) = assemble(key, &leader, (pid, alive), runtime, pass, gaps, files);
+        Ok(ProcessSample {
+            process,
             gaps,
-            pipes,
-        ))
+            pause,
+        })
     }
 
     /// A 32-bit process counts its system calls differently; their numbers mean nothing to us.
@@ -222,7 +244,11 @@ impl ProcessReader {
     ) -> Result<ThreadPass, CaptureError> {
         let mut attempt = 1;
         loop {
-            let pass = self.one_pass(key, alive, &tids, memory);
+            let pass = self.one_pass(key, alive, &tids, memory, gaps);
+            // Of a process that was held still there is nothing to be read anew.
+            if pass.held.is_some_and(|held| !held.cut) {
+                return Ok(pass);
+            }
             let now = self.thread_ids()?;
             if now == tids {
                 return Ok(pass);
@@ -241,14 +267,20 @@ impl ProcessReader {
         }
     }
 
-    fn one_pass(&self, key: &Key, alive: Tid, tids: &[Tid], memory: &ProcessMemory) -> ThreadPass {
+    fn one_pass(
+        &self,
+        key: &Key,
+        alive: Tid,
+        tids: &[Tid],
+        memory: &ProcessMemory,
+        gaps: &mut Vec<Gap>,
+    ) -> ThreadPass {
         let keep_open = tids.len() <= MAX_OPEN_TASKS;
         let mut tasks: Vec<Task> = tids.iter().map(|tid| Task::new(self.pid, *tid)).collect();
-        let first: Vec<Look> = tasks
+        let mut first: Vec<Look> = tasks
             .iter_mut()
             .map(|task| task.first_look(keep_open))
             .collect();
-        let namespace = NamespaceIds::of(self.pid, alive, tids);
         let cached = CachedMemory::new(memory);
         let mut meanings: BTreeMap<Tid, syscall::Meaning> = BTreeMap::new();
         let mut wchans: BTreeMap<Tid, Foreign> = BTreeMap::new();
@@ -264,6 +296,26 @@ impl ProcessReader {
                 }
             }
         }
+        // Whatever a stop changes has been read before it.
+        let stats: BTreeMap<Tid, Stat> = match self.how.stop {
+            true => tasks
+                .iter()
+                .filter_map(|task| Some((task.tid, task.stat()?)))
+                .collect(),
+            false => BTreeMap::new(),
+        };
+        let stop = self.stop(key, gaps);
+        let stopped = stop
+            .as_ref()
+            .map(|stop| stop.stopped.clone())
+            .unwrap_or_default();
+        for tid in stopped.iter().filter(|tid| !stats.contains_key(tid)) {
+            let mut task = Task::new(self.pid, *tid); // begun since the first look
+            first.push(task.first_look(keep_open));
+            tasks.push(task);
+        }
+        let tids: Vec<Tid> = tasks.iter().map(|task| task.tid).collect();
+        let namespace = NamespaceIds::of(self.pid, alive, &tids);
         let blocked: Vec<BlockedThread> = meanings
             .iter()
             .map(|(tid, meaning)| BlockedThread {
@@ -276,30 +328,49 @@ impl ProcessReader {
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
-            part = Some(process.read(self.pid, key, memory, &blocked, self.with_locals));
+            part = Some(process.read(self.pid, key, memory, &blocked, self.how.locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&cached, &at_start);
         }
+        let looks: Vec<Look> = tasks.iter_mut().map(Task::last_look).collect();
+        let held = stop.and_then(Stop::end);
+        if held.is_some_and(|held| held.cut) {
+            gaps.push(Gap::new(
+                Some(key.clone()),
+                GapKind::Moving,
+                "threads that stood still during the whole reading",
+                "reading took longer than hangscope holds a process",
+            ));
+        }
+        let held_still = |tid: Tid| held.is_some_and(|held| !held.cut) && stopped.contains(&tid);
         let threads = tasks
             .into_iter()
             .zip(first)
-            .filter_map(|(mut task, first)| {
-                let mut last = task.last_look();
-                let settled = first.settled_until(&last);
+            .zip(looks)
+            .filter_map(|((task, first), mut last)| {
                 let same_call = first.syscall == last.syscall;
+                // A thread that got out of its call just before it was stopped is at rest, but waits for nothing.
+                let settled = first.settled_until(&last) || held_still(task.tid);
                 if let SyscallLine::In(call) = &mut last.syscall
                     && self.is_32_bit()
                 {
                     call.name = None;
                 }
-                let stat = task.stat()?;
+                let stat = match stats.get(&task.tid) {
+                    Some(stat) => stat.clone(),
+                    None if stopped.contains(&task.tid) => Stat {
+                        state: 'R', // it ran until it was stopped
+                        ..task.stat()?
+                    },
+                    None => task.stat()?,
+                };
                 let native_id = namespace.inner(task.tid);
                 Some(RawThread {
                     tid: task.tid,
                     native_id,
                     settled,
                     same_call,
-                    meaning: meanings.remove(&task.tid),
+                    meaning: meanings.remove(&task.tid).filter(|_| same_call || !settled),
                     wchan: wchans.remove(&task.tid).or_else(|| task.wchan()),
                     stat,
                     look: last,
@@ -310,6 +381,27 @@ impl ProcessReader {
             threads,
             python: part,
             test,
+            same_namespace: namespace.is_ours(),
+            held,
+        }
+    }
+
+    /// Stops the process, if that was asked for and can be done.
+    fn stop(&self, key: &Key, gaps: &mut Vec<Gap>) -> Option<Stop> {
+        if !self.how.stop {
+            return None;
+        }
+        match Stop::begin(self.pid) {
+            Ok(stop) => Some(stop),
+            Err(cause) => {
+                gaps.push(Gap::new(
+                    Some(key.clone()),
+                    GapKind::Denied,
+                    "a look at it while it is stopped",
+                    cause,
+                ));
+                None
+            }
         }
     }
 }
@@ -322,20 +414,15 @@ fn assemble(
     runtime: RuntimeKind,
     pass: ThreadPass,
     mut gaps: Vec<Gap>,
-    pipes: &PipeHolders,
+    files: &FileIndex,
 ) -> (Process, Vec<Gap>) {
-    let files = |number: i32| {
-        let file = fs::read_link(format!("/proc/{pid}/task/{alive}/fd/{number}"))
-            .ok()
-            .map(|path| path.to_string_lossy().into_owned());
-        let pipe = file.as_ref().filter(|file| file.starts_with("pipe:["));
-        Descriptor {
-            number,
-            also_open_in: pipe.and_then(|pipe| pipes.others(pipe, pid)),
-            file: file.map(Foreign::from),
-        }
+    let around = Surroundings {
+        pid,
+        tids: pass.threads.iter().map(|thread| thread.tid).collect(),
+        same_namespace: pass.same_namespace,
+        files: Files::new(pid, alive, files),
     };
-    let merged = merge::merge(&key, pass.threads, pass.python, &files);
+    let merged = merge::merge(&key, pass.threads, pass.python, &around);
     gaps.extend(merged.gaps);
     if !merged.threads.is_empty()
         && merged
@@ -372,7 +459,7 @@ fn assemble(
     let status = read_bounded(&format!("/proc/{pid}/status"));
     let status = String::from_utf8_lossy(&status).into_owned();
     let inner_pid = last_number(&status, "NStgid:").filter(|inner| *inner != pid);
-    let process = Process {
+    let mut process = Process {
         namespace_pid: inner_pid,
         pid,
         ppid: leader.ppid,
@@ -380,7 +467,9 @@ fn assemble(
         argv: arguments(&read_bounded(&format!("/proc/{pid}/task/{alive}/cmdline"))),
         state: leader.state.to_string(),
         tracer: last_number(&status, "TracerPid:").filter(|tracer| *tracer != 0),
-        caught_signals: caught_signals(&status),
+        caught_signals: signal_mask(&status, "SigCgt:"),
+        ignored_signals: signal_mask(&status, "SigIgn:"),
+        pending_signals: signal_mask(&status, "ShdPnd:"),
         runtime,
         python: merged.runtime,
         test: pass.test,
@@ -389,6 +478,7 @@ fn assemble(
         coverage,
         key,
     };
+    signals::complete(&mut process, &around.files);
     (process, gaps)
 }
 

@@ -7,7 +7,7 @@
 use crate::model::{Pid, Tid};
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid as NixPid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,31 @@ const SETTLING: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_micros(100);
 /// How often new threads are looked for while the others are stopped.
 const ROUNDS: usize = 8;
+
+/// While it lives, signals that would stop hangscope wait: this thread blocks them, and so do those that it starts.
+#[derive(Debug)]
+pub(super) struct Unstoppable {
+    before: Option<SigSet>,
+}
+
+impl Unstoppable {
+    pub(super) fn begin() -> Self {
+        let mut stopping = SigSet::empty();
+        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+            stopping.add(signal);
+        }
+        let before = stopping.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok();
+        Self { before }
+    }
+}
+
+impl Drop for Unstoppable {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = before.thread_set_mask();
+        }
+    }
+}
 
 /// A process that is held.
 #[derive(Debug)]
@@ -100,11 +125,7 @@ enum Seized {
     Gone,
 }
 
-fn trace(
-    pid: Pid,
-    ready: &Sender<Result<BTreeSet<Tid>, Errno>>,
-    released: &Receiver<()>,
-) -> Held {
+fn trace(pid: Pid, ready: &Sender<Result<BTreeSet<Tid>, Errno>>, released: &Receiver<()>) -> Held {
     let began = Instant::now();
     let mut seized: BTreeMap<Tid, Seized> = BTreeMap::new();
     let mut refused = Errno::ESRCH;

@@ -1,6 +1,8 @@
 //! What a system call in progress means: what kind of wait, on what, and until when.
 
+use super::children::Waited;
 use super::memory::CachedMemory;
+use super::sets::{self, FileSet};
 use crate::model::{Syscall, WaitKind};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
@@ -16,6 +18,9 @@ const TIMER_ABSTIME: u64 = 1;
 /// `F_SETLKW` and `F_OFD_SETLKW` of fcntl(2).
 const BLOCKING_LOCK_COMMANDS: [u64; 2] = [7, 38];
 
+const NANOS_PER_MS: i128 = 1_000_000;
+const MICROS_PER_MS: i128 = 1000;
+
 /// What a system call says by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meaning {
@@ -24,6 +29,10 @@ pub(super) struct Meaning {
     pub(super) futex: Option<u64>,
     /// The file.
     pub(super) descriptor: Option<i32>,
+    /// The files that are polled, by other means than an epoll.
+    pub(super) files: Option<FileSet>,
+    /// The children that are waited for.
+    pub(super) child: Option<Waited>,
     pub(super) timed: Option<bool>,
     pub(super) remaining_ms: Option<u64>,
     /// A relative time that was asked for.
@@ -49,6 +58,8 @@ pub(super) fn meaning(
         kind: WaitKind::Syscall,
         futex: None,
         descriptor: None,
+        files: None,
+        child: None,
         timed: None,
         remaining_ms: None,
         length_ms: None,
@@ -82,11 +93,7 @@ pub(super) fn meaning(
                 meaning.remaining_ms = until(memory, arg(2), clock);
             } else {
                 let request = if name == "nanosleep" { arg(0) } else { arg(2) };
-                meaning.length_ms = timespec(memory, request).and_then(|length| {
-                    let ms = i128::from(length.tv_sec()) * 1000
-                        + i128::from(length.tv_nsec()) / 1_000_000;
-                    u64::try_from(ms).ok()
-                });
+                meaning.length_ms = length(memory, request, NANOS_PER_MS);
             }
         }
         "read" | "pread64" | "readv" | "preadv" | "preadv2" | "recvfrom" | "recvmsg"
@@ -100,32 +107,53 @@ pub(super) fn meaning(
             meaning.descriptor = descriptor();
         }
         "poll" => {
-            meaning.kind = WaitKind::Poll;
-            meaning.timed = Some((arg(2) as u32).cast_signed() >= 0);
+            let timeout = (arg(2) as u32).cast_signed();
+            poll(&mut meaning, timeout >= 0, u64::try_from(timeout).ok());
+            meaning.files = memory.and_then(|memory| sets::polled(memory, arg(0), arg(1)));
         }
         "ppoll" => {
-            meaning.kind = WaitKind::Poll;
-            meaning.timed = Some(arg(2) != 0);
+            poll(
+                &mut meaning,
+                arg(2) != 0,
+                length(memory, arg(2), NANOS_PER_MS),
+            );
+            meaning.files = memory.and_then(|memory| sets::polled(memory, arg(0), arg(1)));
         }
         "select" | "pselect6" => {
-            meaning.kind = WaitKind::Poll;
-            meaning.timed = Some(arg(4) != 0);
+            let unit = if name == "select" {
+                MICROS_PER_MS
+            } else {
+                NANOS_PER_MS
+            };
+            poll(&mut meaning, arg(4) != 0, length(memory, arg(4), unit));
+            let sets = [arg(1), arg(2), arg(3)];
+            meaning.files = memory.and_then(|memory| sets::selected(memory, arg(0), sets));
         }
         "epoll_wait" | "epoll_pwait" => {
-            meaning.kind = WaitKind::Poll;
+            let timeout = (arg(3) as u32).cast_signed();
+            poll(&mut meaning, timeout >= 0, u64::try_from(timeout).ok());
             meaning.descriptor = descriptor();
-            meaning.timed = Some((arg(3) as u32).cast_signed() >= 0);
         }
         "epoll_pwait2" => {
-            meaning.kind = WaitKind::Poll;
+            poll(
+                &mut meaning,
+                arg(3) != 0,
+                length(memory, arg(3), NANOS_PER_MS),
+            );
             meaning.descriptor = descriptor();
-            meaning.timed = Some(arg(3) != 0);
         }
         "accept" | "accept4" | "connect" => {
             meaning.kind = WaitKind::Connection;
             meaning.descriptor = descriptor();
         }
-        "wait4" | "waitid" => meaning.kind = WaitKind::Child,
+        "wait4" => {
+            meaning.kind = WaitKind::Child;
+            meaning.child = Some(Waited::by_wait4(arg(0)));
+        }
+        "waitid" => {
+            meaning.kind = WaitKind::Child;
+            meaning.child = Waited::by_waitid(arg(0), arg(1));
+        }
         "pause" | "rt_sigsuspend" => meaning.kind = WaitKind::Signal,
         "rt_sigtimedwait" => {
             meaning.kind = WaitKind::Signal;
@@ -141,7 +169,30 @@ pub(super) fn meaning(
         }
         _ => {}
     }
+    // A poll of no files is how programs sleep: `time.sleep` up to Python 3.10, for one.
+    if meaning.files.as_ref().is_some_and(FileSet::is_empty) {
+        meaning.files = None;
+        meaning.kind = match meaning.timed {
+            Some(true) => WaitKind::Sleep,
+            _ => WaitKind::Signal,
+        };
+    }
     meaning
+}
+
+fn poll(meaning: &mut Meaning, timed: bool, length_ms: Option<u64>) {
+    meaning.kind = WaitKind::Poll;
+    meaning.timed = Some(timed);
+    meaning.length_ms = length_ms.filter(|_| timed);
+}
+
+/// Milliseconds of the relative `struct timespec` or `struct timeval` at `address`, whose second field has this many
+/// units to a millisecond.
+fn length(memory: Option<&CachedMemory<'_>>, address: u64, unit: i128) -> Option<u64> {
+    let memory = memory.filter(|_| address != 0)?;
+    let seconds = memory.i64(address).ok()?;
+    let rest = memory.i64(address.checked_add(8)?).ok()?;
+    u64::try_from(i128::from(seconds) * 1000 + i128::from(rest) / unit).ok()
 }
 
 /// Milliseconds until the absolute `struct timespec` at `address` in the target.
@@ -166,7 +217,9 @@ fn timespec(memory: Option<&CachedMemory<'_>>, address: u64) -> Option<TimeSpec>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Addr;
+    use crate::capture::memory::{Memory, Range, ReadError};
+    use crate::model::{Addr, Want};
+    use proptest::prelude::*;
 
     fn call(name: &str, args: [u64; 6]) -> Syscall {
         Syscall {
@@ -204,5 +257,72 @@ mod tests {
     fn a_futex_between_processes_is_told_apart() {
         let shared = call("futex", [0x7000, 9, 0, 0, 0, 0]);
         assert_eq!(meaning(&shared, None, None).kind, WaitKind::SharedFutex);
+    }
+
+    /// Memory that holds these words from address 0x1000 on, and nothing else.
+    struct Words(Vec<u64>);
+
+    impl Memory for Words {
+        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
+            let mut page: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+            page.resize(4096, 0);
+            let at = |range: &Range| match range.address {
+                0x1000 => Ok(page.clone()),
+                address => Err(ReadError::Unmapped(address)),
+            };
+            ranges.iter().map(at).collect()
+        }
+    }
+
+    fn meaning_in(words: &[u64], name: &str, args: [u64; 6]) -> Meaning {
+        let words = Words(words.to_vec());
+        let memory = CachedMemory::new(&words);
+        meaning(&call(name, args), None, Some(&memory))
+    }
+
+    #[test]
+    fn polled_files_and_lengths() {
+        // fd 5 for POLLIN, fd -1 unused, fd 7 for POLLIN | POLLOUT.
+        let fds = [1 << 32 | 5, 1 << 32 | 0xffff_ffff, 5 << 32 | 7];
+        let found = meaning_in(&fds, "poll", [0x1000, 3, 2500, 0, 0, 0]);
+        let files = found.files.expect("a set");
+        let numbers: Vec<i32> = files.files.iter().map(|file| file.number).collect();
+        assert_eq!(numbers, [5, 7]);
+        assert_eq!(files.files[1].wants, [Want::Read, Want::Write]);
+        assert_eq!(found.length_ms, Some(2500));
+        // Timeout 3.5 s at the start; sets: 5 and 64 for reading, 5 for writing.
+        let words = [3, 500_000, 1 << 5, 1, 1 << 5, 0];
+        let found = meaning_in(&words, "select", [65, 0x1010, 0x1020, 0, 0x1000, 0]);
+        let files = found.files.expect("a set");
+        assert_eq!(files.files[0].wants, [Want::Read, Want::Write]);
+        assert_eq!(files.files[1].number, 64);
+        assert_eq!(found.length_ms, Some(3500));
+        let found = meaning_in(&words, "pselect6", [65, 0x1010, 0, 0, 0x1000, 0]);
+        assert_eq!(found.length_ms, Some(3000), "that one has nanoseconds");
+    }
+
+    #[test]
+    fn a_poll_of_nothing_is_a_sleep() {
+        let found = meaning_in(&[9, 0], "select", [0, 0, 0, 0, 0x1000, 0]);
+        assert_eq!((found.kind, found.length_ms), (WaitKind::Sleep, Some(9000)));
+        let found = meaning_in(&[], "poll", [0, 0, u64::MAX, 0, 0, 0]);
+        assert_eq!(found.kind, WaitKind::Signal);
+        // Files that cannot be read are not no files.
+        let found = meaning_in(&[], "poll", [0x5000, 2, u64::MAX, 0, 0, 0]);
+        assert_eq!((found.kind, found.files), (WaitKind::Poll, None));
+    }
+
+    proptest! {
+        #[test]
+        fn any_call(
+            name in "(poll|ppoll|select|pselect6|epoll_wait|epoll_pwait2|wait4|waitid|futex|nanosleep|clock_nanosleep)",
+            args: [u64; 6],
+            near in prop::collection::vec(0x0f00_u64..0x2100, 6),
+            words in prop::collection::vec(any::<u64>(), 0..64),
+        ) {
+            let _ = meaning_in(&words, &name, args);
+            let near: [u64; 6] = near.try_into().expect("six");
+            let _ = meaning_in(&words, &name, near);
+        }
     }
 }

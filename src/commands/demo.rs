@@ -120,6 +120,7 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             samples: Samples::Exactly(3),
             interval: Duration::from_millis(250),
             locals: false,
+            stop: false,
             all: false,
             width: output::width(None, io::stdout()),
             trigger: Trigger::Dump,

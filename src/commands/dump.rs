@@ -15,6 +15,7 @@ impl From<&DumpArgs> for Request {
             samples: args.samples.map_or(Samples::Auto, Samples::Exactly),
             interval: args.interval,
             locals: args.locals,
+            stop: args.stop,
             all: args.all,
             width: output::width(args.width, std::io::stdout()),
             trigger: Trigger::Dump,

@@ -22,6 +22,8 @@ pub struct Request {
     pub interval: Duration,
     /// Read local variables too.
     pub locals: bool,
+    /// Stop each process while it is read.
+    pub stop: bool,
     /// Show all stacks in full.
     pub all: bool,
     /// Columns of the text report.
@@ -65,7 +67,8 @@ pub fn inspect(
 ) -> Result<Report, CaptureError> {
     let began = Instant::now();
     let mut session = capture::Session::new(request.pid, request.tree, &request.exclude)
-        .with_locals(request.locals);
+        .with_locals(request.locals)
+        .stopping(request.stop);
     let mut report = Report {
         schema: SCHEMA.to_owned(),
         tool: Tool::current(),

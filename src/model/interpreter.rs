@@ -17,7 +17,8 @@ pub struct PythonRuntime {
     pub reader: PythonReader,
     /// The runtime itself is being finalized: the process is exiting (`_PyRuntime._finalizing`).
     pub finalizing: bool,
-    /// Signal state (`_PyRuntime.signals`), where it can be read (3.12 and newer).
+    /// Signal state: `_PyRuntime.signals` from 3.12 on, before that static variables of `signalmodule.c`, which can be read where
+    /// the program is not stripped of its symbols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signals: Option<PythonSignals>,
 }
@@ -33,13 +34,44 @@ pub enum PythonReader {
 }
 
 /// CPython's own signal state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PythonSignals {
     /// Signals caught by the C handler whose Python handler has not run yet.
     pub pending: Vec<i32>,
     /// `signal.set_wakeup_fd`'s descriptor, if set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wakeup_fd: Option<i32>,
+    /// Whether that descriptor, a pipe or a UNIX socket, takes no further byte, so that the signals that come now wake no event
+    /// loop. Absent where that was not looked at: it is when a signal is pending or the main thread waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wakeup_full: Option<bool>,
+    /// The main thread, the only one that runs Python's signal handlers, and only for the main interpreter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_by: Option<Key>,
+    /// What that thread did when the pending signals were seen; absent when none is pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unserved: Option<Unserved>,
+}
+
+/// Why a signal that CPython has noted has not reached its Python handler: what the main thread does instead of going round
+/// the evaluation loop of the main interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unserved {
+    /// It runs: it may be about to serve it, or be in native code.
+    Running,
+    /// It waits for the GIL.
+    WaitsForGil,
+    /// It waits in a call that did not end at the signal.
+    Waits,
+    /// It runs code of another interpreter, where handlers do not run.
+    OtherInterpreter,
+    /// It is stopped by a signal or a tracer.
+    Stopped,
+    /// It has ended.
+    Ended,
+    /// That could not be told.
+    Unknown,
 }
 
 /// One interpreter (`PyInterpreterState`).

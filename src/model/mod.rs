@@ -1,5 +1,7 @@
 //! Plain serializable data: what was seen and what follows from it. No I/O, no clock, no printing.
 
+mod child;
+mod descriptor;
 mod event;
 mod finding;
 mod foreign;
@@ -11,10 +13,13 @@ mod process;
 mod redact;
 mod report;
 mod run;
+mod signal;
 mod snapshot;
 mod thread;
 mod wait;
 
+pub use child::{Child, ChildSet, ChildState, ChildWait};
+pub use descriptor::{Access, Descriptor, FileKind, Peer, SocketState, Want};
 pub use event::{Event, LeftProcess, Outcome, OutcomeKind, SlowStatus};
 pub use finding::{
     Analysis, Certainty, EdgeKind, Evidence, Finding, Inconclusive, Motion, Reference,
@@ -24,7 +29,9 @@ pub use foreign::Foreign;
 pub use frame::{Frame, Local};
 pub use gap::{Gap, GapKind};
 pub use ids::{Addr, Key, Pid, Tid};
-pub use interpreter::{Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState};
+pub use interpreter::{
+    Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState, Unserved,
+};
 pub use process::{Coverage, Process, RunningTest, RuntimeKind};
 pub use redact::redact;
 pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};
@@ -32,9 +39,9 @@ pub use run::{
     Birth, Counted, Counts, Inventory, Leak, LeftKind, Role, Run, RunRecord, SlowTest,
     TestInventory, TestOutcome, TestPhase, TestProcess, TestRecord, TestSource, Trend, place,
 };
+pub use signal::signal_name;
 pub use snapshot::{Pause, Snapshot};
-pub use thread::{KernelThread, Syscall, Thread, ThreadKind};
+pub use thread::{KernelThread, Syscall, Thread, ThreadKind, ThreadSignals};
 pub use wait::{
-    Descriptor, Grade, Holder, HolderEvidence, NativeCall, ObjectFact, Owner, Wait, WaitKind,
-    WaitObject,
+    Grade, Holder, HolderEvidence, NativeCall, ObjectFact, Owner, Wait, WaitKind, WaitObject,
 };

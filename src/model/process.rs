@@ -1,6 +1,6 @@
 //! Processes.
 
-use super::{Foreign, Interpreter, Key, Pid, PythonRuntime, Thread};
+use super::{Foreign, Interpreter, Key, Pid, PythonRuntime, Thread, ThreadKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,12 @@ pub struct Process {
     /// Signals that it catches (`SigCgt` of `proc_pid_status(5)`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caught_signals: Vec<i32>,
+    /// Signals that it ignores (`SigIgn`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_signals: Vec<i32>,
+    /// Signals sent to the process that none of its threads has taken yet (`ShdPnd`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_signals: Vec<i32>,
     /// What it runs.
     pub runtime: RuntimeKind,
     /// Its CPython runtime.
@@ -94,5 +100,20 @@ impl Process {
     #[must_use]
     pub fn is_led_by(&self, thread: &Thread) -> bool {
         thread.tid == self.pid
+    }
+
+    /// Whether all live threads block this signal; `None` where their masks were not all read.
+    #[must_use]
+    pub fn blocks_everywhere(&self, signal: i32) -> Option<bool> {
+        let mut all_read = true;
+        for thread in &self.threads {
+            match &thread.kernel.signals {
+                _ if thread.kind == ThreadKind::Exited => {}
+                Some(masks) if masks.blocked.contains(&signal) => {}
+                Some(_) => return Some(false),
+                None => all_read = false,
+            }
+        }
+        all_read.then_some(true)
     }
 }

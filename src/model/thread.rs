@@ -58,6 +58,21 @@ pub struct KernelThread {
     pub run_delay_ns: u64,
     /// Number of times it was put on a CPU (`schedstat`, third field).
     pub runs: u64,
+    /// Its signal masks. Read of all threads of a process with at most 64 of them or with a signal that waits to be
+    /// served; else of the leader only, since the file is dear to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signals: Option<ThreadSignals>,
+}
+
+/// A thread's signal masks (`proc_pid_status(5)`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ThreadSignals {
+    /// Signals that it blocks (`SigBlk`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<i32>,
+    /// Signals sent to this very thread that it has not taken yet (`SigPnd`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<i32>,
 }
 
 /// A system call in progress.

@@ -1,6 +1,6 @@
 //! What a thread waits for.
 
-use super::{Addr, Foreign, Key, Pid};
+use super::{Addr, ChildWait, Descriptor, Foreign, Key};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct Wait {
     /// Address of the object waited on: lock, GIL, thread handle, or the bare futex word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Addr>,
-    /// The thread (join), GIL or lock waited on.
+    /// The thread (join), GIL, lock or child process waited on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Key>,
     /// The thread that an owner field names, and how sure that is.
@@ -53,10 +53,20 @@ pub struct Wait {
     /// File descriptor and what it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,
+    /// The files that are polled: those of `poll(2)` and `select(2)`, or those that the epoll of `descriptor` watches. At most 64
+    /// of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Descriptor>,
+    /// Number of files that are polled, if that is more than `files` has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_in_all: Option<usize>,
+    /// Of a wait for a child's end: for which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<ChildWait>,
     /// Milliseconds until the wait ends by itself; absent if it has no deadline or that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<u64>,
-    /// Milliseconds that a sleep was asked to last, where only that is known and not when it began.
+    /// Milliseconds that a sleep or poll was asked to last, where only that is known and not when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length_ms: Option<u64>,
     /// Whether the wait ends by itself at some time; absent if unknown.
@@ -150,19 +160,6 @@ pub struct Owner {
     pub grade: Grade,
 }
 
-/// An open file of the target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Descriptor {
-    /// Its number.
-    pub number: i32,
-    /// What `/proc/PID/fd/N` points at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<Foreign>,
-    /// For a pipe: the other processes that have it open; absent where that could not be found out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub also_open_in: Option<Vec<Pid>>,
-}
-
 /// Kinds of waits.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -202,17 +199,82 @@ pub enum WaitKind {
 }
 
 impl Wait {
-    /// Whether only code of the same process can end this wait: it is on something of the process, or on a pipe that no
-    /// other process has open.
+    /// Whether only code of the same process can end this wait: it is on something of the process, or on pipes and socket pairs
+    /// that no other process has.
     #[must_use]
     pub fn is_internal(&self) -> bool {
-        let own_pipe = self
+        let own_file = self
             .descriptor
             .as_ref()
-            .and_then(|descriptor| descriptor.also_open_in.as_ref())
-            .is_some_and(Vec::is_empty);
-        self.kind.is_internal()
-            || (matches!(self.kind, WaitKind::Read | WaitKind::Write) && own_pipe)
+            .is_some_and(Descriptor::is_internal);
+        match self.kind {
+            WaitKind::Read | WaitKind::Write => own_file,
+            WaitKind::Poll => self.polls_all_of(Descriptor::is_internal),
+            kind => kind.is_internal(),
+        }
+    }
+
+    /// Of a poll: whether anything outside of the process may end it, such as a process with the other end of a pipe, a
+    /// terminal, a network. `None` where that is not known, or the wait is none on a set of files.
+    #[must_use]
+    pub fn has_outside_peer(&self) -> Option<bool> {
+        let known: Vec<Option<bool>> = self
+            .files
+            .iter()
+            .map(Descriptor::has_outside_peer)
+            .collect();
+        if known.contains(&Some(true)) {
+            return Some(true);
+        }
+        let all_quiet = self.polls_all_of(|file| file.has_outside_peer() == Some(false));
+        all_quiet.then_some(false)
+    }
+
+    /// Of a poll: "3 files: fd 4 (pipe from pid 7), fd 5 (eventfd) and 1 more"; "fd 4 (…)" for one. The files that something
+    /// outside may happen on come first. `None` where the files are not known.
+    #[must_use]
+    pub fn files_words(&self) -> Option<Foreign> {
+        self.files_said(Descriptor::words)
+    }
+
+    /// The same for narrow columns: "3 files: pipe from pid 7 (fd 4), …".
+    #[must_use]
+    pub fn short_files_words(&self) -> Option<Foreign> {
+        self.files_said(Descriptor::short_words)
+    }
+
+    fn files_said(&self, words: fn(&Descriptor) -> Foreign) -> Option<Foreign> {
+        const MAX_NAMED: usize = 3;
+        let in_all = self.files_in_all.unwrap_or(self.files.len());
+        if in_all == 0 {
+            return None;
+        }
+        let mut files: Vec<&Descriptor> = self.files.iter().collect();
+        files.sort_by_key(|file| match file.has_outside_peer() {
+            Some(true) => 0,
+            None => 1,
+            Some(false) => 2,
+        });
+        let named: Vec<String> = files
+            .iter()
+            .take(MAX_NAMED)
+            .map(|file| words(file).untrusted().to_owned())
+            .collect();
+        let more = in_all.saturating_sub(named.len());
+        let named = named.join(", ");
+        Some(Foreign::from(match (in_all, more) {
+            (1, _) => named,
+            (_, 0) => format!("{in_all} files: {named}"),
+            _ => format!("{in_all} files: {named} and {more} more"),
+        }))
+    }
+
+    /// Whether the set of polled files is known wholly, is not empty, and each is as asked.
+    fn polls_all_of(&self, test: impl Fn(&Descriptor) -> bool) -> bool {
+        self.kind == WaitKind::Poll
+            && self.files_in_all.is_none()
+            && !self.files.is_empty()
+            && self.files.iter().all(test)
     }
 }
 
@@ -244,5 +306,66 @@ impl WaitKind {
             self,
             Self::Gil | Self::ThreadExit | Self::Lock | Self::RLock | Self::Futex
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{FileKind, Peer};
+
+    fn poll(files: Vec<Descriptor>) -> Wait {
+        let json = r#"{"kind": "poll", "timed": false, "grade": "read"}"#;
+        let mut wait: Wait = serde_json::from_str(json).expect("a wait");
+        wait.files = files;
+        wait
+    }
+
+    fn pipe(number: i32, processes: &[i32]) -> Descriptor {
+        Descriptor {
+            number,
+            kind: Some(FileKind::Pipe),
+            peer: Some(Peer {
+                processes: processes.to_vec(),
+                own: vec![number + 1],
+                complete: true,
+                ..Peer::default()
+            }),
+            ..Descriptor::default()
+        }
+    }
+
+    #[test]
+    fn a_poll_is_internal_if_all_of_its_files_are() {
+        assert!(poll(vec![pipe(4, &[]), pipe(6, &[])]).is_internal());
+        assert!(!poll(vec![pipe(4, &[]), pipe(6, &[9])]).is_internal());
+        assert!(!poll(Vec::new()).is_internal(), "the set is not known");
+        let mut cut = poll(vec![pipe(4, &[])]);
+        cut.files_in_all = Some(2);
+        assert!(!cut.is_internal());
+        assert_eq!(cut.has_outside_peer(), None);
+        assert_eq!(poll(vec![pipe(4, &[])]).has_outside_peer(), Some(false));
+        assert_eq!(poll(vec![pipe(4, &[3])]).has_outside_peer(), Some(true));
+    }
+
+    #[test]
+    fn words_of_a_set() {
+        let said = |wait: Wait| wait.files_words().map(|words| words.untrusted().to_owned());
+        assert_eq!(said(poll(Vec::new())), None);
+        let two = poll(vec![pipe(4, &[]), pipe(6, &[9])]);
+        assert_eq!(
+            said(two).as_deref(),
+            Some(
+                "2 files: fd 6 (pipe from pid 9 and fd 7 of its own), fd 4 (pipe from fd 5 of its own)"
+            )
+        );
+        let many = (0..9).map(|number| Descriptor {
+            number,
+            ..Descriptor::default()
+        });
+        assert_eq!(
+            said(poll(many.collect())).as_deref(),
+            Some("9 files: fd 0, fd 1, fd 2 and 6 more")
+        );
     }
 }

@@ -4,6 +4,7 @@ mod findings;
 mod holding;
 mod inventory;
 mod layout;
+mod signals;
 mod threads;
 
 pub use inventory::inventory;

@@ -90,6 +90,7 @@ impl Dump {
             samples,
             interval,
             locals: false,
+            stop: false,
             all: false,
             width: options.width,
             trigger: trigger.clone(),

@@ -537,6 +537,11 @@ mod join_on_blocked_thread {
             "forgotten",
             &["`forgotten`, which waits in Queue.get at work (hang_at_exit.py:10)"],
         );
+        socket_of_its_own [py311 py312 py314] join(
+            "join-on-blocked-thread/hang_socket.py",
+            "worker",
+            &["`worker`, which waits for data on fd", "(UNIX socket to fd", "at worker (hang_socket.py:9)"],
+        );
         near_miss_compute [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss.py compute");
         near_miss_sleep [py311 py313 py315] silent("join-on-blocked-thread/near_miss.py sleep");
         near_miss_socket [py311 py312 py314] silent("join-on-blocked-thread/near_miss.py socket");

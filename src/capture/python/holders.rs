@@ -74,7 +74,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     }
     let open: BTreeSet<u64> = waits
         .iter()
-        .filter(|(_, _, wait)| wait.holders.is_empty())
+        .filter(|(_, native_id, wait)| no_other_holds(wait, *native_id))
         .flat_map(|(_, _, wait)| suspicious(wait))
         .collect();
     if open.is_empty() {
@@ -88,7 +88,10 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
             fellows.entry(object).or_default().insert(*native_id);
         }
     }
-    for (_, _, wait) in waits.iter_mut().filter(|wait| wait.2.holders.is_empty()) {
+    for (_, native_id, wait) in waits.iter_mut() {
+        if !no_other_holds(wait, *native_id) {
+            continue;
+        }
         let mut suspects = std::mem::take(&mut wait.suspects);
         for object in suspicious(wait) {
             for suspect in reached.get(&object).into_iter().flatten() {
@@ -103,6 +106,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
         suspects.truncate(MAX_TOLD);
         wait.suspects = suspects;
         if let Some(WaitTarget::Lock(lock)) = &wait.target
+            && wait.holders.is_empty()
             && !lock.recursive
             && is_the_lock_itself(wait)
         {
@@ -111,6 +115,13 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
             );
         }
     }
+}
+
+/// Whether no holder is known but the waiter itself, which may have given the lock up within its block.
+fn no_other_holds(wait: &PythonWait, waiter: Tid) -> bool {
+    wait.holders
+        .iter()
+        .all(|holder| holder.native_id == Some(waiter))
 }
 
 /// Whether the program waits for the lock, and not for a signal that a library passes on by a lock of its own, as

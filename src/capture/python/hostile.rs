@@ -73,6 +73,7 @@ proptest! {
                 address: Some(BASE + runtime % (pages * PAGE)),
                 offsets: for_minor(minor),
             },
+            static_signals: None,
             environ: Some(BASE),
         };
         let waiter = BlockedThread { native_id: 1, tid: 1, futex: Some(BASE + futex % (pages * PAGE)) };

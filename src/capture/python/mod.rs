@@ -17,6 +17,7 @@ mod qualname;
 mod runtime;
 mod signals;
 mod slots;
+mod static_signals;
 mod waits;
 mod with_blocks;
 
@@ -28,6 +29,7 @@ use crate::model::{
 use code::CodeCache;
 use heap::Heap;
 use interpreter::Skeleton;
+use static_signals::StaticSignals;
 
 pub(crate) use holders::RawHolder;
 pub(crate) use interpreter::RawThreadState;
@@ -43,6 +45,7 @@ const MAX_ATTEMPTS: usize = 3;
 pub(crate) struct PythonProcess {
     runtime: Runtime,
     environ: Option<u64>,
+    static_signals: Option<StaticSignals>,
 }
 
 /// What one sample reads of it.
@@ -68,6 +71,7 @@ pub(crate) struct BlockedThread {
 impl PythonProcess {
     pub(crate) fn new(runtime: Runtime, maps: &Maps) -> Self {
         Self {
+            static_signals: static_signals::find(maps, runtime.minor),
             runtime,
             environ: environ::find(maps),
         }
@@ -94,12 +98,16 @@ impl PythonProcess {
         blocked: &[BlockedThread],
         with_locals: bool,
     ) -> PythonPart {
-        match (&self.runtime.offsets, self.runtime.address) {
+        let mut part = match (&self.runtime.offsets, self.runtime.address) {
             (Some(_), Some(address)) if !self.runtime.free_threaded => {
                 self.read_own(key, memory, address, blocked, with_locals)
             }
             _ => self.read_by_pyspy(pid, key),
+        };
+        if let Some(signals) = self.static_signals {
+            part.runtime.signals = signals.read(&CachedMemory::new(memory));
         }
+        part
     }
 
     fn read_own(

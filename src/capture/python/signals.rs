@@ -23,5 +23,6 @@ pub(super) fn read(heap: &Heap<'_>, runtime: u64) -> Option<PythonSignals> {
     Some(PythonSignals {
         pending,
         wakeup_fd: (wakeup_fd >= 0).then_some(wakeup_fd),
+        ..PythonSignals::default()
     })
 }

@@ -5,9 +5,10 @@ use super::super::{Style, clean, clean_word};
 use super::findings::is_worth_a_line;
 use super::holding;
 use super::layout::{Page, cut};
+use super::signals;
 use crate::model::{
-    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Thread, ThreadKind,
-    ThreadState, Trigger, WaitKind,
+    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, SocketState, Thread,
+    ThreadKind, ThreadState, Trigger, Wait, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_LISTED: usize = 40;
 /// Fewest frames of the test runner in a row that are worth folding.
 const MIN_FOLDED: usize = 3;
+/// The column of what a thread does.
+const DOING: usize = 3;
 /// Frames of a stack shown at either end when not all are asked for.
 const STACK_ENDS: usize = 12;
 
@@ -114,6 +117,14 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
     if let Some(tracer) = process.tracer {
         parts.push(format!("traced by {tracer}"));
     }
+    let pause = report.samples.last().and_then(|sample| {
+        let mut pauses = sample.pauses.iter();
+        pauses.find(|pause| pause.process == process.key)
+    });
+    if let Some(pause) = pause {
+        let ms = pause.stopped_us.div_ceil(1000);
+        parts.push(format!("stopped for {ms} ms to be read"));
+    }
     match known(report, process) {
         Some(known) => parts.push(role_of(known)),
         None => {
@@ -131,6 +142,9 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
     {
         page.line(&format!("  interpreter {} is being ended", interpreter.id));
     }
+    for line in signals::lines(process) {
+        page.wrapped("  ", "    ", &line);
+    }
 }
 
 fn plural(count: usize, noun: &str) -> String {
@@ -145,6 +159,7 @@ fn write_table(
     involved: &BTreeSet<&Key>,
 ) {
     let mut rows: Vec<(Vec<String>, usize)> = Vec::new();
+    let mut details: Vec<Option<String>> = Vec::new();
     let mut index: BTreeMap<Vec<String>, usize> = BTreeMap::new();
     let fold = process.threads.len() > MAX_LISTED;
     for thread in process
@@ -170,24 +185,31 @@ fn write_table(
         let mut row = vec![clean(thread.display_name()), thread.tid.to_string()];
         row.extend(what);
         rows.push((row, 0));
+        details.push(thread.wait.as_ref().and_then(in_full));
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     let limits = column_limits(page.width(), &rows);
-    for (row, more) in rows {
+    for ((row, more), detail) in rows.iter().zip(&mut details) {
         let mut cells: Vec<String> = row
             .iter()
             .zip(limits)
             .map(|(cell, limit)| cut(cell, limit))
             .collect();
-        if more > 0 {
+        if row[DOING] == cells[DOING] {
+            *detail = None;
+        }
+        if *more > 0 {
             cells[0] = cut(&format!("{} × {}", row[0], more + 1), limits[0]);
         }
         table.add_row(cells);
     }
-    for line in table.lines() {
+    for (line, detail) in table.lines().zip(details) {
         page.line(&cut(&format!(" {line}"), page.width()));
+        if let Some(text) = detail {
+            page.wrapped("      ", "      ", &text);
+        }
     }
 }
 
@@ -240,15 +262,9 @@ fn doing(process: &Process, thread: &Thread) -> String {
     };
     let call = wait.call.as_ref().map(clean);
     let file = || {
-        wait.descriptor
-            .as_ref()
-            .map_or_else(String::new, |descriptor| {
-                let file = descriptor
-                    .file
-                    .as_ref()
-                    .map_or_else(String::new, |file| format!(" {}", clean(file)));
-                format!(" fd {}{file}", descriptor.number)
-            })
+        wait.descriptor.as_ref().map_or_else(String::new, |file| {
+            format!(" {}", clean(&file.short_words()))
+        })
     };
     let mut text = match wait.kind {
         WaitKind::Gil => "GIL".to_owned(),
@@ -270,9 +286,16 @@ fn doing(process: &Process, thread: &Thread) -> String {
         WaitKind::Sleep => "sleep".to_owned(),
         WaitKind::Read => format!("read{}", file()),
         WaitKind::Write => format!("write{}", file()),
-        WaitKind::Poll => format!("poll{}", file()),
+        WaitKind::Poll => match wait.short_files_words() {
+            Some(files) => format!("poll {}", clean(&files)),
+            None => format!("poll{}", file()),
+        },
+        WaitKind::Connection if is_listener(wait) => format!("accept{}", file()),
         WaitKind::Connection => format!("connection{}", file()),
-        WaitKind::Child => "child's end".to_owned(),
+        WaitKind::Child => match &wait.child {
+            Some(child) => clean(&child.words()),
+            None => "child's end".to_owned(),
+        },
         WaitKind::Signal => "signal".to_owned(),
         WaitKind::FileLock => format!("file lock{}", file()),
         WaitKind::Syscall => thread
@@ -285,8 +308,38 @@ fn doing(process: &Process, thread: &Thread) -> String {
     };
     if let Some(left) = wait.remaining_ms {
         text.push_str(&format!(" {} s left", left / 1000));
+    } else if let Some(length) = wait.length_ms {
+        let how = match wait.kind {
+            WaitKind::Sleep => " of",
+            _ => ", at most",
+        };
+        text.push_str(&format!("{how} {}", seconds(length)));
     }
     text
+}
+
+/// The files or the child that a thread waits for, in full: the table's column has room for few.
+fn in_full(wait: &Wait) -> Option<String> {
+    if let Some(child) = &wait.child {
+        return Some(format!("waits for {}", clean(&child.words())));
+    }
+    let file = || Some(wait.descriptor.as_ref()?.words());
+    let files = wait.files_words().or_else(file)?;
+    Some(format!("waits on {}", clean(&files)))
+}
+
+/// "0.5 s", "3600 s".
+fn seconds(ms: u64) -> String {
+    if ms < 10_000 {
+        format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+    } else {
+        format!("{} s", ms / 1000)
+    }
+}
+
+fn is_listener(wait: &Wait) -> bool {
+    let state = wait.descriptor.as_ref().and_then(|file| file.state);
+    state == Some(SocketState::Listen)
 }
 
 fn place(thread: &Thread) -> String {

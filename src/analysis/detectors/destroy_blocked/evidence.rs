@@ -3,7 +3,7 @@
 use super::scene::Scene;
 use crate::analysis::case::Standing;
 use crate::analysis::wording;
-use crate::model::{Evidence, Grade, Key, Motion, Thread};
+use crate::model::{Evidence, Grade, Key, Motion, Thread, signal_name};
 use std::collections::BTreeSet;
 
 impl Scene<'_, '_> {
@@ -51,10 +51,7 @@ impl Scene<'_, '_> {
         if pending.is_empty() || !self.process.is_led_by(self.waiter) {
             return None;
         }
-        let names: Vec<String> = pending
-            .iter()
-            .map(|signal| wording::signal(*signal))
-            .collect();
+        let names: Vec<String> = pending.iter().map(|signal| signal_name(*signal)).collect();
         Some(self.case.fact(
             Grade::Read,
             format!(

@@ -40,6 +40,10 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
         }
         certainty = certainty.min(Certainty::Possible);
     }
+    // Others that use the lock may have it, or release it.
+    if open && !held.wait.suspects.is_empty() {
+        certainty = certainty.min(Certainty::Possible);
+    }
     let lock = wording::lock(held.wait);
     let mut evidence = vec![
         hold::waits_fact(case, thread, held.wait, &lock.full),
