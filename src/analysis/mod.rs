@@ -3,8 +3,10 @@
 //! A pure function of the samples: the same samples give the same analysis, live or from a saved file.
 
 mod case;
+mod chain;
 pub mod detectors;
 mod progress;
+mod roots;
 mod signature;
 mod wait_graph;
 mod wording;
@@ -38,7 +40,7 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
         }
     }
     // Detectors come most specific first; the sort keeps that order among equally sure findings.
-    let mut findings = subsumed(findings);
+    let mut findings = roots::one_each(findings);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.certainty));
     Analysis {
         verdict: verdict(&case, &findings),
@@ -47,31 +49,6 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
         progress: case.progress.values().cloned().collect(),
         inconclusive,
     }
-}
-
-/// One finding a root: where a more specific one names the same root blocker, the others' threads are affected by it.
-fn subsumed(findings: Vec<Finding>) -> Vec<Finding> {
-    let mut kept: Vec<Finding> = Vec::new();
-    for finding in findings {
-        let root = finding.blockers.last();
-        let same_root = kept.iter_mut().find(|first| {
-            root.is_some() && first.id != finding.id && first.blockers.last() == root
-        });
-        let Some(first) = same_root else {
-            kept.push(finding);
-            continue;
-        };
-        let more = finding.affected.into_iter().chain([finding.waiter]);
-        for key in more.collect::<Vec<_>>() {
-            let known = key == first.waiter
-                || first.blockers.contains(&key)
-                || first.affected.contains(&key);
-            if !known {
-                first.affected.push(key);
-            }
-        }
-    }
-    kept
 }
 
 fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {

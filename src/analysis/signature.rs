@@ -2,6 +2,7 @@
 
 use crate::model::{Frame, Thread};
 use fnv::FnvHasher;
+use std::cmp::Ordering;
 use std::hash::Hasher;
 
 /// Most frames of a thread that take part.
@@ -10,26 +11,93 @@ const FRAMES: usize = 5;
 /// `v1:` and a hash over the detector's id and the innermost functions of the threads involved: the project's own
 /// functions where a thread has any. Lines, addresses and ids change from run to run and take no part.
 pub(super) fn signature(id: &str, threads: &[&Thread]) -> String {
+    let parts: Vec<Vec<u8>> = threads.iter().map(|thread| part(thread)).collect();
+    of_parts(id, &parts)
+}
+
+/// The same for threads in a circle: which of them comes first makes no difference.
+pub(super) fn of_circle(id: &str, threads: &[&Thread]) -> String {
+    let mut parts: Vec<Vec<u8>> = threads.iter().map(|thread| part(thread)).collect();
+    let start = least_rotation(&parts);
+    parts.rotate_left(start);
+    of_parts(id, &parts)
+}
+
+fn of_parts(id: &str, parts: &[Vec<u8>]) -> String {
     let mut hasher = FnvHasher::default();
     hasher.write(id.as_bytes());
-    for thread in threads {
-        let own: Vec<&Frame> = thread
-            .frames()
-            .filter(|frame| !frame.is_library())
-            .take(FRAMES)
-            .collect();
-        let frames: Vec<&Frame> = if own.is_empty() {
-            thread.frames().take(FRAMES).collect()
-        } else {
-            own
-        };
-        for frame in frames {
-            hasher.write(b"\0");
-            hasher.write(frame.file_name().as_bytes());
-            hasher.write(b":");
-            hasher.write(frame.function.untrusted().as_bytes());
-        }
-        hasher.write(b"\x01");
+    for part in parts {
+        hasher.write(part);
     }
     format!("v1:{:016x}", hasher.finish())
+}
+
+fn part(thread: &Thread) -> Vec<u8> {
+    let own: Vec<&Frame> = thread
+        .frames()
+        .filter(|frame| !frame.is_library())
+        .take(FRAMES)
+        .collect();
+    let frames: Vec<&Frame> = if own.is_empty() {
+        thread.frames().take(FRAMES).collect()
+    } else {
+        own
+    };
+    let mut bytes = Vec::new();
+    for frame in frames {
+        bytes.push(b'\0');
+        bytes.extend(frame.file_name().as_bytes());
+        bytes.push(b':');
+        bytes.extend(frame.function.untrusted().as_bytes());
+    }
+    bytes.push(b'\x01');
+    bytes
+}
+
+/// Where to start a circle so that what is read from there comes first of all in order: two candidates are compared until
+/// one of them is out, with all starts that it has been compared over.
+fn least_rotation<T: Ord>(circle: &[T]) -> usize {
+    let count = circle.len();
+    let (mut best, mut other, mut same) = (0, 1, 0);
+    while best < count && other < count && same < count {
+        match circle[(best + same) % count].cmp(&circle[(other + same) % count]) {
+            Ordering::Equal => {
+                same += 1;
+                continue;
+            }
+            Ordering::Greater => best += same + 1,
+            Ordering::Less => other += same + 1,
+        }
+        if best == other {
+            other += 1;
+        }
+        same = 0;
+    }
+    best.min(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::least_rotation;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_circle_is_read_alike_from_anywhere(circle in prop::collection::vec(0_u8..3, 0..12), by: usize) {
+            let mut turned = circle.clone();
+            turned.rotate_left(by.checked_rem(circle.len()).unwrap_or(0));
+            let from_least = |mut circle: Vec<u8>| {
+                let start = least_rotation(&circle);
+                circle.rotate_left(start);
+                circle
+            };
+            let least = from_least(circle.clone());
+            prop_assert_eq!(from_least(turned), least.clone());
+            let first = (0..circle.len())
+                .map(|at| [&circle[at..], &circle[..at]].concat())
+                .min()
+                .unwrap_or_default();
+            prop_assert_eq!(least, first);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::case::destroyers;
 use crate::model::{
-    EdgeKind, Grade, Holder, HolderEvidence, Key, Process, Snapshot, WaitEdge, WaitKind,
+    EdgeKind, Grade, Holder, HolderEvidence, Key, Process, Snapshot, Wait, WaitEdge, WaitKind,
 };
 use std::collections::BTreeSet;
 
@@ -60,14 +60,9 @@ fn process_edges(process: &Process, earlier: &[Snapshot]) -> Vec<WaitEdge> {
         if wait.kind == WaitKind::ThreadExit {
             continue;
         }
-        // Dumps of before there were holders have only the owner.
-        let owner = wait.owner.iter().filter(|_| wait.holders.is_empty());
-        let holders = wait
-            .holders
-            .iter()
-            .map(|holder| (&holder.thread, holder.grade));
-        for (thread, grade) in holders.chain(owner.map(|owner| (&owner.thread, owner.grade))) {
-            if let Some(thread) = thread
+        for holder in &wait.holders {
+            let grade = grade_of(&thread.key, target, holder, earlier);
+            if let Some(thread) = &holder.thread
                 && grade >= Grade::Derived
             {
                 push(EdgeKind::HeldBy, target, thread, grade);
@@ -129,16 +124,37 @@ pub(super) fn upstream(edges: &[WaitEdge], targets: &[&Key]) -> BTreeSet<Key> {
         .collect()
 }
 
-/// The thread that `thread` waits for: the one it joins, or the owner of the lock that it waits for.
-pub(super) fn next_thread<'e>(edges: &'e [WaitEdge], thread: &Key) -> Option<(&'e Key, EdgeKind)> {
-    let out = edges.iter().find(|edge| {
-        &edge.from == thread && matches!(edge.kind, EdgeKind::Joins | EdgeKind::WaitsFor)
-    })?;
-    if out.kind == EdgeKind::Joins {
-        return Some((&out.to, EdgeKind::Joins));
+/// Who holds what is waited for, on evidence that is good enough to accuse someone, and that nothing contradicts: a lock
+/// that two threads seem to hold is held by one of them, and it is not known by which. Nothing of this is said of
+/// semaphores, where each holder is one of several.
+pub(super) fn holder(wait: &Wait) -> Option<&Holder> {
+    let all = wait.holders.iter().chain(&wait.suspects);
+    let mut claims = all.filter(|holder| holder.by != HolderEvidence::Reference);
+    let first = claims.clone().find(|holder| is_firm(holder))?;
+    let agreed = claims.all(|other| other.thread == first.thread);
+    (agreed && is_exclusive(wait, first)).then_some(first)
+}
+
+fn is_firm(holder: &Holder) -> bool {
+    let by_hearsay = matches!(
+        holder.by,
+        HolderEvidence::BareOwnerField | HolderEvidence::Reference
+    );
+    holder.grade >= Grade::Derived && !by_hearsay
+}
+
+/// Whether who holds it keeps all others out. What `multiprocessing`'s locks are made of is a semaphore, so their type has
+/// to tell; and a `with` block of one may be a copy from before a fork, so the lock's own note has to agree.
+fn is_exclusive(wait: &Wait, holder: &Holder) -> bool {
+    let object = wait.object.as_ref();
+    let type_name = object.map_or("", |object| object.type_name.untrusted());
+    if wait.kind != WaitKind::SharedFutex && holder.by != HolderEvidence::ProcessLock {
+        return !type_name.contains("Semaphore");
     }
-    let holder = edges
-        .iter()
-        .find(|edge| edge.from == out.to && edge.kind == EdgeKind::HeldBy)?;
-    Some((&holder.to, EdgeKind::HeldBy))
+    let is_process_lock = matches!(
+        type_name,
+        "multiprocessing.synchronize.Lock" | "multiprocessing.synchronize.RLock"
+    );
+    let noted = |claim: &Holder| claim.by == HolderEvidence::ProcessLock;
+    is_process_lock && wait.holders.iter().any(noted)
 }

@@ -1,8 +1,12 @@
 //! Words for threads, places and waits, shared by the detectors.
 
 use super::case::Closure;
-use crate::model::{Foreign, Frame, Process, Thread, Wait, WaitKind, signal_name};
+use crate::model::{Addr, Foreign, Frame, Process, Thread, Wait, WaitKind, signal_name};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// The type that capture gives to the lock of a module that is imported.
+const IMPORT_LOCK: &str = "import lock";
 
 /// A thread's name with its id: "`idle-nd` (tid 7)".
 pub(super) fn who(thread: &Thread) -> String {
@@ -39,6 +43,7 @@ pub(super) fn waits(wait: &Wait) -> String {
         WaitKind::RLock => format!("waits for an RLock{in_call}"),
         WaitKind::Lock | WaitKind::Futex => match call {
             Some(call) if call.starts_with("idle ") => format!("is an {call}"),
+            Some(call) if call.starts_with("import of ") => format!("waits for the {call}"),
             Some(call) => format!("waits in {call}"),
             None if wait.kind == WaitKind::Lock => "waits for a Lock".to_owned(),
             None => "waits for a lock or semaphore".to_owned(),
@@ -66,6 +71,83 @@ pub(super) fn waits(wait: &Wait) -> String {
         text.push_str(&format!(" ({} in all)", duration(length)));
     }
     text
+}
+
+/// A lock that is waited for, in the program's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LockName {
+    /// "`account.lock`", "the RLock", "the import of `settings`".
+    pub(super) short: String,
+    /// "`account.lock` (a _thread.lock)", "an RLock", "the import lock of `settings`".
+    pub(super) full: String,
+}
+
+/// The name of one lock.
+pub(super) fn lock(wait: &Wait) -> LockName {
+    let (kind, article) = match wait.kind {
+        WaitKind::RLock => ("RLock", "an"),
+        WaitKind::Lock => ("lock", "a"),
+        WaitKind::SharedFutex => ("lock between processes", "a"),
+        _ => ("lock or semaphore", "a"),
+    };
+    let Some(object) = &wait.object else {
+        return LockName {
+            short: format!("the {kind}"),
+            full: format!("{article} {kind}"),
+        };
+    };
+    let type_name = object.type_name.untrusted();
+    match &object.name {
+        Some(name) if type_name == IMPORT_LOCK => LockName {
+            short: format!("the import of `{}`", name.untrusted()),
+            full: format!("the import lock of `{}`", name.untrusted()),
+        },
+        Some(name) => LockName {
+            short: format!("`{}`", name.untrusted()),
+            full: format!("`{}` (a {type_name})", name.untrusted()),
+        },
+        None if type_name.starts_with("_thread.") => LockName {
+            short: format!("the {kind}"),
+            full: format!("{article} {kind}"),
+        },
+        None => LockName {
+            short: format!("the {}", type_name.rsplit('.').next().unwrap_or(type_name)),
+            full: format!("a {type_name}"),
+        },
+    }
+}
+
+/// The names of the locks that several threads wait for. Two threads may call different locks by one name
+/// (`target.lock`): these are numbered, and have their addresses.
+pub(super) fn locks(waits: &[&Wait]) -> Vec<LockName> {
+    let names: Vec<LockName> = waits.iter().map(|wait| lock(wait)).collect();
+    let mut meant: BTreeMap<String, Vec<Option<Addr>>> = BTreeMap::new();
+    for (wait, name) in waits.iter().zip(&names) {
+        let addresses = meant.entry(name.short.clone()).or_default();
+        if !addresses.contains(&wait.address) {
+            addresses.push(wait.address);
+        }
+    }
+    waits
+        .iter()
+        .zip(names)
+        .map(|(wait, name)| {
+            let several = meant.get(&name.short).filter(|meant| meant.len() > 1);
+            let number = several.and_then(|all| all.iter().position(|it| *it == wait.address));
+            match (number, wait.address) {
+                (Some(number), Some(address)) => {
+                    let short = format!("{} #{}", name.short, number + 1);
+                    let object = wait.object.as_ref();
+                    let kind = object.map_or("lock", |object| object.type_name.untrusted());
+                    LockName {
+                        full: format!("{short} (a {kind} at {address})"),
+                        short,
+                    }
+                }
+                _ => name,
+            }
+        })
+        .collect()
 }
 
 fn on_file(wait: &Wait) -> String {

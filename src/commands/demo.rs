@@ -14,8 +14,8 @@ use std::time::Duration;
 /// Hangs in `_interpreters.destroy`; needs CPython 3.13.
 const FLAGSHIP: &str =
     include_str!("../../fixtures/detectors/destroy-blocked-by-idle-thread/hang.py");
-/// Hangs in `Thread.join`; any Python.
-const JOIN: &str = include_str!("../../fixtures/detectors/join-on-blocked-thread/hang.py");
+/// Two threads that wait for each other's lock; any Python.
+const LOCKS: &str = include_str!("../../fixtures/detectors/lock-order-cycle/hang.py");
 /// Oldest minor version that the flagship hangs on.
 const FLAGSHIP_MINOR: u8 = 13;
 /// How often the program is looked at until it hangs: the line it prints comes just before that.
@@ -24,7 +24,7 @@ const MAX_LOOKS: usize = 20;
 pub(super) fn run(args: &DemoArgs) -> ExitCode {
     let Some(python) = pick(args) else {
         complain(
-            "the demo needs a CPython of 3.11 to 3.15 with a GIL, and none was found on PATH, under pyenv or by uv.\n  \
+            "the demo needs a CPython of 3.9 to 3.15 with a GIL, and none was found on PATH, under pyenv or by uv.\n  \
              Any one of these helps:\n    \
              uv python install 3.14\n    \
              apt-get install python3        (Debian 12: 3.11)\n    \
@@ -38,7 +38,10 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
             "destroys a sub-interpreter that a thread still lives in",
         )
     } else {
-        (JOIN, "joins a thread that waits for an event nobody sets")
+        (
+            LOCKS,
+            "transfers between two accounts in both directions at once",
+        )
     };
     let _ = writeln!(
         io::stderr(),

@@ -278,6 +278,26 @@ impl Wait {
     }
 }
 
+impl HolderEvidence {
+    /// What says so, in words that follow "holds it" or "may hold it".
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::WithBlock => "by a `with` block",
+            Self::SuspendedWithBlock => {
+                "by a `with` block of a generator or coroutine that is suspended"
+            }
+            Self::OwnerField => "by the lock's owner field",
+            Self::BareOwnerField => {
+                "by the lock's owner field, unless that is of an earlier thread with the same id"
+            }
+            Self::ImportLock => "by the import system's own note",
+            Self::ProcessLock => "by the lock's own note",
+            Self::Reference => "as it can reach the lock",
+        }
+    }
+}
+
 impl WaitKind {
     /// Whether such a wait is on something that only code of the same process can change.
     #[must_use]

@@ -1,6 +1,7 @@
 //! Text for people: the answer first, then the evidence, the remedy, and all threads.
 
 mod findings;
+mod holding;
 mod inventory;
 mod layout;
 mod signals;

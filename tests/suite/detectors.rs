@@ -532,14 +532,6 @@ mod join_on_blocked_thread {
                 "waits in Queue.get at pack (hang_chain.py:9)",
             ],
         );
-        rlock [py314 py315] Hang {
-            fixture: "join-on-blocked-thread/hang_rlock.py",
-            id: ID,
-            certainty: Certainty::Probable,
-            waiter: "main",
-            culprit: Some("updater"),
-            says: &["at replace_catalogue (hang_rlock.py:17) joins `updater`", "RLock whose owner field names MainThread"],
-        };
         at_exit [py311 py312 py313 py314 py315] join(
             "join-on-blocked-thread/hang_at_exit.py",
             "forgotten",
@@ -623,6 +615,221 @@ mod join_on_blocked_thread {
         fn py314() {
             super::check_cycle("3.14");
         }
+    }
+}
+
+mod stuck_lock {
+    use super::*;
+
+    const fn circle(
+        fixture: &'static str,
+        certainty: Certainty,
+        culprit: &'static str,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: "lock-order-cycle",
+            certainty,
+            waiter: ANY,
+            culprit: Some(culprit),
+            says,
+        }
+    }
+
+    const fn own(
+        fixture: &'static str,
+        certainty: Certainty,
+        thread: &'static str,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: "lock-self-deadlock",
+            certainty,
+            waiter: thread,
+            culprit: Some(thread),
+            says,
+        }
+    }
+
+    const fn held(
+        fixture: &'static str,
+        waiter: &'static str,
+        culprit: &'static str,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: "lock-held-by-blocked-thread",
+            certainty: Certainty::Certain,
+            waiter,
+            culprit: Some(culprit),
+            says,
+        }
+    }
+
+    const fn ended(fixture: &'static str, says: &'static [&'static str]) -> Hang {
+        Hang {
+            fixture,
+            id: "lock-holder-ended",
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit: None,
+            says,
+        }
+    }
+
+    cases! {
+        cycle [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang.py",
+            Certainty::Certain,
+            "transfer-2",
+            &[
+                "`transfer-1` waits for `target.lock` #1, which `transfer-2` holds",
+                "holds `target.lock` #2 since transfer (hang.py:14) by a `with` block",
+                "waits for `target.lock` #1 (a _thread.lock at 0x",
+                "at transfer (hang.py:16), without a deadline",
+            ],
+        );
+        ring [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_ring.py 3",
+            Certainty::Certain,
+            "philosopher-2",
+            &["`philosopher-1` waits for `right` #2, which `philosopher-2` holds", "since dine (hang_ring.py:14)"],
+        );
+        large_ring [py39 py314] circle(
+            "lock-order-cycle/hang_ring.py 40",
+            Certainty::Certain,
+            "philosopher-39",
+            &["and so on through 40 threads, back to the first."],
+        );
+        rlock [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_mixed.py rlock",
+            Certainty::Certain,
+            "auditor",
+            &["`auditor` waits for `ledger`, which `writer` holds", "since audit (hang_mixed.py:77)", "waits for an RLock"],
+        );
+        rlock_in_a_manager [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_mixed.py rlock-acquire",
+            Certainty::Probable,
+            "auditor",
+            &["`writer` waits for `self.lock`, which `auditor` holds", "(a _thread.RLock) at Acquired.__enter__ (hang_mixed.py:34)"],
+        );
+        condition [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_mixed.py condition",
+            Certainty::Certain,
+            "auditor",
+            &["`writer` waits for the Condition, which `auditor` holds", "waits for a threading.Condition at write (hang_mixed.py:72)"],
+        );
+        manager [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_mixed.py manager",
+            Certainty::Probable,
+            "auditor",
+            &["`writer` waits for `self._lock`, which `auditor` holds", "since audit (hang_mixed.py:77) by a `with` block"],
+        );
+        contextmanager [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_mixed.py contextmanager",
+            Certainty::Probable,
+            "auditor",
+            &["`writer` waits for `guard`, which `auditor` holds", "by a `with` block of a generator or coroutine"],
+        );
+        by_acquire [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_acquire.py",
+            Certainty::Probable,
+            "compactor",
+            &["`rebuilder` waits for `second` #1, which `compactor` holds", "by the lock's owner field"],
+        );
+        import [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_import.py",
+            Certainty::Certain,
+            "registrar",
+            &["waits for the import of `fixture_settings`, which `loader` holds", "by the import system's own note"],
+        );
+        join [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_join.py",
+            Certainty::Certain,
+            "updater",
+            &["MainThread waits for the end of `updater`", "`catalogue`, which MainThread holds", "at replace_catalogue (hang_join.py:17)"],
+        );
+        near_miss_convoy [py39 py310 py311 py312 py313 py314 py315] silent_for("lock-order-cycle/near_miss_contention.py convoy", 5);
+        near_miss_long [py39 py310 py311 py312 py313 py314 py315] silent("lock-order-cycle/near_miss_contention.py long");
+        near_miss_passed [py39 py310 py311 py312 py313 py314 py315] silent("lock-order-cycle/near_miss_contention.py passed");
+        near_miss_back_off [py39 py310 py311 py312 py313 py314 py315] silent_for("lock-order-cycle/near_miss_contention.py backoff", 5);
+        near_miss_condition [py39 py310 py311 py312 py313 py314 py315] silent_for("lock-order-cycle/near_miss_condition.py rlock", 5);
+        near_miss_condition_of_a_lock [py39 py310 py311 py312 py313 py314 py315] silent_for("lock-order-cycle/near_miss_condition.py lock", 5);
+        near_miss_manager [py39 py310 py311 py312 py313 py314 py315] silent("lock-order-cycle/near_miss_manager.py");
+
+        own_lock [py39 py310 py311 py312 py313 py314 py315] own(
+            "lock-self-deadlock/hang.py",
+            Certainty::Certain,
+            "main",
+            &["waits at Cache.refresh (hang.py:17) for `self._lock`, which it holds itself since Cache.get (hang.py:11)"],
+        );
+        own_lock_by_signal [py39 py310 py311 py312 py313 py314 py315] own(
+            "lock-self-deadlock/hang_interrupted.py signal",
+            Certainty::Probable,
+            "main",
+            &["waits at note_closed (hang_interrupted.py:26) for `registry`, which it holds itself since <module> (hang_interrupted.py:47)"],
+        );
+        own_lock_by_finalizer [py39 py310 py311 py312 py313 py314 py315] own(
+            "lock-self-deadlock/hang_interrupted.py del",
+            Certainty::Certain,
+            "main",
+            &["the finalizer SelfClosing.__del__ (hang_interrupted.py:22) was run"],
+        );
+        own_lock_by_weakref [py39 py310 py311 py312 py313 py314 py315] own(
+            "lock-self-deadlock/hang_interrupted.py weakref",
+            Certainty::Certain,
+            "main",
+            &["waits at note_closed (hang_interrupted.py:26)"],
+        );
+        own_lock_in_a_thread [py39 py310 py311 py312 py313 py314 py315] own(
+            "lock-self-deadlock/hang_in_thread.py",
+            Certainty::Probable,
+            "walker",
+            &["for `tree`, which it holds itself since visit (hang_in_thread.py:9)"],
+        );
+        near_miss_unlocked [py39 py310 py311 py312 py313 py314 py315] silent("lock-self-deadlock/near_miss.py unlocked");
+        near_miss_waiting [py39 py310 py311 py312 py313 py314 py315] silent("lock-self-deadlock/near_miss.py condition");
+        near_miss_recursive [py39 py310 py311 py312 py313 py314 py315] silent("lock-self-deadlock/near_miss.py rlock");
+
+        held_by_blocked [py39 py310 py311 py312 py313 py314 py315] held(
+            "lock-held-by-blocked-thread/hang.py",
+            "lister",
+            "confirmer",
+            &[
+                "`lister` waits at list_orders (hang.py:16) for `orders`, which `confirmer` holds while it waits in Event.wait",
+                "holds `orders` since confirm_order (hang.py:10)",
+            ],
+        );
+        held_by_consumer [py39 py310 py311 py312 py313 py314 py315] held(
+            "lock-held-by-blocked-thread/hang_queue.py",
+            "producer",
+            "consumer",
+            &["`gate`, which `consumer` holds while it waits in Queue.get at consume (hang_queue.py:13)"],
+        );
+        near_miss_fed [py39 py310 py311 py312 py313 py314 py315] silent("lock-held-by-blocked-thread/near_miss.py fed");
+        near_miss_sleeping [py39 py310 py311 py312 py313 py314 py315] silent("lock-held-by-blocked-thread/near_miss.py sleeping");
+        near_miss_socket [py39 py310 py311 py312 py313 py314 py315] silent("lock-held-by-blocked-thread/near_miss.py socket");
+        near_miss_semaphore [py39 py310 py311 py312 py313 py314 py315] silent("lock-held-by-blocked-thread/near_miss.py semaphore");
+
+        holder_ended [py39 py310 py311 py312 py313 py314 py315] ended(
+            "lock-holder-ended/hang.py",
+            &["waits at read_cache (hang.py:14) for `cache`, whose holder has ended", "no thread of the process has that id"],
+        );
+        holder_not_forked [py39 py310 py311 py312 py313 py314 py315] ended(
+            "lock-holder-ended/hang_forked.py",
+            &["waits at write_in_child (hang_forked.py:16) for `log`, whose holder has ended"],
+        );
+        near_miss_recycled [py39 py310 py311 py312 py313 py314 py315] silent("lock-holder-ended/near_miss.py recycled");
+        near_miss_alive [py39 py310 py311 py312 py313 py314 py315] silent("lock-holder-ended/near_miss.py alive");
+        // It does hang, and nobody can be named.
+        near_miss_plain [py39 py310 py311 py312 py313 py314 py315] NearMiss {
+            fixture: "lock-holder-ended/near_miss.py plain",
+            at_most: Verdict::PossibleHang,
+            dumps: 2,
+        };
     }
 }
 

@@ -22,6 +22,7 @@ mod detectors;
 mod inventory;
 mod junit;
 mod kernel_waits;
+mod lock_rules;
 mod offline;
 mod reports;
 mod stop;

@@ -3,8 +3,9 @@
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, Closure, Standing, destroyers};
-use crate::analysis::{signature, wait_graph, wording};
-use crate::model::{Certainty, EdgeKind, Finding, Grade, Key, Process, Thread, WaitKind};
+use crate::analysis::chain::{Chain, Link, Waits};
+use crate::analysis::{signature, wording};
+use crate::model::{Certainty, Finding, Grade, Key, Process, Thread, WaitKind};
 use std::collections::BTreeSet;
 
 static META: Meta = Meta {
@@ -15,9 +16,6 @@ static META: Meta = Meta {
         page: include_str!("../../../docs/detectors/join-on-blocked-thread.md"),
     }],
 };
-
-/// Longest chain that is followed.
-const MAX_CHAIN: usize = 1000;
 
 /// The detector.
 pub(super) struct JoinOnBlockedThread;
@@ -35,19 +33,26 @@ impl Detector for JoinOnBlockedThread {
                 .map(|(_, thread, _)| &thread.key)
                 .collect();
             let joined: BTreeSet<&Key> = joins(process).map(|(_, target)| target).collect();
+            let waits = Waits::of(process);
             for (waiter, _) in joins(process) {
                 if ending.contains(&waiter.key) {
                     continue;
                 }
-                let chain = chain(case, process, waiter);
+                let chain = without_lead_in(waits.chain(waiter));
+                // Where a lock closes the circle, or its holder is the root, there is a detector for that.
+                let over_a_lock = chain.closes_over_a_lock()
+                    || (chain.closes.is_none()
+                        && chain.links.last().is_some_and(|link| !link.is_join()));
+                if over_a_lock {
+                    continue;
+                }
                 // A chain is told from its start; one that runs into the end of an interpreter is that detector's.
                 let starts_elsewhere = chain.closes.is_none() && joined.contains(&waiter.key);
                 let ends = chain
                     .threads
                     .iter()
                     .any(|thread| ending.contains(&thread.key));
-                let joins = chain.kinds.contains(&EdgeKind::Joins);
-                if starts_elsewhere || ends || !joins {
+                if starts_elsewhere || ends {
                     continue;
                 }
                 let Some(finding) = judge(case, process, &chain) else {
@@ -81,76 +86,14 @@ fn joins(process: &Process) -> impl Iterator<Item = (&Thread, &Key)> {
     })
 }
 
-/// Who waits for whom, from a join on.
-struct Chain<'c> {
-    threads: Vec<&'c Thread>,
-    /// How each thread but the last waits for the next.
-    kinds: Vec<EdgeKind>,
-    /// The last thread waits for the one of this number: a cycle.
-    closes: Option<usize>,
-}
-
-fn chain<'c>(case: &Case<'_>, process: &'c Process, start: &'c Thread) -> Chain<'c> {
-    let mut chain = Chain {
-        threads: vec![start],
-        kinds: Vec::new(),
-        closes: None,
-    };
-    let mut last = start;
-    while chain.threads.len() < MAX_CHAIN {
-        let Some((next, kind)) = wait_graph::next_thread(&case.edges, &last.key) else {
-            break;
-        };
-        let Some(next) = process.thread(next) else {
-            break;
-        };
-        // The holder of a GIL is not stuck for that; its own detector judges it.
-        if last
-            .wait
-            .as_ref()
-            .is_some_and(|wait| wait.kind == WaitKind::Gil)
-        {
-            break;
-        }
-        chain.kinds.push(kind);
-        if let Some(start) = chain
-            .threads
-            .iter()
-            .position(|thread| thread.key == next.key)
-        {
-            chain.closes = Some(start);
-            break;
-        }
-        chain.threads.push(next);
-        last = next;
+/// What leads into a circle is not part of it, and told as affected.
+fn without_lead_in(mut chain: Chain<'_>) -> Chain<'_> {
+    if let Some(start) = chain.closes {
+        chain.threads.drain(..start);
+        chain.links.drain(..start);
+        chain.closes = Some(0);
     }
-    chain.without_lead_in();
     chain
-}
-
-impl Chain<'_> {
-    /// What leads into a cycle of joins is not part of it, and told as affected. A cycle of locks alone is told with the
-    /// join that leads into it.
-    fn without_lead_in(&mut self) {
-        let Some(start) = self.closes else {
-            return;
-        };
-        if self
-            .kinds
-            .iter()
-            .skip(start)
-            .any(|kind| *kind == EdgeKind::Joins)
-        {
-            self.threads.drain(..start);
-            self.kinds.drain(..start);
-            self.closes = Some(0);
-        }
-    }
-
-    /// The thread that the last one waits for, in a cycle.
-    fn closing(&self) -> Option<&Thread> {
-        self.threads.get(self.closes?).copied()
-    }
 }
 
 fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Finding> {
@@ -166,7 +109,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         return None;
     }
     let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
-    let all_joins = chain.kinds.iter().all(|kind| *kind == EdgeKind::Joins);
+    let all_joins = chain.links.iter().all(|link| link.is_join());
     let (waiter_name, root_name) = (wording::name(waiter), wording::name(root));
     let closure = case.closure(process, &known);
     let is_main = process.is_led_by(waiter);
@@ -211,30 +154,16 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         "joins"
     };
     let mut evidence = Vec::new();
-    for (index, kind) in chain.kinds.iter().enumerate() {
-        let from = chain.threads[index];
-        let to = chain
-            .threads
-            .get(index + 1)
-            .copied()
-            .or_else(|| chain.closing())
-            .unwrap_or(waiter);
-        let (text, grade) = match kind {
-            EdgeKind::Joins => (
-                format!(
-                    "{} waits for the end of {}",
-                    wording::who(from),
-                    wording::who(to)
-                ),
+    for (from, link, to) in chain.steps() {
+        let (from_name, to_name) = (wording::who(from), wording::who(to));
+        let (text, grade) = match link {
+            Link::Join => (
+                format!("{from_name} waits for the end of {to_name}"),
                 from.wait.as_ref().map_or(Grade::Derived, |wait| wait.grade),
             ),
-            _ => (
-                format!(
-                    "{} waits for an RLock whose owner field names {}",
-                    wording::who(from),
-                    wording::who(to)
-                ),
-                Grade::Derived,
+            Link::Lock(holder) => (
+                format!("{from_name} waits for a lock that {to_name} holds"),
+                holder.grade,
             ),
         };
         evidence.push(case.fact(grade, text, &[(&from.key, "wait"), (&to.key, "python")]));

@@ -3,6 +3,7 @@
 mod destroy_blocked;
 mod gil_held_in_native_call;
 mod join_on_blocked_thread;
+mod stuck_lock;
 
 use super::case::{self, Case};
 use crate::model::{Finding, Gap, PythonReader};
@@ -48,6 +49,7 @@ pub(super) trait Detector: Sync {
 /// All detectors, most specific first.
 pub(super) const DETECTORS: &[&dyn Detector] = &[
     &destroy_blocked::DestroyBlocked,
+    &stuck_lock::StuckLock,
     &join_on_blocked_thread::JoinOnBlockedThread,
     &gil_held_in_native_call::GilHeldInNativeCall,
 ];

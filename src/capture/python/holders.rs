@@ -74,7 +74,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     }
     let open: BTreeSet<u64> = waits
         .iter()
-        .filter(|(_, _, wait)| wait.holders.is_empty())
+        .filter(|(_, native_id, wait)| no_other_holds(wait, *native_id))
         .flat_map(|(_, _, wait)| suspicious(wait))
         .collect();
     if open.is_empty() {
@@ -88,7 +88,10 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
             fellows.entry(object).or_default().insert(*native_id);
         }
     }
-    for (_, _, wait) in waits.iter_mut().filter(|wait| wait.2.holders.is_empty()) {
+    for (_, native_id, wait) in waits.iter_mut() {
+        if !no_other_holds(wait, *native_id) {
+            continue;
+        }
         let mut suspects = std::mem::take(&mut wait.suspects);
         for object in suspicious(wait) {
             for suspect in reached.get(&object).into_iter().flatten() {
@@ -103,6 +106,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
         suspects.truncate(MAX_TOLD);
         wait.suspects = suspects;
         if let Some(WaitTarget::Lock(lock)) = &wait.target
+            && wait.holders.is_empty()
             && !lock.recursive
             && is_the_lock_itself(wait)
         {
@@ -111,6 +115,13 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
             );
         }
     }
+}
+
+/// Whether no holder is known but the waiter itself, which may have given the lock up within its block.
+fn no_other_holds(wait: &PythonWait, waiter: Tid) -> bool {
+    wait.holders
+        .iter()
+        .all(|holder| holder.native_id == Some(waiter))
 }
 
 /// Whether the program waits for the lock, and not for a signal that a library passes on by a lock of its own, as
@@ -122,18 +133,14 @@ fn is_the_lock_itself(wait: &PythonWait) -> bool {
     }
 }
 
-/// Addresses whose holder answers who is waited for: the lock, and the object around it.
-fn lockable(wait: &PythonWait) -> Vec<u64> {
-    let target = match &wait.target {
+/// The lock whose holder is waited for. Not the object around it: who is in a block of a pool, a semaphore or a queue
+/// does not for that hold the lock within.
+fn lockable(wait: &PythonWait) -> Option<u64> {
+    match &wait.target {
         Some(WaitTarget::Lock(lock)) => Some(lock.object.0),
         Some(WaitTarget::ProcessLock(object)) => Some(object.0),
         _ => None,
-    };
-    let object = wait.object.as_ref().map(|object| object.address.0);
-    target
-        .into_iter()
-        .chain(object.filter(|object| target.is_some_and(|target| target != *object)))
-        .collect()
+    }
 }
 
 /// Addresses whom to suspect of when nobody is known to hold it.
@@ -171,7 +178,7 @@ impl Search<'_> {
                 released.extend(self.heap.attribute(condition, "_lock").ok().flatten());
             }
             for block in with_blocks::active(self.heap, frame) {
-                let place = Some(place(self.heap, frame));
+                let place = Some(place_at(self.heap, frame, block.entered));
                 let native_id = Some(raw.native_id);
                 self.note(block.manager, &released, native_id, &place);
             }
@@ -200,7 +207,7 @@ impl Search<'_> {
                     RawHolder {
                         native_id: Some(raw.native_id),
                         by: HolderEvidence::SuspendedWithBlock,
-                        place: Some(place(self.heap, &inner)),
+                        place: Some(place_at(self.heap, &inner, block.entered)),
                         direct: lock == block.manager,
                     },
                 );
@@ -267,8 +274,8 @@ impl Search<'_> {
             out.push(manager);
         }
         let attributes = self.heap.attributes(manager).unwrap_or_default();
-        for (_, value) in attributes.into_iter().take(MAX_ATTRIBUTES) {
-            if !self.wanted.contains(&value) {
+        for (name, value) in attributes.into_iter().take(MAX_ATTRIBUTES) {
+            if !self.wanted.contains(&value) || !self.takes_on_entry(manager, &name) {
                 continue;
             }
             let held = if is_lock(value) {
@@ -281,6 +288,20 @@ impl Search<'_> {
             }
         }
         out
+    }
+
+    /// Whether the manager's `__enter__` has to do with the lock of this name, as far as the names in it tell. Many a class
+    /// with a lock is a context manager for other reasons, such as a pool.
+    fn takes_on_entry(&self, manager: u64, attribute: &str) -> bool {
+        let takes = |name: &String| {
+            name == attribute
+                || name == "__enter__"
+                || name.contains("acquire")
+                || name.contains("lock")
+        };
+        self.heap
+            .method_names(manager, "__enter__")
+            .is_some_and(|names| names.iter().any(takes))
     }
 
     fn add(&mut self, lock: u64, holder: RawHolder) {
@@ -432,8 +453,12 @@ fn is_lock_target(wait: &PythonWait) -> bool {
 
 /// "function (file.py:7)", as reports show it.
 fn place(heap: &Heap<'_>, frame: &RawFrame) -> Foreign {
+    place_at(heap, frame, frame.offset)
+}
+
+fn place_at(heap: &Heap<'_>, frame: &RawFrame, offset: i64) -> Foreign {
     let code: &Code = &frame.code;
-    code.frame(heap, frame.address, frame.offset).place().into()
+    code.frame(heap, frame.address, offset).place().into()
 }
 
 /// Whether a frame refers to an object: by a variable, an attribute of one, or a global that its code uses.

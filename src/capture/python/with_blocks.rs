@@ -15,6 +15,12 @@ const MAX_BLOCKS: usize = 256;
 /// `SETUP_FINALLY` and `WITH_EXCEPT_START` of 3.9 and 3.10, where a block is entered by the one and its handler is the other.
 const OLD_SETUP_FINALLY: i32 = 122;
 const OLD_WITH_EXCEPT_START: u8 = 49;
+/// Opcodes of 3.9 and 3.10 that begin a block, and that of an argument's upper bits.
+const OLD_SETUP_WITH: u8 = 143;
+const OLD_SETUP_ASYNC_WITH: u8 = 154;
+const OLD_EXTENDED_ARG: u8 = 144;
+/// Most bytes of code that are searched for the beginning of a block.
+const MAX_OLD_CODE: usize = 1 << 16;
 /// Size of a `PyTryBlock`: type, handler, level.
 const OLD_BLOCK_SIZE: u64 = 12;
 /// Names of a context manager's exits.
@@ -25,6 +31,8 @@ const EXITS: [&str; 2] = ["__exit__", "__aexit__"];
 pub(crate) struct WithBlock {
     /// The context manager.
     pub(crate) manager: u64,
+    /// Byte offset of an instruction whose line is that of the `with`.
+    pub(crate) entered: i64,
 }
 
 /// An entry of `co_exceptiontable`, in code units.
@@ -74,6 +82,9 @@ fn by_exception_table(
     };
     let mut out = Vec::new();
     let (mut targets, mut places) = (BTreeSet::new(), BTreeSet::new());
+    // Outwards the stack gets lower. A handler's own handler is deeper, and the exit that lies there is of a block that
+    // the frame is only entering.
+    let mut lowest = u64::MAX;
     while out.len() < MAX_BLOCKS {
         let Some(entry) = entries
             .iter()
@@ -85,6 +96,10 @@ fn by_exception_table(
             break;
         }
         position = entry.target;
+        if entry.depth > lowest {
+            continue;
+        }
+        lowest = entry.depth;
         let (exit, own) = match (entry.depth, two_slots) {
             (2.., true) => (value(entry.depth - 2)?, value(entry.depth - 1)?),
             (1.., false) => (value(entry.depth - 1)?, 0),
@@ -98,7 +113,8 @@ fn by_exception_table(
         }
         let manager = Some(own).filter(|own| *own != 0);
         if let Some(manager) = manager.or_else(|| heap.bound_object(exit)) {
-            out.push(WithBlock { manager });
+            let entered = i64::try_from(entry.target.saturating_mul(2)).unwrap_or(frame.offset);
+            out.push(WithBlock { manager, entered });
         }
     }
     Ok(out)
@@ -156,10 +172,34 @@ fn by_block_stack(
         }
         let exit = memory.u64(values.wrapping_add(8 * (level - 1)))?;
         if let Some(manager) = heap.bound_object(exit) {
-            out.push(WithBlock { manager });
+            let entered = old_setup(heap, code.wrapping_add(fixed::BYTES_DATA), handler, unit)
+                .unwrap_or(frame.offset);
+            out.push(WithBlock { manager, entered });
         }
     }
     Ok(out)
+}
+
+/// Byte offset of the `SETUP_WITH` whose handler is at `handler`, in units of an instruction's argument: up to 3.9 the
+/// handler itself has the line of the block's end.
+fn old_setup(heap: &Heap<'_>, code: u64, handler: u64, unit: u64) -> Option<i64> {
+    let length = usize::try_from(handler * unit).ok()?;
+    let bytes = heap.memory.bytes(code, length.min(MAX_OLD_CODE)).ok()?;
+    let mut extended = 0_u64;
+    for (index, pair) in bytes.chunks_exact(2).enumerate() {
+        let argument = extended << 8 | u64::from(pair[1]);
+        extended = if pair[0] == OLD_EXTENDED_ARG {
+            argument & 0x00ff_ffff
+        } else {
+            0
+        };
+        let next = 2 * (index as u64 + 1);
+        let is_setup = matches!(pair[0], OLD_SETUP_WITH | OLD_SETUP_ASYNC_WITH);
+        if is_setup && next + argument * unit == handler * unit {
+            return i64::try_from(next - 2).ok();
+        }
+    }
+    None
 }
 
 /// Reads a code object's exception table (CPython's `InternalDocs/exception_handling.md`).

@@ -3,6 +3,7 @@
 use super::super::whereabouts::{known, role_of, told_by_itself};
 use super::super::{Style, clean, clean_word};
 use super::findings::is_worth_a_line;
+use super::holding;
 use super::layout::{Page, cut};
 use super::signals;
 use super::tasks;
@@ -71,7 +72,7 @@ pub(super) fn write_one(
     tasks::write(page, report, process);
     for thread in &process.threads {
         if report.options.all || context.involved.contains(&thread.key) {
-            write_stacks(page, style, thread, report.options.all);
+            write_stacks(page, style, process, thread, report.options.all);
         }
     }
 }
@@ -277,10 +278,10 @@ fn doing(process: &Process, thread: &Thread) -> String {
             );
             format!("join({name})")
         }
-        WaitKind::Lock => call.unwrap_or_else(|| "Lock".to_owned()),
+        WaitKind::Lock => call.unwrap_or_else(|| holding::named("Lock", wait)),
         WaitKind::RLock => match call {
             Some(call) => format!("{call} (RLock)"),
-            None => "RLock".to_owned(),
+            None => holding::named("RLock", wait),
         },
         WaitKind::Futex => call.unwrap_or_else(|| "lock or semaphore".to_owned()),
         WaitKind::SharedFutex => "lock between processes".to_owned(),
@@ -364,10 +365,13 @@ pub(super) fn spot(frame: &Frame) -> String {
     format!("{} ({file}{line})", clean(&frame.function))
 }
 
-fn write_stacks(page: &mut Page, style: Style, thread: &Thread, all: bool) {
+fn write_stacks(page: &mut Page, style: Style, process: &Process, thread: &Thread, all: bool) {
     let title = format!("{} (tid {})", clean(thread.display_name()), thread.tid);
     page.gap();
     page.line(&format!("  {}", style.strong(&title)));
+    for line in holding::lines(process, thread) {
+        page.wrapped("    ", "      ", &line);
+    }
     for state in &thread.python {
         if thread.python.len() > 1 || state.interpreter_id != 0 {
             page.line(&format!("    in interpreter {}:", state.interpreter_id));

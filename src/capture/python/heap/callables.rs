@@ -37,6 +37,25 @@ impl Heap<'_> {
         })
     }
 
+    /// Names of the globals and attributes that a method of an object's class uses, if it is made in Python.
+    pub(crate) fn method_names(&self, object: u64, method: &str) -> Option<Vec<String>> {
+        let kind = self.type_of(object).ok()?;
+        let function = self.bases(kind).ok()?.into_iter().find_map(|base| {
+            let dict = self.memory.u64(base.wrapping_add(fixed::TYPE_DICT)).ok()?;
+            self.dict_get(dict, method).ok().flatten()
+        })?;
+        if !self.is(function, "function") {
+            return None;
+        }
+        let pointer = |object: u64, offset: u64| self.memory.u64(object.wrapping_add(offset)).ok();
+        let code = pointer(function, self.offsets.function_code)?;
+        let names = self.tuple(pointer(code, self.offsets.code_names)?).ok()?;
+        names
+            .into_iter()
+            .map(|name| self.string(name).ok())
+            .collect()
+    }
+
     /// The object that a method is bound to.
     pub(crate) fn bound_object(&self, callable: u64) -> Option<u64> {
         let kind = self.type_name(callable).ok()?;

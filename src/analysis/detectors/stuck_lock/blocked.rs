@@ -1,0 +1,108 @@
+//! `lock-held-by-blocked-thread`.
+
+use super::hold::{self, Hold};
+use crate::analysis::case::{Case, Closure, Standing};
+use crate::analysis::{signature, wording};
+use crate::model::{Certainty, Finding, Grade, Key, Process, Thread, Wait};
+use std::collections::BTreeSet;
+
+pub(super) const ID: &str = "lock-held-by-blocked-thread";
+
+/// Judges the lock that `waiter` waits for and `holder` holds, where the holder waits for no thread that is known.
+pub(super) fn judge(
+    case: &Case<'_>,
+    process: &Process,
+    waiter: &Thread,
+    holder: &Thread,
+) -> Option<Finding> {
+    let held = Hold::of(case, waiter, holder)?;
+    let root = holder.wait.as_ref()?;
+    let known = BTreeSet::from([&waiter.key, &holder.key]);
+    let closure = case.closure(process, &known);
+    let by_closure = holder_ceiling(case, process, holder, &closure)?;
+    let certainty = hold::wait_ceiling(case, waiter)?
+        .min(held.ceiling(case))
+        .min(by_closure);
+    let lock = wording::lock(held.wait);
+    let doing = doing(holder, root);
+    let mut evidence = vec![
+        hold::waits_fact(case, waiter, held.wait, &lock.full),
+        held.fact(case, &lock.short),
+        case.fact(
+            root.grade,
+            format!("{} {doing}", wording::who(holder)),
+            &[(&holder.key, "wait")],
+        ),
+    ];
+    evidence.extend(hold::stillness(case, &[waiter, holder]));
+    evidence.push(case.fact(
+        Grade::Derived,
+        wording::closure(process, &closure),
+        &[(&process.key, "threads")],
+    ));
+    let (waiter_name, holder_name) = (wording::name(waiter), wording::name(holder));
+    let place = wording::place(waiter).map_or_else(String::new, |place| format!(" at {place}"));
+    let targets: Vec<&Key> = vec![&waiter.key, &holder.key];
+    Some(Finding {
+        id: ID.to_owned(),
+        title: format!(
+            "{waiter_name} waits{place} for {}, which {holder_name} holds while it {doing}.",
+            lock.short
+        )
+        .into(),
+        certainty,
+        waiter: waiter.key.clone(),
+        blockers: vec![holder.key.clone()],
+        affected: case.affected_by(&targets, &targets),
+        evidence,
+        refuted_if: format!(
+            "a signal handler, native code or another process ends the wait of {holder_name}, or releases the lock in its \
+             place{}",
+            held.doubt()
+        )
+        .into(),
+        remedy: remedy(held, &lock.short, &holder_name).into(),
+        signature: signature::signature(ID, &[waiter, holder]),
+    })
+}
+
+/// How sure the holder's own wait lets us be.
+fn holder_ceiling(
+    case: &Case<'_>,
+    process: &Process,
+    holder: &Thread,
+    closure: &Closure,
+) -> Option<Certainty> {
+    let complained = case.overdue.then_some(Certainty::Possible);
+    match case.standing(holder) {
+        Standing::Internal => {}
+        // What it waits for may come, and nobody has complained of how long that takes.
+        Standing::External | Standing::FarOff(_) | Standing::Timed => return complained,
+        _ => return None,
+    }
+    match closure {
+        // Ctrl-C ends a wait of the main thread, and may be meant to.
+        Closure::Closed if process.is_led_by(holder) && process.test.is_none() => {
+            Some(Certainty::Probable)
+        }
+        Closure::Closed => Some(Certainty::Certain),
+        Closure::Unclear => Some(Certainty::Probable),
+        Closure::OpenThread(_) | Closure::OpenSignal(_) => complained,
+    }
+}
+
+/// "waits in Event.wait at pay (shop.py:7)".
+fn doing(holder: &Thread, wait: &Wait) -> String {
+    let place = wording::place(holder).map_or_else(String::new, |place| format!(" at {place}"));
+    format!("{}{place}", wording::waits(wait))
+}
+
+fn remedy(held: Hold<'_>, lock: &str, holder: &str) -> String {
+    let since = held.by.place.as_ref().map_or_else(String::new, |place| {
+        format!(", taken at {},", place.untrusted())
+    });
+    format!(
+        "let {holder} give up {lock}{since} before it waits (copy what is needed, leave the block, then wait; or wait on a \
+         Condition of that lock, which gives it up); find out who was to wake it; and give its wait a timeout"
+    )
+}

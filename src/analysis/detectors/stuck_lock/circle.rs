@@ -1,0 +1,212 @@
+//! `lock-order-cycle`.
+
+use super::hold::{self, Hold};
+use crate::analysis::case::{Case, Closure};
+use crate::analysis::chain::{Chain, Link};
+use crate::analysis::signature;
+use crate::analysis::wording::{self, LockName};
+use crate::model::{Certainty, Evidence, Finding, Grade, Key, Process, Thread, Wait};
+use std::collections::BTreeSet;
+
+pub(super) const ID: &str = "lock-order-cycle";
+
+/// Threads of a circle that the sentence names.
+const NAMED: usize = 4;
+/// Threads of a circle that have evidence of their own.
+const SHOWN: usize = 16;
+
+/// A step of the circle.
+struct Step<'c> {
+    from: &'c Thread,
+    to: &'c Thread,
+    wait: &'c Wait,
+    /// Absent for a join.
+    hold: Option<Hold<'c>>,
+    lock: LockName,
+}
+
+pub(super) fn judge(case: &Case<'_>, process: &Process, circle: &Chain<'_>) -> Option<Finding> {
+    let steps = steps(case, circle)?;
+    let known: BTreeSet<&Key> = circle.threads.iter().map(|thread| &thread.key).collect();
+    let closure = case.closure(process, &known);
+    let plain: Vec<&Step<'_>> = steps
+        .iter()
+        .filter(|step| step.hold.is_some_and(|hold| !hold.is_owned()))
+        .collect();
+    let certainty = certainty(case, process, &steps, &closure, !plain.is_empty())?;
+    let mut evidence: Vec<Evidence> = Vec::new();
+    for step in steps.iter().take(SHOWN) {
+        evidence.push(step.waits(case));
+        evidence.extend(step.hold.map(|hold| hold.fact(case, &step.lock.short)));
+    }
+    evidence.extend(hold::stillness(case, &circle.threads));
+    if !plain.is_empty() {
+        evidence.push(case.fact(
+            Grade::Derived,
+            wording::closure(process, &closure),
+            &[(&process.key, "threads")],
+        ));
+    }
+    let (first, others) = circle.threads.split_first()?;
+    let targets: Vec<&Key> = circle.threads.iter().map(|thread| &thread.key).collect();
+    Some(Finding {
+        id: ID.to_owned(),
+        title: title(&steps).into(),
+        certainty,
+        waiter: first.key.clone(),
+        blockers: others.iter().map(|thread| thread.key.clone()).collect(),
+        affected: case.affected_by(&targets, &targets),
+        evidence,
+        refuted_if: refuted_if(&steps, !plain.is_empty()).into(),
+        remedy: remedy(&steps).into(),
+        signature: signature::of_circle(ID, &circle.threads),
+    })
+}
+
+fn steps<'c>(case: &Case<'_>, circle: &Chain<'c>) -> Option<Vec<Step<'c>>> {
+    let waits: Vec<&Wait> = circle
+        .threads
+        .iter()
+        .map(|thread| thread.wait.as_ref())
+        .collect::<Option<_>>()?;
+    let locks = wording::locks(&waits);
+    let mut steps = Vec::new();
+    for (((from, link, to), wait), lock) in circle.steps().zip(waits).zip(locks) {
+        let hold = match link {
+            Link::Join => None,
+            Link::Lock(_) => Some(Hold::of(case, from, to)?),
+        };
+        steps.push(Step {
+            from,
+            to,
+            wait,
+            hold,
+            lock,
+        });
+    }
+    Some(steps)
+}
+
+/// The weakest link decides. Who owns a lock that knows its owner must release it itself, and it waits. A plain lock may
+/// be released by any thread, though a program that does this to a lock in use is rare.
+fn certainty(
+    case: &Case<'_>,
+    process: &Process,
+    steps: &[Step<'_>],
+    closure: &Closure,
+    any_plain: bool,
+) -> Option<Certainty> {
+    let mut certainty = Certainty::Certain;
+    for step in steps {
+        certainty = certainty.min(hold::wait_ceiling(case, step.from)?);
+        let evidence = match step.hold {
+            Some(hold) => hold.ceiling(case),
+            None if case.has_motion() => Certainty::Certain,
+            None => Certainty::Possible,
+        };
+        certainty = certainty.min(evidence);
+    }
+    // A handler runs in the main thread, and may raise out of its wait there.
+    let by_signal = matches!(closure, Closure::OpenSignal(_))
+        && steps.iter().any(|step| process.is_led_by(step.from));
+    if by_signal || (any_plain && *closure != Closure::Closed) {
+        certainty = certainty.min(Certainty::Probable);
+    }
+    Some(certainty)
+}
+
+fn title(steps: &[Step<'_>]) -> String {
+    let clauses: Vec<String> = steps
+        .iter()
+        .take(if steps.len() > NAMED {
+            NAMED - 1
+        } else {
+            NAMED
+        })
+        .map(|step| {
+            let (from, to) = (wording::name(step.from), wording::name(step.to));
+            match step.hold {
+                Some(_) => format!("{from} waits for {}, which {to} holds", step.lock.short),
+                None => format!("{from} waits for the end of {to}"),
+            }
+        })
+        .collect();
+    let text = clauses.join("; ");
+    match steps.len().checked_sub(NAMED) {
+        Some(1..) => format!(
+            "{text}; and so on through {} threads, back to the first.",
+            steps.len()
+        ),
+        _ => format!("{text}."),
+    }
+}
+
+fn refuted_if(steps: &[Step<'_>], any_plain: bool) -> String {
+    if !any_plain {
+        return "native code takes one of these threads out of its wait".to_owned();
+    }
+    let one = if steps.len() == 2 { "either" } else { "one" };
+    format!(
+        "another thread or native code releases {one} of the locks (any thread may release a plain lock), or a holder has \
+         given its lock up within the `with` block"
+    )
+}
+
+fn remedy(steps: &[Step<'_>]) -> String {
+    if let Some(step) = steps.iter().find(|step| step.hold.is_none()) {
+        let held = steps.iter().find(|other| other.to.key == step.from.key);
+        let lock = held.map_or("the lock", |held| held.lock.short.as_str());
+        return format!(
+            "let {} release {lock} before it waits for the end of {}{}, or join with a timeout",
+            wording::name(step.from),
+            wording::name(step.to),
+            at(step.from)
+        );
+    }
+    let places: BTreeSet<String> = steps.iter().map(|step| at(step.from)).collect();
+    if let (1, Some(place)) = (places.len(), places.first()) {
+        return format!(
+            "all of them take a second lock{place} while they hold a first: take both in one order whoever comes (sort them, \
+             say by `id()`), or take the second by `acquire(timeout=...)` and give the first back if that fails"
+        );
+    }
+    let takes: Vec<String> = steps
+        .iter()
+        .take(NAMED)
+        .filter_map(|step| {
+            let held = steps.iter().find(|other| other.to.key == step.from.key)?;
+            Some(format!(
+                "{} is taken{} with {} held",
+                step.lock.short,
+                at(step.from),
+                held.lock.short
+            ))
+        })
+        .collect();
+    format!(
+        "take the locks in one order everywhere. Here {}",
+        takes.join(", and ")
+    )
+}
+
+fn at(thread: &Thread) -> String {
+    wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"))
+}
+
+impl Step<'_> {
+    fn waits(&self, case: &Case<'_>) -> Evidence {
+        if self.hold.is_some() {
+            return hold::waits_fact(case, self.from, self.wait, &self.lock.full);
+        }
+        case.fact(
+            self.wait.grade,
+            format!(
+                "{} waits for the end of {}{}",
+                wording::who(self.from),
+                wording::who(self.to),
+                at(self.from)
+            ),
+            &[(&self.from.key, "wait"), (&self.to.key, "python")],
+        )
+    }
+}

@@ -1,0 +1,70 @@
+//! Who holds the lock that a thread waits for, or may.
+
+use super::super::{clean, clean_word};
+use crate::model::{Holder, HolderEvidence, Process, Thread, Wait, WaitKind};
+
+/// "Lock `account.lock`": a kind of lock, and its name in the program.
+pub(super) fn named(kind: &str, wait: &Wait) -> String {
+    let name = wait.object.as_ref().and_then(|object| object.name.as_ref());
+    name.map_or_else(
+        || kind.to_owned(),
+        |name| format!("{kind} {}", clean_word(name.untrusted())),
+    )
+}
+
+/// Lines about the lock that a thread waits for; none where it waits for something else.
+pub(super) fn lines(process: &Process, thread: &Thread) -> Vec<String> {
+    let Some(wait) = &thread.wait else {
+        return Vec::new();
+    };
+    let is_lock = matches!(
+        wait.kind,
+        WaitKind::Lock | WaitKind::RLock | WaitKind::Futex | WaitKind::SharedFutex
+    );
+    let any = !wait.holders.is_empty() || wait.holder_unknown.is_some();
+    if !is_lock || !any {
+        return Vec::new();
+    }
+    let mut lines: Vec<String> = wait
+        .holders
+        .iter()
+        .map(|holder| format!("{}, held by {}", what(wait), who(process, holder)))
+        .collect();
+    if let Some(reason) = &wait.holder_unknown {
+        lines.push(format!("{}, holder unknown: {}", what(wait), clean(reason)));
+    }
+    let suspects = wait.suspects.iter();
+    lines.extend(suspects.map(|suspect| format!("may hold it: {}", who(process, suspect))));
+    lines
+}
+
+/// "waits for `account.lock` (_thread.lock)".
+fn what(wait: &Wait) -> String {
+    let Some(object) = &wait.object else {
+        return "waits for a lock".to_owned();
+    };
+    match &object.name {
+        Some(name) => format!("waits for `{}` ({})", clean(name), clean(&object.type_name)),
+        None => format!("waits for a {}", clean(&object.type_name)),
+    }
+}
+
+/// "transfer-2 (tid 7) since transfer (bank.py:12) (by a `with` block)".
+fn who(process: &Process, holder: &Holder) -> String {
+    let thread = holder.thread.as_ref().and_then(|key| process.thread(key));
+    let name = match (thread, holder.by) {
+        (Some(thread), _) => format!("{} (tid {})", clean(thread.display_name()), thread.tid),
+        (None, HolderEvidence::ProcessLock) => "a thread of another process".to_owned(),
+        (None, _) => "a thread that has ended".to_owned(),
+    };
+    // Blocks are known by where they were entered, others by where the thread refers to the lock.
+    let word = match holder.by {
+        HolderEvidence::WithBlock | HolderEvidence::SuspendedWithBlock => "since",
+        _ => "at",
+    };
+    let place = holder
+        .place
+        .as_ref()
+        .map_or_else(String::new, |place| format!(" {word} {}", clean(place)));
+    format!("{name}{place} ({})", holder.by.in_words())
+}
