@@ -24,7 +24,7 @@ const MAX_LOOKS: usize = 20;
 pub(super) fn run(args: &DemoArgs) -> ExitCode {
     let Some(python) = pick(args) else {
         complain(
-            "the demo needs a CPython of 3.11 to 3.15 with a GIL, and none was found on PATH, under pyenv or by uv.\n  \
+            "the demo needs a CPython of 3.9 to 3.15 with a GIL, and none was found on PATH, under pyenv or by uv.\n  \
              Any one of these helps:\n    \
              uv python install 3.14\n    \
              apt-get install python3        (Debian 12: 3.11)\n    \

@@ -18,7 +18,7 @@ pub(super) fn run() -> ExitCode {
     lines.push("Pythons found here".to_owned());
     let pythons = python_finder::find();
     if pythons.is_empty() {
-        lines.push("  none of 3.11 to 3.15 on PATH, under pyenv or known to uv".to_owned());
+        lines.push("  none of 3.9 to 3.15 on PATH, under pyenv or known to uv".to_owned());
     }
     for python in pythons {
         lines.push(format!(
@@ -29,9 +29,9 @@ pub(super) fn run() -> ExitCode {
     }
     lines.push(String::new());
     lines.push("What this version reads".to_owned());
-    lines.push("  CPython 3.11–3.15 with a GIL: interpreters, thread states, frames, joins, GIL, locks' types".to_owned());
+    lines.push("  CPython 3.9–3.15 with a GIL: interpreters, thread states, frames, joins, GIL, locks' types".to_owned());
     lines.push(
-        "  CPython 3.10 and older, and free-threaded builds where py-spy can: frames".to_owned(),
+        "  CPython 3.8 and older, and free-threaded builds where py-spy can: frames".to_owned(),
     );
     lines.push(
         "  any process: threads, system calls, what they wait for as the kernel sees it".to_owned(),

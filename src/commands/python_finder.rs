@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Minor versions looked for, the best first.
-const MINORS: std::ops::RangeInclusive<u8> = 11..=15;
+const MINORS: std::ops::RangeInclusive<u8> = 9..=15;
 
 /// A Python that runs.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub(super) struct FoundPython {
     pub(super) version: String,
 }
 
-/// All CPythons 3.11–3.15 with a GIL that are found on PATH, under pyenv and by uv, newest first.
+/// All CPythons 3.9–3.15 with a GIL that are found on PATH, under pyenv and by uv, newest first.
 pub(super) fn find() -> Vec<FoundPython> {
     let mut found: Vec<FoundPython> = Vec::new();
     let mut seen = BTreeSet::new();
