@@ -18,6 +18,7 @@ mod capture;
 mod ci_cancel;
 mod ci_recipes;
 mod cli;
+mod cross_checks;
 mod detectors;
 mod inventory;
 mod junit;

@@ -6,7 +6,8 @@ use super::heap::{Heap, ObjectError};
 use super::offsets::fixed;
 use super::slots;
 
-/// The qualified name of `code`, which `frame` runs; `None` where the function is not found, as with nested ones.
+/// The qualified name of `code`, which `frame` runs; `None` where the function is not found, as with nested ones and
+/// static methods.
 pub(super) fn of(heap: &Heap<'_>, code: &Code, frame: u64) -> Option<String> {
     if code.name.starts_with('<') {
         return None; // a module, a lambda, a comprehension
