@@ -51,7 +51,8 @@ pub(super) fn merge(
         merged.interpreters = part.interpreters;
         merged.gaps = part.gaps;
         waits = part.waits.into_iter().collect();
-        for raw in part.thread_states {
+        let on_threads = part.thread_states.into_iter();
+        for raw in on_threads.filter(|raw| !raw.runs_nowhere) {
             states.entry(raw.native_id).or_default().push(raw);
         }
     }
@@ -92,6 +93,7 @@ fn thread(
         (
             !raw.bound,
             raw.state.frames.is_empty(),
+            raw.place,
             -raw.state.interpreter_id,
         )
     });

@@ -2,12 +2,12 @@
 
 use super::facts::{arguments, caught_signals, last_number, read_bounded};
 use super::kernel::{self, Look, Stat, SyscallLine, Task};
-use super::maps::Maps;
+use super::maps::{self, Maps};
 use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
 use super::namespace::NamespaceIds;
 use super::pipes::PipeHolders;
-use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess};
+use super::python::{self, FutexWaiter, Located, PythonPart, PythonProcess, Stacks, ThreadStack};
 use super::syscall;
 use super::{CaptureError, ProcessResult};
 use crate::model::{
@@ -274,11 +274,27 @@ impl ProcessReader {
                 })
             })
             .collect();
+        let stacks: Vec<ThreadStack> = tids
+            .iter()
+            .zip(&first)
+            .map(|(tid, look)| ThreadStack {
+                native_id: namespace.inner(*tid),
+                stack_pointer: match &look.syscall {
+                    SyscallLine::In(call) => Some(call.stack_pointer.0),
+                    _ => None,
+                },
+                is_first: *tid == self.pid,
+            })
+            .collect();
         let (mut part, mut test) = (None, None);
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
-            part = Some(process.read(self.pid, key, memory, &waiters, self.with_locals));
+            let stacks = Stacks {
+                threads: &stacks,
+                regions: &|| maps::regions(self.pid, alive),
+            };
+            part = Some(process.read(self.pid, key, memory, &waiters, &stacks, self.with_locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&cached, &at_start);
         }

@@ -17,6 +17,10 @@ pub struct PythonRuntime {
     pub reader: PythonReader,
     /// The runtime itself is being finalized: the process is exiting (`_PyRuntime._finalizing`).
     pub finalizing: bool,
+    /// In a process with several interpreters, up to 3.12, where CPython notes another thread: it was found out which thread
+    /// runs each thread state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub running_threads_known: bool,
     /// Signal state (`_PyRuntime.signals`), where it can be read (3.12 and newer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signals: Option<PythonSignals>,

@@ -23,6 +23,7 @@ mod detectors;
 mod inventory;
 mod junit;
 mod offline;
+mod old_interpreters;
 mod reports;
 mod watch;
 mod watch_abuse;

@@ -4,7 +4,8 @@ use super::code::CodeCache;
 use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
-use super::{FutexWaiter, PythonProcess, interpreter, wait};
+use super::{FutexWaiter, PythonProcess, Stacks, ThreadStack, interpreter, wait};
+use crate::capture::maps::Region;
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
 use crate::model::Key;
 use proptest::prelude::*;
@@ -92,7 +93,10 @@ proptest! {
             let _ = heap.attribute(object, "_name");
             let _ = super::frame::walk(&heap, &CodeCache::default(), object, true);
         }
-        let part = process.read_own(&key, &arena, process.runtime.address.unwrap_or(0), &[waiter], true);
+        let threads = [ThreadStack { native_id: 1, stack_pointer: Some(BASE), is_first: true }];
+        let regions = || vec![Region { start: BASE, end: BASE + pages * PAGE, first_stack: true }];
+        let stacks = Stacks { threads: &threads, regions: &regions };
+        let part = process.read_own(&key, &arena, process.runtime.address.unwrap_or(0), &[waiter], &stacks, true);
         // Whatever came out must survive the trip through JSON.
         for raw in &part.thread_states {
             prop_assert!(serde_json::to_string(&raw.state).is_ok());

@@ -12,6 +12,7 @@ mod names;
 mod offsets;
 mod pyspy;
 mod qualname;
+mod running_thread;
 mod runtime;
 mod signals;
 mod slots;
@@ -29,6 +30,7 @@ use interpreter::Skeleton;
 
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
+pub(crate) use running_thread::{Stacks, ThreadStack};
 pub(crate) use runtime::{Located, Runtime, locate};
 pub(crate) use wait::PythonWait;
 
@@ -88,11 +90,12 @@ impl PythonProcess {
         key: &Key,
         memory: &dyn Memory,
         waiters: &[FutexWaiter],
+        stacks: &Stacks<'_>,
         with_locals: bool,
     ) -> PythonPart {
         match (&self.runtime.offsets, self.runtime.address) {
             (Some(_), Some(address)) if !self.runtime.free_threaded => {
-                self.read_own(key, memory, address, waiters, with_locals)
+                self.read_own(key, memory, address, waiters, stacks, with_locals)
             }
             _ => self.read_by_pyspy(pid, key),
         }
@@ -104,6 +107,7 @@ impl PythonProcess {
         memory: &dyn Memory,
         address: u64,
         waiters: &[FutexWaiter],
+        stacks: &Stacks<'_>,
         with_locals: bool,
     ) -> PythonPart {
         let mut part = self.empty_part(PythonReader::Own);
@@ -141,6 +145,9 @@ impl PythonProcess {
             let codes = CodeCache::default();
             let mut census =
                 interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
+            let notes_creators = self.notes_creators(census.interpreters.len());
+            let placed = !notes_creators || running_thread::correct(&heap, &mut census, stacks);
+            part.runtime.running_threads_known = notes_creators && placed;
             part.waits = wait::attribute(&heap, &census, waiters);
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
@@ -148,8 +155,9 @@ impl PythonProcess {
             part.runtime.signals = signals::read(&heap, address);
             part.gaps = std::mem::take(&mut census.gaps);
             part.interpreters = census.interpreters;
-            part.gaps
-                .extend(self.creators_ids(key, part.interpreters.len()));
+            if !placed {
+                part.gaps.push(self.creators_ids(key));
+            }
             part.thread_states = census.thread_states;
             if same_again(memory, offsets, address, &skeleton) {
                 break;
@@ -184,14 +192,17 @@ impl PythonProcess {
             Ok(found) => {
                 part.runtime.version = found.version;
                 part.interpreters = found.interpreters;
-                part.gaps
-                    .extend(self.creators_ids(key, part.interpreters.len()));
+                if self.notes_creators(part.interpreters.len()) {
+                    part.gaps.push(self.creators_ids(key));
+                }
                 part.thread_states = found
                     .thread_states
                     .into_iter()
                     .map(|(state, tid)| RawThreadState {
                         native_id: tid.unwrap_or(0),
                         bound: false,
+                        place: 0,
+                        runs_nowhere: false,
                         thread_object: None,
                         raw_frames: Vec::new(),
                         state,
@@ -224,20 +235,24 @@ impl PythonProcess {
         part
     }
 
-    /// Up to 3.12 it is not known which thread runs a sub-interpreter.
-    fn creators_ids(&self, key: &Key, interpreters: usize) -> Option<Gap> {
-        (self.runtime.minor <= 12 && interpreters > 1).then(|| {
-            Gap::new(
-                Some(key.clone()),
-                GapKind::Unsupported,
-                "which threads run the sub-interpreters",
-                format!(
-                    "CPython {} notes the thread that made a sub-interpreter, not the one that runs it",
-                    self.runtime.version()
-                ),
-            )
-            .remedy("for a diagnosis, run the suite on CPython 3.13 or newer")
-        })
+    /// Up to 3.12 a sub-interpreter's thread state notes the thread that made it.
+    fn notes_creators(&self, interpreters: usize) -> bool {
+        self.runtime.minor <= 12 && interpreters > 1
+    }
+
+    /// It could not be found out which threads run the sub-interpreters.
+    fn creators_ids(&self, key: &Key) -> Gap {
+        Gap::new(
+            Some(key.clone()),
+            GapKind::Unsupported,
+            "which threads run the sub-interpreters",
+            format!(
+                "CPython {} notes the thread that made a sub-interpreter, not the one that runs it, and that is not \
+                 told by the threads' stacks",
+                self.runtime.version()
+            ),
+        )
+        .remedy("for a diagnosis, run the suite on CPython 3.13 or newer")
     }
 
     fn empty_part(&self, reader: PythonReader) -> PythonPart {
@@ -248,6 +263,7 @@ impl PythonProcess {
                 free_threaded: self.runtime.free_threaded,
                 reader,
                 finalizing: false,
+                running_threads_known: false,
                 signals: None,
             },
             interpreters: Vec::new(),
