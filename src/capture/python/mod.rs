@@ -288,3 +288,5 @@ fn same_again(
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod pages;
