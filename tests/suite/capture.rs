@@ -236,7 +236,7 @@ fn check_older(version: &str) {
         println!("SKIPPED: there is no Python {version}");
         return;
     };
-    let mut program = Program::start(&mut Command::new(python).args([
+    let mut program = Program::start(Command::new(python).args([
         "-c",
         "import threading\nevent = threading.Event()\ndef idle(): event.wait()\n\
          threading.Thread(target=idle, name='idler').start()\nprint('READY', flush=True)\nevent.wait()",

@@ -4,7 +4,7 @@ use super::code::CodeCache;
 use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
-use super::{FutexWaiter, PythonProcess, Stacks, ThreadStack, interpreter, wait};
+use super::{FutexWaiter, PythonProcess, Stacks, ThreadStack, interpreter, running_thread, wait};
 use crate::capture::maps::Region;
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
 use crate::model::Key;
@@ -78,13 +78,17 @@ proptest! {
         };
         let waiter = FutexWaiter { native_id: 1, tid: 1, address: BASE + futex % (pages * PAGE) };
         let key = Key::process(1, 1);
+        let threads = [ThreadStack { native_id: 1, stack_pointer: Some(BASE), is_first: true }];
+        let regions = || vec![Region { start: BASE, end: BASE + pages * PAGE, first_stack: true }];
+        let stacks = Stacks { threads: &threads, regions: &regions };
         // Past the check for a main interpreter, which garbage seldom passes.
         let offsets = for_minor(minor).expect("in range");
         let cached = crate::capture::memory::CachedMemory::new(&arena);
         let heap = Heap::new(&cached, &offsets);
         if let Ok(skeleton) = interpreter::skeleton(&heap, BASE) {
             let codes = CodeCache::default();
-            let census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
+            let mut census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
+            let _ = running_thread::correct(&heap, &mut census, &stacks);
             let _ = wait::attribute(&heap, &census, &[waiter]);
         }
         for object in (0..64).map(|index| BASE + 16 * index) {
@@ -93,9 +97,6 @@ proptest! {
             let _ = heap.attribute(object, "_name");
             let _ = super::frame::walk(&heap, &CodeCache::default(), object, true);
         }
-        let threads = [ThreadStack { native_id: 1, stack_pointer: Some(BASE), is_first: true }];
-        let regions = || vec![Region { start: BASE, end: BASE + pages * PAGE, first_stack: true }];
-        let stacks = Stacks { threads: &threads, regions: &regions };
         let part = process.read_own(&key, &arena, process.runtime.address.unwrap_or(0), &[waiter], &stacks, true);
         // Whatever came out must survive the trip through JSON.
         for raw in &part.thread_states {

@@ -2,7 +2,10 @@
 
 use super::Recording;
 use crate::capture::memory::{CachedMemory, PAGE};
+use crate::capture::python::code::CodeCache;
+use crate::capture::python::heap::Heap;
 use crate::capture::python::offsets::{NEWEST_MINOR, OLDEST_MINOR};
+use crate::capture::python::{PythonPart, generator, slots, with_blocks};
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
@@ -136,6 +139,23 @@ fn original(minor: u8) -> Recording {
         .clone()
 }
 
+/// What is looked at only for threads that wait.
+fn look_into_frames(heap: &Heap<'_>, part: &PythonPart) {
+    let codes = CodeCache::default();
+    for frame in part.thread_states.iter().flat_map(|raw| &raw.raw_frames) {
+        for (name, value) in slots::variables(heap, frame).unwrap_or_default() {
+            let _ = slots::variable(heap, frame, &name);
+            let _ = heap.attributes(value);
+            let _ = heap.full_type_name(value);
+            let _ = generator::await_chain(heap, &codes, value);
+        }
+        for value in slots::stack(heap, frame).unwrap_or_default().values {
+            let _ = heap.type_name(value);
+        }
+        let _ = with_blocks::active(heap, frame);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
@@ -157,6 +177,9 @@ proptest! {
                 prop_assert!(serde_json::to_string(&raw.state).is_ok());
             }
             let cached = CachedMemory::new(&recording.pages);
+            if let Some(offsets) = &process.runtime.offsets {
+                look_into_frames(&Heap::new(&cached, offsets), &part);
+            }
             let _ = process.running_test(&cached, b"");
         }
     }
