@@ -1,7 +1,7 @@
 //! CPython 3.9 to 3.12 note the thread that made a sub-interpreter: which one runs it is found on the threads' stacks. What the
 //! program says itself is the truth.
 
-use crate::support::hangscope::{dump, dump_with};
+use crate::support::hangscope::{dump, dump_with, run};
 use crate::support::program::{Program, until};
 use crate::support::{pythons, repository};
 use hangscope::model::{GapKind, Process, Report, Thread, Verdict};
@@ -153,26 +153,47 @@ fn check_judged(version: &str) {
     for script in [BESIDE, WITHIN] {
         let mut program = Program::start(Command::new(&python).args(["-c", script]));
         program.wait_for("READY");
+        let mut saved = String::new();
         until("it is found", || {
-            let report = dump(program.pid()).report();
+            let run = dump(program.pid());
             program.must_be_alive();
+            let report = run.report();
             let names = |key| {
                 let sample = report.samples.last().expect("a sample");
-                sample
-                    .thread(key)
-                    .expect("a thread")
-                    .display_name()
-                    .untrusted()
-                    .to_owned()
+                let thread = sample.thread(key).expect("a thread");
+                thread.display_name().untrusted().to_owned()
             };
-            report.analysis.findings.iter().any(|finding| {
+            let found = report.analysis.findings.iter().any(|finding| {
                 assert_eq!(finding.id, "join-on-blocked-thread");
                 let culprit = finding.blockers.last().map(names);
                 assert_eq!(culprit.as_deref(), Some("worker"), "{finding:?}");
                 report.analysis.verdict == Verdict::Hang
-            })
+            });
+            saved = run.stdout;
+            found
         });
+        check_not_judged_without_the_flag(&saved);
     }
+}
+
+/// A dump that does not say that the threads are known, as those of older hangscopes.
+fn check_not_judged_without_the_flag(saved: &str) {
+    let mut dump: serde_json::Value = serde_json::from_str(saved).expect("JSON");
+    for sample in dump["samples"].as_array_mut().expect("samples") {
+        for process in sample["processes"].as_array_mut().expect("processes") {
+            let runtime = process["python"].as_object_mut().expect("a runtime");
+            assert!(runtime.remove("running_threads_known").is_some());
+        }
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), dump.to_string()).expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    let report = run(["analyze", path, "--format", "json"]).report();
+    assert!(
+        report.analysis.findings.is_empty(),
+        "{:#?}",
+        report.analysis
+    );
 }
 
 macro_rules! on_versions {
