@@ -86,6 +86,14 @@ impl Maps {
             .chain(self.program())
     }
 
+    /// Files that may hold asyncio's C code: its extension module, or Python itself.
+    pub(crate) fn asyncio_candidates(&self) -> impl Iterator<Item = &Module> {
+        self.modules
+            .iter()
+            .filter(|module| module.name.starts_with("_asyncio."))
+            .chain(self.python_candidates())
+    }
+
     /// The program itself.
     pub(crate) fn program(&self) -> Option<&Module> {
         self.modules.get(self.program?)

@@ -5,8 +5,8 @@ use super::python::{PythonPart, PythonWait, RawHolder, RawThreadState, WaitTarge
 use super::syscall::Meaning;
 use super::waits::Surroundings;
 use crate::model::{
-    Addr, Foreign, Frame, Gap, GapKind, Grade, Holder, HolderEvidence, Interpreter, Key, Owner,
-    PythonRuntime, Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
+    Addr, EventLoop, Foreign, Frame, Gap, GapKind, Grade, Holder, HolderEvidence, Interpreter, Key,
+    Owner, PythonRuntime, Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
 };
 use std::collections::BTreeMap;
 
@@ -29,6 +29,7 @@ pub(super) struct Merged {
     pub(super) threads: Vec<Thread>,
     pub(super) interpreters: Vec<Interpreter>,
     pub(super) runtime: Option<PythonRuntime>,
+    pub(super) event_loops: Vec<EventLoop>,
     pub(super) gaps: Vec<Gap>,
 }
 
@@ -43,6 +44,7 @@ pub(super) fn merge(
         threads: Vec::new(),
         interpreters: Vec::new(),
         runtime: None,
+        event_loops: Vec::new(),
         gaps: Vec::new(),
     };
     let mut states: BTreeMap<Tid, Vec<RawThreadState>> = BTreeMap::new();
@@ -51,6 +53,7 @@ pub(super) fn merge(
         merged.runtime = Some(part.runtime);
         merged.interpreters = part.interpreters;
         merged.gaps = part.gaps;
+        merged.event_loops = part.event_loops;
         waits = part.waits.into_iter().collect();
         for raw in part.thread_states {
             states.entry(raw.native_id).or_default().push(raw);
@@ -81,6 +84,7 @@ pub(super) fn merge(
         merged.gaps.push(orphaned_state(&raw));
     }
     resolve_idents(&mut merged.threads);
+    resolve_loops(&mut merged.event_loops, &merged.threads);
     for interpreter in &mut merged.interpreters {
         if let Some(gil) = &mut interpreter.gil
             && let Some(holder) = gil.holder
@@ -297,6 +301,36 @@ fn resolve_idents(threads: &mut [Thread]) {
         });
         if agrees {
             owner.grade = Grade::Derived;
+        }
+    }
+}
+
+/// Turns the thread states of event loops, and of calls that tasks wait for, into threads. A loop whose thread ran
+/// meanwhile may have been idle at one moment and not at another.
+fn resolve_loops(loops: &mut [EventLoop], threads: &[Thread]) {
+    let by_state: BTreeMap<Addr, &Thread> = threads
+        .iter()
+        .flat_map(|thread| {
+            thread
+                .python
+                .iter()
+                .map(move |state| (state.address, thread))
+        })
+        .collect();
+    for event_loop in loops {
+        let runner = event_loop.thread_state.and_then(|at| by_state.get(&at));
+        event_loop.thread = runner.map(|thread| thread.key.clone());
+        if runner.is_some_and(|thread| !thread.settled) {
+            event_loop.moving = true;
+        }
+        if event_loop.moving && event_loop.idle == Some(true) {
+            event_loop.idle = None;
+        }
+        for task in &mut event_loop.tasks {
+            if let Some(awaits) = &mut task.awaits {
+                let worker = awaits.thread_state.and_then(|at| by_state.get(&at));
+                awaits.thread = worker.map(|thread| thread.key.clone());
+            }
         }
     }
 }

@@ -192,7 +192,7 @@ impl ProcessReader {
                 match python::locate(&maps, &cached) {
                     Located::Python(runtime) => {
                         tracing::debug!(version = runtime.version(), "found CPython");
-                        Kind::Python(Box::new(PythonProcess::new(*runtime, &maps)))
+                        Kind::Python(Box::new(PythonProcess::new(self.pid, *runtime, &maps)))
                     }
                     Located::NotPython => Kind::NotPython,
                     Located::Bits32 => Kind::Bits32,
@@ -347,6 +347,10 @@ impl ProcessReader {
             .into_iter()
             .zip(first)
             .zip(looks)
+            .filter(|((task, _), last)| {
+                // It ended before it could be stopped.
+                !self.how.stop || stopped.contains(&task.tid) || last.schedstat.is_some()
+            })
             .filter_map(|((task, first), mut last)| {
                 let same_call = first.syscall == last.syscall;
                 // A thread that got out of its call just before it was stopped is at rest, but waits for nothing.
@@ -475,6 +479,7 @@ fn assemble(
         test: pass.test,
         interpreters: merged.interpreters,
         threads: merged.threads,
+        event_loops: merged.event_loops,
         coverage,
         key,
     };

@@ -8,7 +8,7 @@ use crate::model::{Pid, Tid};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid as NixPid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -196,15 +196,24 @@ fn await_stops(seized: &mut BTreeMap<Tid, Seized>) {
     }
 }
 
+/// Looks at who has stopped, and leaves the notice of it with the kernel: a signal that cannot be named here is delivered
+/// when the tracer ends only if nobody has taken that notice.
 fn poll(seized: &mut BTreeMap<Tid, Seized>) {
-    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+    let flags = WaitPidFlag::__WALL
+        | WaitPidFlag::WNOHANG
+        | WaitPidFlag::WSTOPPED
+        | WaitPidFlag::WEXITED
+        | WaitPidFlag::WNOWAIT;
     for (tid, state) in seized.iter_mut() {
         if *state != Seized::Running {
             continue;
         }
-        *state = match waitpid(NixPid::from_raw(*tid), Some(flags)) {
+        *state = match waitid(Id::Pid(NixPid::from_raw(*tid)), flags) {
             Ok(WaitStatus::StillAlive) => Seized::Running,
-            Ok(WaitStatus::Stopped(_, signal)) => Seized::Stopped(Some(signal)),
+            // No event: about to be given a signal.
+            Ok(WaitStatus::PtraceEvent(_, signal, 0) | WaitStatus::Stopped(_, signal)) => {
+                Seized::Stopped(Some(signal))
+            }
             Ok(WaitStatus::PtraceEvent(..)) => Seized::Stopped(None),
             Ok(_) => Seized::Gone,
             Err(Errno::EINVAL) => Seized::Nameless,

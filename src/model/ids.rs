@@ -50,7 +50,8 @@ impl JsonSchema for Addr {
 }
 
 /// The stable name of an object across samples: `p42.977` (pid and start time in clock ticks),
-/// `p42.977/t43` (a thread of it), `p42.977/i1` (an interpreter), `p42.977/gil@0x…` (a GIL).
+/// `p42.977/t43` (a thread of it), `p42.977/i1` (an interpreter), `p42.977/gil@0x…` (a GIL),
+/// `p42.977/loop@0x…` (an event loop), `p42.977/task@0x…` (a task).
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -82,6 +83,16 @@ impl Key {
     #[must_use]
     pub fn lock(&self, address: Addr) -> Self {
         Self(format!("{}/lock@{address}", self.process_part()))
+    }
+    /// The key of an event loop, by address.
+    #[must_use]
+    pub fn event_loop(&self, address: Addr) -> Self {
+        Self(format!("{}/loop@{address}", self.process_part()))
+    }
+    /// The key of a task, by address.
+    #[must_use]
+    pub fn task(&self, address: Addr) -> Self {
+        Self(format!("{}/task@{address}", self.process_part()))
     }
     /// The key of the process that this object belongs to.
     #[must_use]

@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod signal;
 mod snapshot;
+mod task;
 mod thread;
 mod wait;
 
@@ -41,6 +42,7 @@ pub use run::{
 };
 pub use signal::signal_name;
 pub use snapshot::{Pause, Snapshot};
+pub use task::{Await, CancelScope, EventLoop, Task, TaskHolder, TaskLibrary, TaskState};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind, ThreadSignals};
 pub use wait::{
     Grade, Holder, HolderEvidence, NativeCall, ObjectFact, Owner, Wait, WaitKind, WaitObject,

@@ -1,6 +1,6 @@
 //! Processes.
 
-use super::{Foreign, Interpreter, Key, Pid, PythonRuntime, Thread, ThreadKind};
+use super::{EventLoop, Foreign, Interpreter, Key, Pid, PythonRuntime, Thread, ThreadKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub struct Process {
     pub interpreters: Vec<Interpreter>,
     /// Its threads, by thread id.
     pub threads: Vec<Thread>,
+    /// Its event loops with their tasks, main interpreter's first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub event_loops: Vec<EventLoop>,
     /// How much of it was read.
     pub coverage: Coverage,
 }

@@ -20,7 +20,7 @@ fn start(version: &str, name: &str, args: &[&str]) -> Option<(Program, Vec<Strin
 }
 
 /// The root process of the last sample.
-fn root(report: &Report) -> &Process {
+pub(crate) fn root(report: &Report) -> &Process {
     let pid = report.options.pid;
     let last = report.samples.last().expect("a sample");
     last.processes
@@ -57,7 +57,7 @@ fn frames(thread: &Thread) -> Vec<(String, String, u32)> {
 }
 
 /// A report that says of itself that it is whole.
-fn assert_complete(report: &Report) {
+pub(crate) fn assert_complete(report: &Report) {
     for sample in &report.samples {
         let bad: Vec<_> = sample
             .gaps
@@ -213,6 +213,7 @@ macro_rules! on_versions {
         }
     )*};
 }
+pub(crate) use on_versions;
 
 on_versions! {
     stacks: check_stacks [py39 py310 py311 py312 py313 py314 py315];

@@ -26,6 +26,7 @@ mod lock_rules;
 mod offline;
 mod reports;
 mod stop;
+mod tasks;
 mod waits;
 mod watch;
 mod watch_abuse;

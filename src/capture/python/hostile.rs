@@ -4,7 +4,8 @@ use super::code::CodeCache;
 use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
-use super::{BlockedThread, PythonProcess, interpreter, waits};
+use super::tasks::DebugSection;
+use super::{BlockedThread, PythonProcess, interpreter, tasks, waits};
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
 use crate::model::Key;
 use proptest::prelude::*;
@@ -75,6 +76,7 @@ proptest! {
             },
             static_signals: None,
             environ: Some(BASE),
+            asyncio: DebugSection::default(),
         };
         let waiter = BlockedThread { native_id: 1, tid: 1, futex: Some(BASE + futex % (pages * PAGE)) };
         let key = Key::process(1, 1);
@@ -86,6 +88,8 @@ proptest! {
             let codes = CodeCache::default();
             let census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
             let _ = waits::attribute(&heap, &census, &[waiter]);
+            let _ = tasks::read(&heap, &codes, &census, &key, &DebugSection::default(), &arena);
+            let _ = tasks::read_everywhere(&heap, &codes, &census, &key, (BASE..).step_by(16).take(64));
         }
         for object in (0..64).map(|index| BASE + 16 * index) {
             let _ = heap.string(object);

@@ -18,13 +18,14 @@ mod runtime;
 mod signals;
 mod slots;
 mod static_signals;
+mod tasks;
 mod waits;
 mod with_blocks;
 
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory};
 use crate::model::{
-    Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest, Tid,
+    EventLoop, Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest, Tid,
 };
 use code::CodeCache;
 use heap::Heap;
@@ -46,6 +47,7 @@ pub(crate) struct PythonProcess {
     runtime: Runtime,
     environ: Option<u64>,
     static_signals: Option<StaticSignals>,
+    asyncio: tasks::DebugSection,
 }
 
 /// What one sample reads of it.
@@ -55,6 +57,7 @@ pub(crate) struct PythonPart {
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) thread_states: Vec<RawThreadState>,
     pub(crate) waits: Vec<(Tid, PythonWait)>,
+    pub(crate) event_loops: Vec<EventLoop>,
     pub(crate) gaps: Vec<Gap>,
 }
 
@@ -69,11 +72,12 @@ pub(crate) struct BlockedThread {
 }
 
 impl PythonProcess {
-    pub(crate) fn new(runtime: Runtime, maps: &Maps) -> Self {
+    pub(crate) fn new(pid: Pid, runtime: Runtime, maps: &Maps) -> Self {
         Self {
             static_signals: static_signals::find(maps, runtime.minor),
             runtime,
             environ: environ::find(maps),
+            asyncio: tasks::DebugSection::new(pid, maps),
         }
     }
 
@@ -154,6 +158,9 @@ impl PythonProcess {
             let mut census =
                 interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
             part.waits = waits::attribute(&heap, &census, blocked);
+            let (event_loops, tasks_missing) =
+                tasks::read(&heap, &codes, &census, key, &self.asyncio, memory);
+            part.event_loops = event_loops;
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
                 .is_ok_and(|thread_state| thread_state != 0);
@@ -162,6 +169,7 @@ impl PythonProcess {
             part.interpreters = census.interpreters;
             part.gaps
                 .extend(self.creators_ids(key, part.interpreters.len()));
+            part.gaps.extend(tasks_missing);
             part.thread_states = census.thread_states;
             if same_again(memory, offsets, address, &skeleton) {
                 break;
@@ -265,6 +273,7 @@ impl PythonProcess {
             interpreters: Vec::new(),
             thread_states: Vec::new(),
             waits: Vec::new(),
+            event_loops: Vec::new(),
             gaps: Vec::new(),
         }
     }

@@ -71,5 +71,7 @@ fn name_of_function(
     if field(heap.offsets.function_code)? != code.address {
         return Ok(None);
     }
-    Ok(Some(heap.string(field(heap.offsets.function_qualname)?)?))
+    let name = heap.string(field(heap.offsets.function_qualname)?)?;
+    // Libraries rename functions to what they are exported as; the code keeps the name that it was written with.
+    Ok((name.rsplit('.').next() == Some(&code.name)).then_some(name))
 }

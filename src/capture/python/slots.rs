@@ -37,14 +37,19 @@ pub(crate) fn variables(
     Ok(out)
 }
 
-/// A variable of a frame.
+/// A variable of a frame. An argument that an inner function uses has two places up to 3.10, the first of them empty.
 pub(crate) fn variable(heap: &Heap<'_>, frame: &RawFrame, name: &str) -> Option<u64> {
     let names = frame.code.variables(heap);
-    let index = names.iter().position(|own| own == name)?;
     let first = frame.address.wrapping_add(heap.offsets.frame_locals);
-    let slot = heap.memory.u64(first.wrapping_add(8 * index as u64)).ok()?;
-    let value = unwrapped(heap, reference(heap, slot)?);
-    (value != 0).then_some(value)
+    let mut places = (0..MAX_SLOTS).zip(names.iter());
+    places.find_map(|(index, own)| {
+        if own != name {
+            return None;
+        }
+        let slot = heap.memory.u64(first.wrapping_add(8 * index)).ok()?;
+        let value = unwrapped(heap, reference(heap, slot)?);
+        (value != 0).then_some(value)
+    })
 }
 
 /// The evaluation stack of a frame.

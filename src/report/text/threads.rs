@@ -6,6 +6,7 @@ use super::findings::is_worth_a_line;
 use super::holding;
 use super::layout::{Page, cut};
 use super::signals;
+use super::tasks;
 use crate::model::{
     Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, SocketState, Thread,
     ThreadKind, ThreadState, Trigger, Wait, WaitKind,
@@ -68,6 +69,7 @@ pub(super) fn write_one(
 ) {
     write_process(page, style, report, process);
     write_table(page, process, &context.motions, &context.involved);
+    tasks::write(page, report, process);
     for thread in &process.threads {
         if report.options.all || context.involved.contains(&thread.key) {
             write_stacks(page, style, process, thread, report.options.all);
@@ -147,7 +149,7 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
     }
 }
 
-fn plural(count: usize, noun: &str) -> String {
+pub(super) fn plural(count: usize, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{s}")
 }
@@ -355,7 +357,7 @@ fn place(thread: &Thread) -> String {
     }
 }
 
-fn spot(frame: &Frame) -> String {
+pub(super) fn spot(frame: &Frame) -> String {
     let file = clean(&Foreign::from(frame.file_name()));
     let line = frame
         .line

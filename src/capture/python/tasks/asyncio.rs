@@ -1,0 +1,492 @@
+//! asyncio: event loops and their tasks.
+
+use super::asyncio_lists::Lists;
+use super::awaited;
+use super::chain::{self, Chain};
+use super::futures::Futures;
+use super::objects;
+use super::workers::{Workers, ends_in};
+use super::{MAX_HOLDERS, Reader};
+use crate::capture::python::frame::RawFrame;
+use crate::capture::python::heap::Heap;
+use crate::capture::python::interpreter::RawThreadState;
+use crate::capture::python::slots;
+use crate::capture::python::with_blocks;
+use crate::model::{
+    Addr, Await, CancelScope, EventLoop, Foreign, Grade, HolderEvidence, Key, Task, TaskHolder,
+    TaskLibrary, TaskState,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Most timers of one loop that are looked at.
+const MAX_TIMERS: usize = 1 << 20;
+
+/// A task on the way to becoming one of the model.
+struct Draft {
+    address: u64,
+    event_loop: u64,
+    chain: Chain,
+    /// Context managers of its `with` blocks, innermost first, and the function that is in them.
+    managers: Vec<(u64, Foreign)>,
+}
+
+struct Context<'r, 'a> {
+    reader: &'r Reader<'a>,
+    workers: &'r Workers,
+    lists: &'r Lists<'r>,
+    futures: Futures<'r>,
+    /// Who is in a `with` block of what.
+    holders: HashMap<u64, Vec<(u64, Foreign)>>,
+}
+
+/// The loops of one interpreter that run, or have tasks.
+pub(super) fn event_loops(
+    reader: &Reader<'_>,
+    workers: &Workers,
+    lists: &Lists<'_>,
+) -> Vec<EventLoop> {
+    let heap = reader.heap;
+    if lists.cut {
+        reader.cut.set(Some("asyncio's list of tasks has no end"));
+    }
+    let mut context = Context {
+        reader,
+        workers,
+        lists,
+        futures: Futures::new(heap, lists.layout, &reader.edges_left),
+        holders: HashMap::new(),
+    };
+    let drafts = context.drafts();
+    for draft in &drafts {
+        for (manager, place) in &draft.managers {
+            let holders = context.holders.entry(*manager).or_default();
+            if holders.len() < MAX_HOLDERS {
+                holders.push((draft.address, place.clone()));
+            }
+        }
+    }
+    let threads = threads_of_loops(reader, lists);
+    let mut tasks: BTreeMap<u64, Vec<Task>> = threads
+        .keys()
+        .map(|event_loop| (*event_loop, Vec::new()))
+        .collect();
+    for draft in drafts {
+        let event_loop = draft.event_loop;
+        let task = context.task(draft);
+        tasks.entry(event_loop).or_default().push(task);
+    }
+    let mut out: Vec<EventLoop> = tasks
+        .into_iter()
+        .map(|(address, tasks)| context.event_loop(address, threads.get(&address).copied(), tasks))
+        .collect();
+    // Those that run come first; a loop that none does may be left over.
+    out.sort_by_key(|event_loop| event_loop.thread_state.is_none());
+    out
+}
+
+/// Hostile memory: each address as a task, as a future and as a loop.
+#[cfg(test)]
+pub(super) fn at_any(reader: &Reader<'_>, workers: &Workers, addresses: &[u64]) -> Vec<EventLoop> {
+    let Some(interpreter) = reader.census.interpreters.first() else {
+        return Vec::new();
+    };
+    let lists = Lists::of_any(interpreter, addresses, reader.heap.offsets.minor);
+    let mut out = event_loops(reader, workers, &lists);
+    let context = Context {
+        reader,
+        workers,
+        lists: &lists,
+        futures: Futures::new(reader.heap, lists.layout, &reader.edges_left),
+        holders: HashMap::new(),
+    };
+    for address in addresses {
+        let _ = context.futures.behind(*address);
+        if let Some(draft) = context.draft(*address) {
+            let _ = context.awaits(&draft, *address, &[]);
+            let _ = context.task(draft);
+        }
+        out.push(context.event_loop(*address, reader.census.thread_states.first(), Vec::new()));
+    }
+    out
+}
+
+/// Which thread state runs a loop: by 3.14's own note, else by the frames that run it.
+fn threads_of_loops<'r>(
+    reader: &'r Reader<'_>,
+    lists: &Lists<'_>,
+) -> BTreeMap<u64, &'r RawThreadState> {
+    let mut out = BTreeMap::new();
+    for state in &reader.census.thread_states {
+        if state.state.interpreter != lists.interpreter.key {
+            continue;
+        }
+        let by_frames = state
+            .raw_frames
+            .iter()
+            .filter_map(|frame| loop_of(reader.heap, frame));
+        let noted = lists.loops.iter();
+        let noted = noted.filter(|(_, by)| **by == state.state.address);
+        for event_loop in noted.map(|(event_loop, _)| *event_loop).chain(by_frames) {
+            out.entry(event_loop).or_insert(state);
+        }
+    }
+    out
+}
+
+/// The loop that a frame of asyncio's own runs.
+fn loop_of(heap: &Heap<'_>, frame: &RawFrame) -> Option<u64> {
+    let variable = |name| slots::variable(heap, frame, name);
+    match &*frame.code.name {
+        "run_forever" | "_run_once" | "run_until_complete"
+            if ends_in(&frame.code.file, "asyncio/base_events.py") =>
+        {
+            variable("self")
+        }
+        "run" if ends_in(&frame.code.file, "asyncio/runners.py") => {
+            let runner = variable("self").and_then(|runner| attribute(heap, runner, "_loop"));
+            runner.or_else(|| variable("loop").filter(|found| !heap.is_none(*found)))
+        }
+        _ => None,
+    }
+}
+
+impl Context<'_, '_> {
+    fn drafts(&self) -> Vec<Draft> {
+        let (heap, futures) = (self.reader.heap, &self.futures);
+        let all = &self.lists.tasks;
+        heap.memory.prefetch(all.iter().map(|task| (*task, 192)));
+        let pending: Vec<u64> = all
+            .iter()
+            .copied()
+            .filter(|task| futures.is_pending(*task))
+            .collect();
+        let pending = self.reader.affordable(pending);
+        let parts = pending
+            .iter()
+            .filter_map(|task| Some([futures.coroutine(*task)?, futures.waiter(*task)?]));
+        let parts: Vec<(u64, usize)> = parts.flatten().map(|part| (part, 256)).collect();
+        heap.memory.prefetch(parts);
+        let mut drafts: Vec<Draft> = pending
+            .into_iter()
+            .filter_map(|address| self.draft(address))
+            .collect();
+        if heap.offsets.minor < 14 {
+            // Weak sets have no order, the default names do.
+            drafts.sort_by_cached_key(|draft| {
+                let name = futures.name(draft.address).unwrap_or_default();
+                let number = name
+                    .strip_prefix("Task-")
+                    .and_then(|rest| rest.parse().ok());
+                (number.unwrap_or(u64::MAX), draft.address)
+            });
+        }
+        drafts
+    }
+
+    fn draft(&self, address: u64) -> Option<Draft> {
+        let heap = self.reader.heap;
+        let event_loop = self.futures.event_loop(address)?;
+        let coroutine = self.futures.coroutine(address)?;
+        let chain = chain::read(self.reader, coroutine);
+        let mut managers = Vec::new();
+        for (raw, frame) in chain.raw.iter().zip(&chain.frames) {
+            for block in with_blocks::active(heap, raw) {
+                let (manager, place) = (block.manager, frame.function.clone());
+                if waits_on(heap, &chain, manager) {
+                    continue;
+                }
+                // Who is in a condition's block has its lock.
+                let lock =
+                    attribute(heap, manager, "_lock").filter(|_| heap.is(manager, "Condition"));
+                managers.extend(lock.map(|lock| (lock, place.clone())));
+                managers.push((manager, place));
+            }
+        }
+        Some(Draft {
+            address,
+            event_loop,
+            chain,
+            managers,
+        })
+    }
+
+    fn key(&self, task: u64) -> Key {
+        self.reader.process.task(Addr(task))
+    }
+
+    fn task(&self, draft: Draft) -> Task {
+        let (address, futures) = (draft.address, &self.futures);
+        let waiter = futures
+            .waiter(address)
+            .filter(|waiter| futures.is_pending(*waiter));
+        let runs =
+            draft.chain.executing || self.lists.running.get(&draft.event_loop) == Some(&address);
+        let state = match waiter {
+            _ if runs => TaskState::Running,
+            Some(_) => TaskState::Waiting,
+            None => TaskState::Ready,
+        };
+        let scopes = self.scopes(&draft);
+        let awaits = waiter
+            .filter(|_| state == TaskState::Waiting)
+            .map(|waiter| self.awaits(&draft, waiter, &scopes));
+        Task {
+            key: self.key(address),
+            name: futures
+                .name(address)
+                .unwrap_or_else(|| "?".to_owned())
+                .into(),
+            state,
+            system: false,
+            parent: None,
+            nursery: None,
+            frames: draft.chain.frames,
+            awaits,
+            scopes,
+            cancelled: futures.is_cancelling(address),
+            uncancellable: false,
+        }
+    }
+
+    /// `asyncio.timeout` blocks, and anyio's cancel scopes.
+    fn scopes(&self, draft: &Draft) -> Vec<CancelScope> {
+        let heap = self.reader.heap;
+        let scope = |(manager, place): &(u64, Foreign)| {
+            let deadline = match &*heap.type_name(*manager).ok()? {
+                "Timeout" => attribute(heap, *manager, "_when"),
+                "CancelScope" => attribute(heap, *manager, "_deadline"),
+                _ => return None,
+            };
+            let flag = |name| {
+                attribute(heap, *manager, name)
+                    .is_some_and(|flag| heap.boolean(flag).unwrap_or(false))
+            };
+            let cancel_called = flag("_cancel_called");
+            Some(CancelScope {
+                address: Addr(*manager),
+                deadline_ms: deadline
+                    .and_then(|deadline| heap.float(deadline).ok())
+                    .and_then(|deadline| self.reader.until(deadline)),
+                shield: flag("_shield"),
+                cancel_called,
+                cancelled: cancel_called,
+                place: Some(place.clone()),
+            })
+        };
+        draft.managers.iter().filter_map(scope).collect()
+    }
+
+    fn awaits(&self, draft: &Draft, waiter: u64, scopes: &[CancelScope]) -> Await {
+        let heap = self.reader.heap;
+        let library = draft.chain.library();
+        let mut behind = self.futures.behind(waiter);
+        let mut awaits = Await {
+            call: draft.chain.call(heap),
+            descriptor: awaited::descriptor_of(heap, library),
+            grade: Grade::Read,
+            ..Await::unknown()
+        };
+        for frame in library {
+            self.through_frame(frame, &mut behind.tasks);
+        }
+        awaits.object = awaited::object_of(heap, library);
+        if awaits.call.is_none() {
+            let call = if behind.shielded {
+                Some("asyncio.shield")
+            } else if behind.work.is_some() {
+                Some("asyncio.run_in_executor")
+            } else if heap.is(waiter, "_GatheringFuture") {
+                Some("asyncio.gather")
+            } else {
+                None
+            };
+            awaits.call = call.map(Foreign::from);
+            let object = objects::known(heap, waiter);
+            awaits.object = Some(object.unwrap_or_else(|| objects::bare(heap, waiter)));
+        }
+        if let Some(object) = &awaits.object {
+            awaits.holders = self.holders(draft.address, object.address.0);
+        }
+        awaits.thread_state = self.workers.on(waiter);
+        if let Some(work) = behind.work {
+            awaits.thread_state = self.workers.on(work);
+            let state = attribute(heap, work, "_state").and_then(|state| heap.string(state).ok());
+            if let Some(state) = state {
+                let fact = crate::model::ObjectFact {
+                    name: "state".to_owned(),
+                    value: state.to_lowercase().into(),
+                };
+                awaits.object = Some(objects::with_state(heap, work, vec![fact]));
+            }
+        }
+        awaits.tasks = behind
+            .tasks
+            .into_iter()
+            .filter(|task| *task != draft.address && self.futures.is_pending(*task))
+            .map(|task| self.key(task))
+            .collect();
+        let timer = library
+            .iter()
+            .filter_map(|frame| self.timer_of(frame))
+            .min();
+        let deadlines = scopes.iter().filter_map(|scope| scope.deadline_ms);
+        awaits.remaining_ms = deadlines.chain(timer).min();
+        awaits
+    }
+
+    /// Tasks that the library's own waits keep in variables: of `wait`, `wait_for`, `TaskGroup`.
+    fn through_frame(&self, frame: &RawFrame, tasks: &mut Vec<u64>) {
+        let heap = self.reader.heap;
+        let variable = |name| slots::variable(heap, frame, name);
+        let futures = match &*frame.code.name {
+            "_wait" => variable("fs").and_then(|futures| members(heap, futures)),
+            "wait_for" => variable("fut").map(|future| vec![future]),
+            "_aexit" | "__aexit__" => variable("self")
+                .filter(|group| heap.is(*group, "TaskGroup"))
+                .and_then(|group| attribute(heap, group, "_tasks"))
+                .and_then(|tasks| members(heap, tasks)),
+            _ => None,
+        };
+        for future in futures.unwrap_or_default().into_iter() {
+            tasks.extend(self.futures.behind(future).tasks);
+        }
+        tasks.sort_unstable();
+        tasks.dedup();
+    }
+
+    /// Milliseconds until the timer ends the wait that a library function has set for it.
+    fn timer_of(&self, frame: &RawFrame) -> Option<i64> {
+        let heap = self.reader.heap;
+        let handle = ["h", "timeout_handle"]
+            .iter()
+            .find_map(|name| slots::variable(heap, frame, name))
+            .filter(|handle| heap.is(*handle, "TimerHandle"))?;
+        let when = attribute(heap, handle, "_when")?;
+        self.reader.until(heap.float(when).ok()?)
+    }
+
+    /// Tasks in a `with` block of the object, or of the lock that it is made of.
+    fn holders(&self, waiting: u64, object: u64) -> Vec<TaskHolder> {
+        let heap = self.reader.heap;
+        let lock = attribute(heap, object, "_lock");
+        let within = [Some(object), lock];
+        let blocks = within
+            .into_iter()
+            .flatten()
+            .filter_map(|object| self.holders.get(&object))
+            .flatten()
+            .filter(|(task, _)| *task != waiting);
+        let mut out: Vec<TaskHolder> = blocks
+            .map(|(task, place)| TaskHolder {
+                task: Some(self.key(*task)),
+                by: HolderEvidence::WithBlock,
+                place: Some(place.clone()),
+                grade: Grade::Derived,
+            })
+            .collect();
+        // anyio's own lock on asyncio notes its owner.
+        if let Some(owner) = attribute(heap, object, "_owner_task")
+            && self.futures.is_task(owner)
+        {
+            out.insert(
+                0,
+                TaskHolder {
+                    task: Some(self.key(owner)),
+                    by: HolderEvidence::OwnerField,
+                    place: None,
+                    grade: Grade::Read,
+                },
+            );
+        }
+        let mut seen = HashSet::new();
+        out.retain(|holder| seen.insert(holder.task.clone()));
+        out
+    }
+
+    fn event_loop(
+        &self,
+        address: u64,
+        thread: Option<&RawThreadState>,
+        tasks: Vec<Task>,
+    ) -> EventLoop {
+        let heap = self.reader.heap;
+        let ready =
+            attribute(heap, address, "_ready").and_then(|ready| objects::length(heap, ready));
+        let timers = self.timers(address);
+        let running = tasks
+            .iter()
+            .find(|task| task.state == TaskState::Running)
+            .map(|task| task.key.clone());
+        let idle = match (thread, ready) {
+            (Some(thread), Some(ready)) => {
+                Some(ready == 0 && running.is_none() && waits_outside(heap, thread, address))
+            }
+            _ => None,
+        };
+        EventLoop {
+            key: self.reader.process.event_loop(Addr(address)),
+            library: TaskLibrary::Asyncio,
+            type_name: heap.full_type_name(address).unwrap_or_default().into(),
+            interpreter: self.lists.interpreter.key.clone(),
+            thread: None,
+            thread_state: thread.map(|thread| thread.state.address),
+            running,
+            idle,
+            ready,
+            timers: timers.as_ref().map(|timers| timers.len() as u64),
+            next_timer_ms: timers
+                .and_then(|timers| timers.into_iter().reduce(f64::min))
+                .and_then(|next| self.reader.until(next)),
+            guest: false,
+            moving: false,
+            tasks,
+        }
+    }
+
+    /// When the timers are due that are not cancelled. A loop that is not written in Python keeps them elsewhere.
+    fn timers(&self, event_loop: u64) -> Option<Vec<f64>> {
+        let heap = self.reader.heap;
+        let scheduled = attribute(heap, event_loop, "_scheduled")?;
+        let handles = heap.list(scheduled).ok()?;
+        heap.memory
+            .prefetch(handles.iter().map(|handle| (*handle, 128)));
+        let due = handles.into_iter().take(MAX_TIMERS).filter_map(|handle| {
+            let cancelled = attribute(heap, handle, "_cancelled")
+                .is_some_and(|flag| heap.boolean(flag).unwrap_or(false));
+            let when = attribute(heap, handle, "_when")?;
+            heap.float(when).ok().filter(|_| !cancelled)
+        });
+        Some(due.collect())
+    }
+}
+
+/// Whether a task waits in the library for this very object, as `Condition.wait` does: then it has let go of it.
+fn waits_on(heap: &Heap<'_>, chain: &Chain, object: u64) -> bool {
+    chain
+        .library()
+        .iter()
+        .any(|frame| slots::variable(heap, frame, "self") == Some(object))
+}
+
+/// Whether a thread is where this loop waits for files and timers.
+fn waits_outside(heap: &Heap<'_>, thread: &RawThreadState, event_loop: u64) -> bool {
+    let [select, once, ..] = thread.raw_frames.as_slice() else {
+        return false;
+    };
+    &*select.code.name == "select"
+        && ends_in(&select.code.file, "selectors.py")
+        && &*once.code.name == "_run_once"
+        && slots::variable(heap, once, "self") == Some(event_loop)
+}
+
+/// The members of a set, list or tuple.
+fn members(heap: &Heap<'_>, container: u64) -> Option<Vec<u64>> {
+    let tried = heap.set(container).or_else(|_| heap.list(container));
+    tried.or_else(|_| heap.tuple(container)).ok()
+}
+
+/// An attribute that is there and not `None`.
+fn attribute(heap: &Heap<'_>, object: u64, name: &str) -> Option<u64> {
+    let value = heap.attribute(object, name).ok().flatten()?;
+    (!heap.is_none(value)).then_some(value)
+}

@@ -1,0 +1,164 @@
+//! Event loops and their tasks: trio and asyncio, in any interpreter. Which frames run a loop leads to trio's, the
+//! interpreter's own lists to asyncio's.
+
+mod asyncio;
+mod asyncio_layout;
+mod asyncio_lists;
+mod awaited;
+mod chain;
+mod clock;
+mod futures;
+mod objects;
+mod trio;
+mod workers;
+
+use super::code::CodeCache;
+use super::heap::Heap;
+use super::interpreter::Census;
+use crate::capture::memory::{CachedMemory, Memory};
+use crate::model::{EventLoop, Gap, GapKind, Key};
+use std::cell::Cell;
+
+pub(super) use asyncio_layout::DebugSection;
+
+/// Most tasks of one process that are read.
+const MAX_TASKS: usize = 200_000;
+/// Most futures of one process that are looked through for who waits for whom. Thousands of tasks may each wait for
+/// thousands.
+const MAX_EDGES: usize = 1_000_000;
+/// Most holders of one object that are named.
+const MAX_HOLDERS: usize = 10;
+/// Most event loops of one process.
+const MAX_LOOPS: usize = 10_000;
+
+/// What the readers of all libraries share.
+struct Reader<'a> {
+    heap: &'a Heap<'a>,
+    codes: &'a CodeCache,
+    census: &'a Census,
+    process: &'a Key,
+    /// The target's `time.monotonic()`.
+    now: Option<f64>,
+    tasks_left: Cell<usize>,
+    edges_left: Cell<usize>,
+    /// Why some tasks, or frames of tasks, are missing.
+    cut: Cell<Option<&'static str>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(heap: &'a Heap<'a>, codes: &'a CodeCache, census: &'a Census, process: &'a Key) -> Self {
+        Self {
+            heap,
+            codes,
+            census,
+            process,
+            now: clock::monotonic(),
+            tasks_left: Cell::new(MAX_TASKS),
+            edges_left: Cell::new(MAX_EDGES),
+            cut: Cell::new(None),
+        }
+    }
+
+    /// Takes as many of `tasks` as may still be read.
+    fn affordable(&self, mut tasks: Vec<u64>) -> Vec<u64> {
+        let left = self.tasks_left.get();
+        if tasks.len() > left {
+            self.cut.set(Some("more tasks than hangscope reads"));
+            tasks.truncate(left);
+        }
+        self.tasks_left.set(left - tasks.len());
+        tasks
+    }
+
+    /// Milliseconds from now to a point of time of `time.monotonic()`.
+    fn until(&self, seconds: f64) -> Option<i64> {
+        clock::milliseconds(seconds - self.now?)
+    }
+}
+
+/// All event loops of a process. `memory` is what lies below the heap's cache: the lists of tasks are read from it once
+/// more at the end, to see whether they have changed.
+pub(super) fn read(
+    heap: &Heap<'_>,
+    codes: &CodeCache,
+    census: &Census,
+    process: &Key,
+    debug_section: &DebugSection,
+    memory: &dyn Memory,
+) -> (Vec<EventLoop>, Vec<Gap>) {
+    let reader = Reader::new(heap, codes, census, process);
+    let mut gaps = Vec::new();
+    let runs = trio::runs(&reader);
+    let workers = workers::Workers::of(&reader);
+    let mut loops: Vec<EventLoop> = runs
+        .iter()
+        .map(|run| trio::event_loop(&reader, &workers, run))
+        .collect();
+    let mut lists = Vec::new();
+    for interpreter in &census.interpreters {
+        match asyncio_lists::read(heap, census, interpreter, debug_section) {
+            Ok(Some(list)) => lists.push(list),
+            Ok(None) => {}
+            Err(cause) => gaps.push(Gap::new(
+                Some(interpreter.key.clone()),
+                GapKind::Unsupported,
+                "asyncio's tasks",
+                cause,
+            )),
+        }
+    }
+    for list in &lists {
+        loops.extend(asyncio::event_loops(&reader, &workers, list));
+    }
+    loops.truncate(MAX_LOOPS);
+    let cached = CachedMemory::new(memory);
+    let fresh = Heap::new(&cached, heap.offsets);
+    for run in &runs {
+        if trio::task_addresses(&fresh, run.runner) != trio::task_addresses(heap, run.runner) {
+            mark_moving(&mut loops, |found| found.key == run.key(process));
+        }
+    }
+    for list in &lists {
+        let again = asyncio_lists::read(&fresh, census, list.interpreter, debug_section);
+        if !matches!(again, Ok(Some(again)) if again.same_as(list)) {
+            mark_moving(&mut loops, |found| list.has_loop(&found.key, process));
+        }
+    }
+    if reader.edges_left.get() == 0 {
+        reader.cut.set(Some(
+            "more tasks that wait for tasks than hangscope follows",
+        ));
+    }
+    if let Some(cause) = reader.cut.get() {
+        gaps.push(Gap::new(
+            Some(process.clone()),
+            GapKind::Implausible,
+            "some tasks of event loops, or their frames",
+            cause,
+        ));
+    }
+    (loops, gaps)
+}
+
+fn mark_moving(loops: &mut [EventLoop], is_meant: impl Fn(&EventLoop) -> bool) {
+    for event_loop in loops.iter_mut().filter(|found| is_meant(found)) {
+        event_loop.moving = true;
+    }
+}
+
+/// Takes each of these addresses for a runner, a loop and a task, whatever is there.
+#[cfg(test)]
+pub(super) fn read_everywhere(
+    heap: &Heap<'_>,
+    codes: &CodeCache,
+    census: &Census,
+    process: &Key,
+    addresses: impl Iterator<Item = u64>,
+) -> Vec<EventLoop> {
+    let reader = Reader::new(heap, codes, census, process);
+    let workers = workers::Workers::of(&reader);
+    let addresses: Vec<u64> = addresses.collect();
+    let mut loops = trio::at_any(&reader, &workers, &addresses);
+    loops.extend(asyncio::at_any(&reader, &workers, &addresses));
+    loops
+}
