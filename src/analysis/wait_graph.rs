@@ -64,6 +64,7 @@ fn process_edges(process: &Process, earlier: &[Snapshot]) -> Vec<WaitEdge> {
             let grade = grade_of(&thread.key, target, holder, earlier);
             if let Some(thread) = &holder.thread
                 && grade >= Grade::Derived
+                && is_exclusive(wait, holder)
             {
                 push(EdgeKind::HeldBy, target, thread, grade);
             }
@@ -143,18 +144,17 @@ fn is_firm(holder: &Holder) -> bool {
     holder.grade >= Grade::Derived && !by_hearsay
 }
 
-/// Whether who holds it keeps all others out. What `multiprocessing`'s locks are made of is a semaphore, so their type has
-/// to tell; and a `with` block of one may be a copy from before a fork, so the lock's own note has to agree.
+/// Whether who holds it keeps all others out. What `multiprocessing`'s locks are made of is a semaphore, so there the type
+/// has to tell.
 fn is_exclusive(wait: &Wait, holder: &Holder) -> bool {
     let object = wait.object.as_ref();
     let type_name = object.map_or("", |object| object.type_name.untrusted());
-    if wait.kind != WaitKind::SharedFutex && holder.by != HolderEvidence::ProcessLock {
-        return !type_name.contains("Semaphore");
+    if wait.kind == WaitKind::SharedFutex || holder.by == HolderEvidence::ProcessLock {
+        matches!(
+            type_name,
+            "multiprocessing.synchronize.Lock" | "multiprocessing.synchronize.RLock"
+        )
+    } else {
+        !type_name.contains("Semaphore")
     }
-    let is_process_lock = matches!(
-        type_name,
-        "multiprocessing.synchronize.Lock" | "multiprocessing.synchronize.RLock"
-    );
-    let noted = |claim: &Holder| claim.by == HolderEvidence::ProcessLock;
-    is_process_lock && wait.holders.iter().any(noted)
 }

@@ -716,31 +716,37 @@ mod stuck_lock {
             "lock-order-cycle/hang_mixed.py rlock",
             Certainty::Certain,
             "auditor",
-            &["`auditor` waits for `ledger`, which `writer` holds", "since audit (hang_mixed.py:77)", "waits for an RLock"],
+            &["`auditor` waits for `ledger`, which `writer` holds", "since audit (hang_mixed.py:81)", "waits for an RLock"],
         );
         rlock_in_a_manager [py39 py310 py311 py312 py313 py314 py315] circle(
             "lock-order-cycle/hang_mixed.py rlock-acquire",
             Certainty::Probable,
             "auditor",
-            &["`writer` waits for `self.lock`, which `auditor` holds", "(a _thread.RLock) at Acquired.__enter__ (hang_mixed.py:34)"],
+            &["`writer` waits for `self.lock`, which `auditor` holds", "(a _thread.RLock) at Acquired.__enter__ (hang_mixed.py:35)"],
         );
         condition [py39 py310 py311 py312 py313 py314 py315] circle(
             "lock-order-cycle/hang_mixed.py condition",
             Certainty::Certain,
             "auditor",
-            &["`writer` waits for the Condition, which `auditor` holds", "waits for a threading.Condition at write (hang_mixed.py:72)"],
+            &["`writer` waits for the Condition, which `auditor` holds", "waits for a threading.Condition at write (hang_mixed.py:76)"],
         );
         manager [py39 py310 py311 py312 py313 py314 py315] circle(
             "lock-order-cycle/hang_mixed.py manager",
             Certainty::Probable,
             "auditor",
-            &["`writer` waits for `self._lock`, which `auditor` holds", "since audit (hang_mixed.py:77) by a `with` block"],
+            &["`writer` waits for `self._lock`, which `auditor` holds", "since audit (hang_mixed.py:81) by a `with` block"],
         );
         contextmanager [py39 py310 py311 py312 py313 py314 py315] circle(
             "lock-order-cycle/hang_mixed.py contextmanager",
             Certainty::Probable,
             "auditor",
             &["`writer` waits for `guard`, which `auditor` holds", "by a `with` block of a generator or coroutine"],
+        );
+        process_lock [py39 py310 py311 py312 py313 py314 py315] circle(
+            "lock-order-cycle/hang_mixed.py process",
+            Certainty::Probable,
+            "auditor",
+            &["waits for a multiprocessing.synchronize.Lock at write (hang_mixed.py:"],
         );
         by_acquire [py39 py310 py311 py312 py313 py314 py315] circle(
             "lock-order-cycle/hang_acquire.py",
@@ -799,6 +805,12 @@ mod stuck_lock {
             &["for `tree`, which it holds itself since visit (hang_in_thread.py:9)"],
         );
         near_miss_unlocked [py39 py310 py311 py312 py313 py314 py315] silent("lock-self-deadlock/near_miss.py unlocked");
+        near_miss_forked [py39 py310 py311 py312 py313 py314 py315] silent("lock-self-deadlock/near_miss.py forked");
+        near_miss_lent [py39 py310 py311 py312 py313 py314 py315] NearMiss {
+            fixture: "lock-self-deadlock/near_miss.py lent",
+            at_most: Verdict::PossibleHang,
+            dumps: 3,
+        };
         near_miss_waiting [py39 py310 py311 py312 py313 py314 py315] silent("lock-self-deadlock/near_miss.py condition");
         near_miss_recursive [py39 py310 py311 py312 py313 py314 py315] silent("lock-self-deadlock/near_miss.py rlock");
 
@@ -817,6 +829,14 @@ mod stuck_lock {
             "consumer",
             &["`gate`, which `consumer` holds while it waits in Queue.get at consume (hang_queue.py:13)"],
         );
+        held_while_a_pool_works [py39 py310 py311 py312 py313 py314 py315] Hang {
+            fixture: "lock-held-by-blocked-thread/hang_future.py",
+            id: "lock-held-by-blocked-thread",
+            certainty: Certainty::Probable,
+            waiter: "indexer_0",
+            culprit: Some("main"),
+            says: &["for `index`, which MainThread holds while it waits in Future.result at rebuild (hang_future.py:18)"],
+        };
         near_miss_fed [py39 py310 py311 py312 py313 py314 py315] silent("lock-held-by-blocked-thread/near_miss.py fed");
         near_miss_sleeping [py39 py310 py311 py312 py313 py314 py315] silent("lock-held-by-blocked-thread/near_miss.py sleeping");
         near_miss_socket [py39 py310 py311 py312 py313 py314 py315] silent("lock-held-by-blocked-thread/near_miss.py socket");

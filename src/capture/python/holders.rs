@@ -133,14 +133,23 @@ fn is_the_lock_itself(wait: &PythonWait) -> bool {
     }
 }
 
-/// The lock whose holder is waited for. Not the object around it: who is in a block of a pool, a semaphore or a queue
-/// does not for that hold the lock within.
-fn lockable(wait: &PythonWait) -> Option<u64> {
-    match &wait.target {
-        Some(WaitTarget::Lock(lock)) => Some(lock.object.0),
-        Some(WaitTarget::ProcessLock(object)) => Some(object.0),
-        _ => None,
-    }
+/// Addresses whose holder is waited for: the lock, and a semaphore around it. Not another object around it: who is in a
+/// block of a pool or a queue does not for that hold the lock within.
+fn lockable(wait: &PythonWait) -> Vec<u64> {
+    let target = match &wait.target {
+        Some(WaitTarget::Lock(lock)) => lock.object.0,
+        Some(WaitTarget::ProcessLock(object)) => object.0,
+        _ => return Vec::new(),
+    };
+    let semaphore = wait
+        .object
+        .as_ref()
+        .filter(|object| object.type_name.untrusted().contains("Semaphore"))
+        .map(|object| object.address.0);
+    [target]
+        .into_iter()
+        .chain(semaphore.filter(|object| *object != target))
+        .collect()
 }
 
 /// Addresses whom to suspect of when nobody is known to hold it.
@@ -281,7 +290,13 @@ impl Search<'_> {
             let held = if is_lock(value) {
                 waits::is_locked(self.heap, value)
             } else {
+                // In a process that was forked within the block it is a copy, and not held.
                 self.heap.is(value, "_multiprocessing.SemLock")
+                    && self
+                        .heap
+                        .memory
+                        .i32(value.wrapping_add(fixed::SEMLOCK_COUNT))
+                        .is_ok_and(|count| count > 0)
             };
             if held {
                 out.push(value);
