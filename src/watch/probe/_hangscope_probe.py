@@ -13,6 +13,7 @@ Functions of the standard library are bound here, before a test can patch them.
 import functools
 import json
 import os
+import re
 import signal
 import struct
 import sys
@@ -340,6 +341,21 @@ def _children(os_threads):
 
 MARKS = ("hangscope", "timeout")
 TRUE = ("true", "1", "yes", "on")  # as pytest reads configuration files
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(h|ms|m|s)")
+MAX_VALUE = 64  # characters of a marker's value that is no time
+
+
+def _duration(text):
+    """Seconds of what is written as for the command line: 60s, 2m, 1h30m, 500ms."""
+    seconds = at = 0
+    while text[at:].strip():
+        part = DURATION.match(text, at)
+        if part is None:
+            return None
+        seconds += float(part.group(1)) * UNITS[part.group(2)]
+        at = part.end()
+    return seconds if at else None
 
 
 def _seconds(value):
@@ -355,13 +371,28 @@ def _seconds(value):
 
 def _marked_limit(hangscope, timeout):
     """The limit that the closest markers of the two names set, as SETUP tells it."""
+    no_time = ""
     for mark in (hangscope, timeout):
         if mark is not None:
             value = mark.args[0] if mark.args else mark.kwargs.get("timeout")
             seconds = _seconds(value)
+            if seconds is None and mark is hangscope and isinstance(value, str):
+                seconds = _seconds(_duration(value))
             if seconds is not None:
-                return "%s:%r" % (mark.name, seconds)
-    return ""
+                return "%s:%r%s" % (mark.name, seconds, no_time)
+            if mark is hangscope:
+                no_time = "\t" + _shown(mark)
+    return no_time
+
+
+def _shown(mark):
+    """What stands in the brackets of a marker, in one short line."""
+    try:
+        values = [repr(value) for value in mark.args]
+        values += ["%s=%r" % (name, value) for name, value in mark.kwargs.items()]
+    except Exception:  # of the repr of what a user put there
+        return "..."
+    return " ".join(", ".join(values).split())[:MAX_VALUE]
 
 
 class Limits:
