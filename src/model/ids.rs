@@ -105,7 +105,11 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-    fn process_part(&self) -> &str {
+    /// The thread id in the key of a thread.
+    pub(super) fn tid(&self) -> Option<Tid> {
+        self.0.split_once("/t")?.1.parse().ok()
+    }
+    pub(super) fn process_part(&self) -> &str {
         self.0.split('/').next().unwrap_or("")
     }
 }

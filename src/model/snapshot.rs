@@ -54,6 +54,10 @@ impl Snapshot {
     /// The thread with this key.
     #[must_use]
     pub fn thread(&self, key: &Key) -> Option<&super::Thread> {
-        self.process(&key.of_process())?.thread(key)
+        let owner = key.process_part();
+        let mut processes = self.processes.iter();
+        processes
+            .find(|process| process.key.as_str() == owner)?
+            .thread(key)
     }
 }
