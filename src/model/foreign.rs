@@ -7,12 +7,12 @@ use std::sync::Arc;
 /// Text from the target: names, paths, arguments, and sentences built with them.
 ///
 /// It may hold terminal escapes, newlines or bidirectional controls, so it has no `Display`: a renderer
-/// must choose how to escape it, and forgetting to does not compile. Copies share the text: the same few names come in each
-/// of ten thousand frames.
+/// must choose how to escape it, and forgetting to does not compile.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(transparent)]
+// Copies share the text: the same few names come in each of ten thousand frames.
 pub struct Foreign(Arc<str>);
 
 impl Foreign {

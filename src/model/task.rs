@@ -45,8 +45,8 @@ pub struct EventLoop {
     /// Tasks came, went or ran while they were read: what is told of them may be of different moments.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moving: bool,
-    /// Its tasks that have not ended, oldest first as far as that is known. Those that are as they were in the sample before
-    /// are shared with it.
+    /// Its tasks that have not ended, oldest first as far as that is known.
+    // Those that are as they were in the sample before are shared with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Arc<Task>>,
 }
@@ -82,7 +82,8 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nursery: Option<Addr>,
     /// Its frames, innermost first: the coroutines that await each other, and of a running task also the functions that
-    /// they have called. Tasks at the same place share them.
+    /// they have called.
+    // Tasks at the same place share them.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub frames: Arc<[Frame]>,
     /// What it waits for.
