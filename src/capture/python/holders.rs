@@ -80,13 +80,19 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     if open.is_empty() {
         return;
     }
-    let reached = reached(heap, census, &open);
+    let mut reached = reached(heap, census, &open);
     // Whoever waits for the same does not hold it.
     let mut fellows: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
     for (_, native_id, wait) in waits.iter() {
         for object in suspicious(wait) {
             fellows.entry(object).or_default().insert(*native_id);
         }
+    }
+    for (object, threads) in &mut reached {
+        if let Some(fellows) = fellows.get(object) {
+            threads.retain(|suspect| suspect.native_id.is_none_or(|id| !fellows.contains(&id)));
+        }
+        threads.truncate(MAX_TOLD);
     }
     for (_, native_id, wait) in waits.iter_mut() {
         if !no_other_holds(wait, *native_id) {
@@ -95,10 +101,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
         let mut suspects = std::mem::take(&mut wait.suspects);
         for object in suspicious(wait) {
             for suspect in reached.get(&object).into_iter().flatten() {
-                let waits_too = suspect
-                    .native_id
-                    .is_some_and(|id| fellows.get(&object).is_some_and(|all| all.contains(&id)));
-                if !waits_too && !suspects.contains(suspect) {
+                if !suspects.contains(suspect) {
                     suspects.push(suspect.clone());
                 }
             }
