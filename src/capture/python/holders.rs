@@ -500,7 +500,7 @@ fn reached(
     for raw in &census.thread_states {
         let mut known = BTreeSet::new();
         for frame in raw.raw_frames.iter().take(MAX_SUSPECT_FRAMES) {
-            for object in search.from_frame(frame) {
+            for object in search.within_frame(frame) {
                 if known.insert(object) {
                     out.entry(object).or_default().push(RawHolder {
                         native_id: Some(raw.native_id),
@@ -524,10 +524,10 @@ struct Reach<'h> {
 }
 
 impl Reach<'_> {
-    fn from_frame(&mut self, frame: &RawFrame) -> Vec<u64> {
+    fn within_frame(&mut self, frame: &RawFrame) -> Vec<u64> {
         let mut out = Vec::new();
         for (_, value) in slots::variables(self.heap, frame).unwrap_or_default() {
-            out.extend(self.from_object(value));
+            out.extend(self.within_object(value));
         }
         let code = frame.code.address;
         if !self.by_code.contains_key(&code) {
@@ -539,7 +539,7 @@ impl Reach<'_> {
             };
             let found = globals
                 .into_iter()
-                .flat_map(|(_, value)| self.from_object(value))
+                .flat_map(|(_, value)| self.within_object(value))
                 .collect();
             self.by_code.insert(code, found);
         }
@@ -547,7 +547,7 @@ impl Reach<'_> {
         out
     }
 
-    fn from_object(&mut self, object: u64) -> Vec<u64> {
+    fn within_object(&mut self, object: u64) -> Vec<u64> {
         if self.wanted.contains(&object) {
             return vec![object];
         }
