@@ -41,6 +41,9 @@ pub struct Wait {
     /// The C function that the innermost Python frame has called and that has not returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native_call: Option<NativeCall>,
+    /// For a lock between processes: device, inode and offset of its memory, the same in all that share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_memory: Option<Foreign>,
     /// Who holds the lock that is waited for, best evidence first; several if they agree on different evidence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,

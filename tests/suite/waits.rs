@@ -205,9 +205,23 @@ fn check_imports(version: &str) {
     );
     assert_eq!(import.holders[0].by, HolderEvidence::ImportLock);
     let lock = wait("waits_for_process");
-    assert!(lock.holders.is_empty(), "{version}: {lock:#?}");
-    let unknown = lock.holder_unknown.expect("it is said why");
-    assert!(unknown.untrusted().contains("another process"), "{version}");
+    let [holder] = &lock.holders[..] else {
+        panic!("{version}: {lock:#?}");
+    };
+    let key = holder.thread.as_ref().expect("a thread");
+    assert_ne!(
+        key.of_process(),
+        process.key,
+        "{version}: it is held by the child"
+    );
+    let sample = report.samples.last().expect("a sample");
+    assert!(
+        sample.thread(key).is_some(),
+        "{version}: that is in the tree"
+    );
+    let place = holder.place.as_ref().map(|place| place.untrusted());
+    assert_eq!(place, Some("holds (imports_program.py:18)"), "{version}");
+    assert_eq!(lock.holder_unknown, None);
     let queue = wait("waits_for_process_queue");
     let object = queue.object.expect("an object");
     assert_eq!(object.type_name.untrusted(), "multiprocessing.queues.Queue");

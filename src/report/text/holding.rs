@@ -1,7 +1,7 @@
 //! What a thread waits on in its program's words, and who holds it, or may.
 
 use super::super::{clean, clean_word};
-use crate::model::{Holder, HolderEvidence, Process, Thread, Wait, WaitKind};
+use crate::model::{Holder, HolderEvidence, Snapshot, Thread, Wait, WaitKind};
 
 /// "Lock `account.lock`": a kind of lock, and its name in the program.
 pub(super) fn named(kind: &str, wait: &Wait) -> String {
@@ -13,14 +13,14 @@ pub(super) fn named(kind: &str, wait: &Wait) -> String {
 }
 
 /// Lines about what a thread waits on; none where its program has no word for it.
-pub(super) fn lines(process: &Process, thread: &Thread) -> Vec<String> {
+pub(super) fn lines(sample: &Snapshot, thread: &Thread) -> Vec<String> {
     let Some(wait) = &thread.wait else {
         return Vec::new();
     };
     let mut lines: Vec<String> = wait
         .holders
         .iter()
-        .map(|holder| format!("{}, held by {}", what(wait), who(process, holder)))
+        .map(|holder| format!("{}, held by {}", what(wait), who(sample, holder)))
         .collect();
     if let Some(reason) = &wait.holder_unknown {
         lines.push(format!("{}, holder unknown: {}", what(wait), clean(reason)));
@@ -33,7 +33,7 @@ pub(super) fn lines(process: &Process, thread: &Thread) -> Vec<String> {
             .map_or_else(String::new, |state| format!(": {}", clean(&state)));
         lines.push(format!("{}{state}", what(wait)));
     }
-    if let Some(call) = &wait.native_call {
+    if let Some(call) = wait.native_call.as_ref().filter(|call| call.is_telling()) {
         lines.push(format!("is in the C function {}", clean(&call.function)));
     }
     let may = if is_lock(wait) {
@@ -42,7 +42,7 @@ pub(super) fn lines(process: &Process, thread: &Thread) -> Vec<String> {
         "refers to it, too"
     };
     let suspects = wait.suspects.iter();
-    lines.extend(suspects.map(|suspect| format!("{may}: {}", who(process, suspect))));
+    lines.extend(suspects.map(|suspect| format!("{may}: {}", who(sample, suspect))));
     lines
 }
 
@@ -64,8 +64,8 @@ fn what(wait: &Wait) -> String {
 }
 
 /// "transfer-2 (tid 7) since transfer (bank.py:12) (by a `with` block)".
-fn who(process: &Process, holder: &Holder) -> String {
-    let thread = holder.thread.as_ref().and_then(|key| process.thread(key));
+fn who(sample: &Snapshot, holder: &Holder) -> String {
+    let thread = holder.thread.as_ref().and_then(|key| sample.thread(key));
     let name = match (thread, holder.by) {
         (Some(thread), _) => format!("{} (tid {})", clean(thread.display_name()), thread.tid),
         (None, HolderEvidence::ProcessLock) => "a thread of another process".to_owned(),

@@ -8,8 +8,8 @@ use super::layout::{Page, cut};
 use super::signals;
 use super::tasks;
 use crate::model::{
-    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, SocketState, Thread,
-    ThreadKind, ThreadState, Trigger, Wait, WaitKind,
+    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Snapshot, SocketState,
+    Thread, ThreadKind, ThreadState, Trigger, Wait, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,9 +70,12 @@ pub(super) fn write_one(
     write_process(page, style, report, process);
     write_table(page, process, &context.motions, &context.involved);
     tasks::write(page, report, process);
+    let Some(sample) = report.samples.last() else {
+        return;
+    };
     for thread in &process.threads {
         if report.options.all || context.involved.contains(&thread.key) {
-            write_stacks(page, style, process, thread, report.options.all);
+            write_stacks(page, style, sample, thread, report.options.all);
         }
     }
 }
@@ -372,11 +375,11 @@ pub(super) fn spot(frame: &Frame) -> String {
     format!("{} ({file}{line})", clean(&frame.function))
 }
 
-fn write_stacks(page: &mut Page, style: Style, process: &Process, thread: &Thread, all: bool) {
+fn write_stacks(page: &mut Page, style: Style, sample: &Snapshot, thread: &Thread, all: bool) {
     let title = format!("{} (tid {})", clean(thread.display_name()), thread.tid);
     page.gap();
     page.line(&format!("  {}", style.strong(&title)));
-    for line in holding::lines(process, thread) {
+    for line in holding::lines(sample, thread) {
         page.wrapped("    ", "      ", &line);
     }
     for state in &thread.python {
