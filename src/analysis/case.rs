@@ -231,14 +231,13 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Up to 3.12 the thread state of a sub-interpreter names the thread that made it, whichever thread runs it; a verdict
-/// would accuse the wrong one.
+/// Up to 3.12 the thread state of a sub-interpreter names the thread that made it, whichever thread runs it; unless the other
+/// was found out, a verdict would accuse the wrong one.
 pub(super) fn is_judgeable(process: &Process) -> bool {
-    let old = process
-        .python
-        .as_ref()
-        .is_some_and(|python| python.minor <= LAST_MINOR_WITH_CREATORS_IDS);
-    !(old && process.interpreters.len() > 1)
+    let misleading = process.python.as_ref().is_some_and(|python| {
+        python.minor <= LAST_MINOR_WITH_CREATORS_IDS && !python.running_threads_known
+    });
+    !(misleading && process.interpreters.len() > 1)
 }
 
 /// A pool's thread without work.

@@ -23,6 +23,31 @@ pub(crate) struct Module {
     pub(crate) first_mapping: u64,
 }
 
+/// A range of mapped memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// The stack of the process's first thread, as the kernel made it.
+    pub(crate) first_stack: bool,
+}
+
+/// The mapped ranges of a process; none if they cannot be read.
+pub(crate) fn regions(pid: Pid, tid: Tid) -> Vec<Region> {
+    let maps = read_maps(&format!("/proc/{pid}/task/{tid}"));
+    let regions = maps.into_iter().flatten().map(|map| Region {
+        start: map.address.0,
+        end: map.address.1,
+        first_stack: map.pathname == MMapPath::Stack,
+    });
+    regions.collect()
+}
+
+fn read_maps(task: &str) -> io::Result<MemoryMaps> {
+    let reader = BufReader::new(File::open(format!("{task}/maps"))?.take(MAX_MAP));
+    MemoryMaps::from_buf_read(reader).map_err(io::Error::other)
+}
+
 /// The mapped files of a process, in order of address.
 #[derive(Clone, Debug)]
 pub(crate) struct Maps {
@@ -35,8 +60,7 @@ impl Maps {
     /// Reads the map through thread `tid` of `pid` (a leader that has exited has none any more).
     pub(crate) fn read(pid: Pid, tid: Tid) -> io::Result<Self> {
         let task = format!("/proc/{pid}/task/{tid}");
-        let reader = BufReader::new(File::open(format!("{task}/maps"))?.take(MAX_MAP));
-        let maps = MemoryMaps::from_buf_read(reader).map_err(io::Error::other)?;
+        let maps = read_maps(&task)?;
         let program = std::fs::read_link(format!("{task}/exe")).ok();
         let mut modules: Vec<Module> = Vec::new();
         let mut paths: Vec<std::path::PathBuf> = Vec::new();

@@ -55,7 +55,8 @@ pub(super) fn merge(
         merged.gaps = part.gaps;
         merged.event_loops = part.event_loops;
         waits = part.waits.into_iter().collect();
-        for raw in part.thread_states {
+        let on_threads = part.thread_states.into_iter();
+        for raw in on_threads.filter(|raw| !raw.runs_nowhere) {
             states.entry(raw.native_id).or_default().push(raw);
         }
     }
@@ -111,6 +112,7 @@ fn thread(
         (
             !raw.bound,
             raw.state.frames.is_empty(),
+            raw.place,
             -raw.state.interpreter_id,
         )
     });

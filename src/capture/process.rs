@@ -3,11 +3,11 @@
 use super::facts::{arguments, last_number, read_bounded, signal_mask};
 use super::files::{FileIndex, Files};
 use super::kernel::{self, Look, Stat, SyscallLine, Task};
-use super::maps::Maps;
+use super::maps::{self, Maps};
 use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
 use super::namespace::NamespaceIds;
-use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess};
+use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess, Stacks, ThreadStack};
 use super::signals;
 use super::stop::{Held, Stop};
 use super::syscall;
@@ -324,11 +324,27 @@ impl ProcessReader {
                 futex: meaning.futex,
             })
             .collect();
+        let stacks: Vec<ThreadStack> = tids
+            .iter()
+            .zip(&first)
+            .map(|(tid, look)| ThreadStack {
+                native_id: namespace.inner(*tid),
+                stack_pointer: match &look.syscall {
+                    SyscallLine::In(call) => Some(call.stack_pointer.0),
+                    _ => None,
+                },
+                is_first: *tid == self.pid,
+            })
+            .collect();
         let (mut part, mut test) = (None, None);
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
-            part = Some(process.read(self.pid, key, memory, &blocked, self.how.locals));
+            let stacks = Stacks {
+                threads: &stacks,
+                regions: &|| maps::regions(self.pid, alive),
+            };
+            part = Some(process.read(self.pid, key, memory, &blocked, &stacks, self.how.locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&cached, &at_start);
         }

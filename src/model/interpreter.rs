@@ -17,6 +17,10 @@ pub struct PythonRuntime {
     pub reader: PythonReader,
     /// The runtime itself is being finalized: the process is exiting (`_PyRuntime._finalizing`).
     pub finalizing: bool,
+    /// In a process with several interpreters, up to 3.12, where CPython notes another thread: it was found out which thread
+    /// runs each thread state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub running_threads_known: bool,
     /// Signal state: `_PyRuntime.signals` from 3.12 on, before that static variables of `signalmodule.c`, which can be read where
     /// the program is not stripped of its symbols.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -102,6 +102,31 @@ pub struct NativeCall {
     pub grade: Grade,
 }
 
+impl WaitObject {
+    /// What it says of itself in a few words: `qsize 0, maxsize 10`. Nothing for a lock, of which that says nothing new.
+    #[must_use]
+    pub fn state_words(&self) -> Option<Foreign> {
+        let facts = self.state.iter().filter(|fact| fact.name != "locked");
+        let words: Vec<String> = facts
+            .map(|fact| format!("{} {}", fact.name, fact.value.untrusted()))
+            .collect();
+        (!words.is_empty()).then(|| words.join(", ").into())
+    }
+}
+
+impl NativeCall {
+    /// Whether the function tells more than the system call that it makes: `sqlite3.Connection.execute` does, `time.sleep`
+    /// does not.
+    #[must_use]
+    pub fn is_telling(&self) -> bool {
+        const PLAIN: [&str; 7] = [
+            "time.", "select.", "posix.", "_socket.", "_thread.", "_queue.", "_signal.",
+        ];
+        let function = self.function.untrusted();
+        !PLAIN.iter().any(|module| function.starts_with(module))
+    }
+}
+
 /// A value that an object keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectFact {

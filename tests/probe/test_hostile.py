@@ -56,7 +56,8 @@ def test_what_a_test_may_do_to_its_process(suite):
             def broken(*args, **kwargs): raise RuntimeError("patched")
             for name in ["stat", "getpid", "waitid", "listdir", "readlink", "open"]:
                 monkeypatch.setattr(os, name, broken)
-            monkeypatch.setattr(time, "clock_gettime_ns", broken)
+            for name in ["clock_gettime_ns", "monotonic_ns"]:
+                monkeypatch.setattr(time, name, broken)
             monkeypatch.setattr(threading, "get_ident", broken)
             monkeypatch.setattr(signal, "getsignal", broken)
         def test_file_size():

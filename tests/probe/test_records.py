@@ -163,6 +163,16 @@ def test_lines_files_and_limits(suite):
         def test_nonsense(): pass
         @pytest.mark.hangscope
         def test_bare(): pass
+        @pytest.mark.hangscope("1h 30m")
+        def test_spelled(): pass
+        @pytest.mark.hangscope(timeout="500ms")
+        def test_short(): pass
+        @pytest.mark.hangscope(timeout="2.5m1s")
+        def test_parts(): pass
+        @pytest.mark.hangscope("7")
+        def test_digits(): pass
+        @pytest.mark.hangscope("5 apples\\t", object)
+        def test_apples(): pass
         """)
     suite.write("test_b.py", "def test_free(): pass\n")
     # pytest-timeout would complain of some
@@ -175,8 +185,13 @@ def test_lines_files_and_limits(suite):
         ("10", "hangscope:5.0", "test_class"),
         ("11", "hangscope:0.0", "test_none"),
         ("13", "timeout:0.0", "test_no_limit"),
-        ("15", "timeout:30.0", "test_nonsense"),
-        ("17", "timeout:30.0", "test_bare"),
+        ("15", "timeout:30.0\ttimeout=1" + "0" * 55, "test_nonsense"),
+        ("17", "timeout:30.0\t", "test_bare"),
+        ("19", "hangscope:5400.0", "test_spelled"),
+        ("21", "hangscope:0.5", "test_short"),
+        ("23", "hangscope:151.0", "test_parts"),
+        ("25", "hangscope:7.0", "test_digits"),
+        ("27", "timeout:30.0\t'5 apples\\t', <class 'object'>", "test_apples"),
         ("1", "", "test_free"),
     ]
     assert {file for _, _, file, _ in setups} == {"sub/test_a.py", "test_b.py"}

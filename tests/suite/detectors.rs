@@ -519,12 +519,12 @@ mod join_on_blocked_thread {
     }
 
     cases! {
-        event [py311 py312 py313 py314 py315] join(
+        event [py39 py310 py311 py312 py313 py314 py315] join(
             "join-on-blocked-thread/hang.py",
             "worker",
             &["at <module> (hang.py:14) joins `worker`", "waits in Event.wait at worker (hang.py:8)"],
         );
-        chain [py311 py312 py313 py314 py315] join(
+        chain [py39 py310 py311 py312 py313 py314 py315] join(
             "join-on-blocked-thread/hang_chain.py",
             "packer",
             &[
@@ -532,24 +532,24 @@ mod join_on_blocked_thread {
                 "waits in Queue.get at pack (hang_chain.py:9)",
             ],
         );
-        at_exit [py311 py312 py313 py314 py315] join(
+        at_exit [py39 py310 py311 py312 py313 py314 py315] join(
             "join-on-blocked-thread/hang_at_exit.py",
             "forgotten",
             &["`forgotten`, which waits in Queue.get at work (hang_at_exit.py:10)"],
         );
-        socket_of_its_own [py311 py312 py314] join(
+        socket_of_its_own [py39 py311 py312 py314] join(
             "join-on-blocked-thread/hang_socket.py",
             "worker",
             &["`worker`, which waits for data on fd", "(UNIX socket to fd", "at worker (hang_socket.py:9)"],
         );
-        near_miss_compute [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss.py compute");
-        near_miss_sleep [py311 py313 py315] silent("join-on-blocked-thread/near_miss.py sleep");
-        near_miss_socket [py311 py312 py314] silent("join-on-blocked-thread/near_miss.py socket");
-        near_miss_consumer [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_consumer.py 0.05");
-        near_miss_slow_consumer [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_consumer.py 20");
-        near_miss_asyncio [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_server.py asyncio");
-        near_miss_trio [py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_server.py trio");
-        near_miss_churn [py311 py312 py313 py314 py315] silent_for("join-on-blocked-thread/near_miss_churn.py", 6);
+        near_miss_compute [py39 py310 py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss.py compute");
+        near_miss_sleep [py39 py310 py311 py313 py315] silent("join-on-blocked-thread/near_miss.py sleep");
+        near_miss_socket [py39 py310 py311 py312 py314] silent("join-on-blocked-thread/near_miss.py socket");
+        near_miss_consumer [py39 py310 py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_consumer.py 0.05");
+        near_miss_slow_consumer [py39 py310 py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_consumer.py 20");
+        near_miss_asyncio [py39 py310 py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_server.py asyncio");
+        near_miss_trio [py39 py310 py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss_server.py trio");
+        near_miss_churn [py39 py310 py311 py312 py313 py314 py315] silent_for("join-on-blocked-thread/near_miss_churn.py", 6);
     }
 
     /// The cycle is told once, and truly.
@@ -603,6 +603,14 @@ mod join_on_blocked_thread {
     }
 
     mod cycle {
+        #[test]
+        fn py39() {
+            super::check_cycle("3.9");
+        }
+        #[test]
+        fn py310() {
+            super::check_cycle("3.10");
+        }
         #[test]
         fn py311() {
             super::check_cycle("3.11");
@@ -857,7 +865,7 @@ mod gil_held_in_native_call {
     use super::*;
 
     cases! {
-        sleep [py311 py312 py313 py314 py315] Hang {
+        sleep [py39 py310 py311 py312 py313 py314 py315] Hang {
             fixture: "gil-held-in-native-call/hang.py sleep",
             id: "gil-held-in-native-call",
             certainty: Certainty::Certain,
@@ -869,7 +877,7 @@ mod gil_held_in_native_call {
                 "nanosleep",
             ],
         };
-        read [py311 py313 py314 py315] Hang {
+        read [py39 py310 py311 py313 py314 py315] Hang {
             fixture: "gil-held-in-native-call/hang.py read",
             id: "gil-held-in-native-call",
             certainty: Certainty::Probable,
@@ -880,13 +888,13 @@ mod gil_held_in_native_call {
                 "system call read",
             ],
         };
-        near_miss [py311 py312 py313 py314 py315] silent_for("gil-held-in-native-call/near_miss.py", 5);
-        near_miss_long_call [py311 py312 py313 py314 py315] NearMiss {
+        near_miss [py39 py310 py311 py312 py313 py314 py315] silent_for("gil-held-in-native-call/near_miss.py", 5);
+        near_miss_long_call [py39 py310 py311 py312 py313 py314 py315] NearMiss {
             fixture: "gil-held-in-native-call/near_miss_long_call.py",
             at_most: Verdict::PossibleHang,
             dumps: 3,
         };
-        near_miss_released [py311 py313 py315] silent("gil-held-in-native-call/near_miss_released.py");
+        near_miss_released [py39 py310 py311 py313 py315] silent("gil-held-in-native-call/near_miss_released.py");
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod cached;
 mod process;
+#[cfg(test)]
+pub(crate) mod recorded;
 
 pub use cached::CachedMemory;
 pub use process::ProcessMemory;

@@ -5,7 +5,10 @@ use super::heap::Heap;
 use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
 use super::tasks::DebugSection;
-use super::{BlockedThread, PythonProcess, interpreter, tasks, waits};
+use super::{
+    BlockedThread, PythonProcess, Stacks, ThreadStack, interpreter, running_thread, tasks, waits,
+};
+use crate::capture::maps::Region;
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
 use crate::model::Key;
 use proptest::prelude::*;
@@ -80,13 +83,17 @@ proptest! {
         };
         let waiter = BlockedThread { native_id: 1, tid: 1, futex: Some(BASE + futex % (pages * PAGE)) };
         let key = Key::process(1, 1);
+        let threads = [ThreadStack { native_id: 1, stack_pointer: Some(BASE), is_first: true }];
+        let regions = || vec![Region { start: BASE, end: BASE + pages * PAGE, first_stack: true }];
+        let stacks = Stacks { threads: &threads, regions: &regions };
         // Past the check for a main interpreter, which garbage seldom passes.
         let offsets = for_minor(minor).expect("in range");
         let cached = crate::capture::memory::CachedMemory::new(&arena);
         let heap = Heap::new(&cached, &offsets);
         if let Ok(skeleton) = interpreter::skeleton(&heap, BASE) {
             let codes = CodeCache::default();
-            let census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
+            let mut census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
+            let _ = running_thread::correct(&heap, &mut census, &stacks);
             let _ = waits::attribute(&heap, &census, &[waiter]);
             let _ = tasks::read(&heap, &codes, &census, &key, &DebugSection::default(), &arena);
             let _ = tasks::read_everywhere(&heap, &codes, &census, &key, (BASE..).step_by(16).take(64));
@@ -97,7 +104,7 @@ proptest! {
             let _ = heap.attribute(object, "_name");
             let _ = super::frame::walk(&heap, &CodeCache::default(), object, true);
         }
-        let part = process.read_own(&key, &arena, process.runtime.address.unwrap_or(0), &[waiter], true);
+        let part = process.read_own(&key, &arena, process.runtime.address.unwrap_or(0), &[waiter], &stacks, true);
         // Whatever came out must survive the trip through JSON.
         for raw in &part.thread_states {
             prop_assert!(serde_json::to_string(&raw.state).is_ok());

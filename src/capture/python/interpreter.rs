@@ -28,8 +28,12 @@ pub(crate) struct RawThreadState {
     pub(crate) state: ThreadState,
     /// `native_thread_id`, in the target's pid namespace.
     pub(crate) native_id: Tid,
-    /// It is the one that runs on its thread now (`bound_gilstate`, 3.12+); others of that thread are suspended.
+    /// It is the one that runs on its thread now (`bound_gilstate`, 3.12+, or the innermost on the stack); others of that thread are suspended.
     pub(crate) bound: bool,
+    /// Where it lies on its thread's stack, lower ones first; 0 where that is not known.
+    pub(crate) place: u64,
+    /// No thread runs it.
+    pub(crate) runs_nowhere: bool,
     /// The `Thread` object of `threading`, if its interpreter knows the thread.
     pub(crate) thread_object: Option<u64>,
     /// Its frames as they lie in memory, innermost first.
@@ -266,6 +270,8 @@ fn thread_state(
     Ok(RawThreadState {
         native_id: native_id(heap, address, ident)?,
         bound: status.iter().any(|name| name == "bound-gilstate"),
+        place: 0,
+        runs_nowhere: false,
         thread_object: thread.map(|thread| thread.object),
         raw_frames: stack.raw,
         state: ThreadState {

@@ -14,6 +14,7 @@ mod names;
 mod offsets;
 mod pyspy;
 mod qualname;
+mod running_thread;
 mod runtime;
 mod signals;
 mod slots;
@@ -35,6 +36,7 @@ use static_signals::StaticSignals;
 pub(crate) use holders::RawHolder;
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
+pub(crate) use running_thread::{Stacks, ThreadStack};
 pub(crate) use runtime::{Located, Runtime, locate};
 pub(crate) use waits::{PythonWait, WaitTarget};
 
@@ -100,11 +102,12 @@ impl PythonProcess {
         key: &Key,
         memory: &dyn Memory,
         blocked: &[BlockedThread],
+        stacks: &Stacks<'_>,
         with_locals: bool,
     ) -> PythonPart {
         let mut part = match (&self.runtime.offsets, self.runtime.address) {
             (Some(_), Some(address)) if !self.runtime.free_threaded => {
-                self.read_own(key, memory, address, blocked, with_locals)
+                self.read_own(key, memory, address, blocked, stacks, with_locals)
             }
             _ => self.read_by_pyspy(pid, key),
         };
@@ -120,6 +123,7 @@ impl PythonProcess {
         memory: &dyn Memory,
         address: u64,
         blocked: &[BlockedThread],
+        stacks: &Stacks<'_>,
         with_locals: bool,
     ) -> PythonPart {
         let mut part = self.empty_part(PythonReader::Own);
@@ -157,6 +161,9 @@ impl PythonProcess {
             let codes = CodeCache::default();
             let mut census =
                 interpreter::census(&heap, &codes, address, &skeleton, key, with_locals);
+            let notes_creators = self.notes_creators(census.interpreters.len());
+            let placed = !notes_creators || running_thread::correct(&heap, &mut census, stacks);
+            part.runtime.running_threads_known = notes_creators && placed;
             part.waits = waits::attribute(&heap, &census, blocked);
             let (event_loops, tasks_missing) =
                 tasks::read(&heap, &codes, &census, key, &self.asyncio, memory);
@@ -167,8 +174,9 @@ impl PythonProcess {
             part.runtime.signals = signals::read(&heap, address);
             part.gaps = std::mem::take(&mut census.gaps);
             part.interpreters = census.interpreters;
-            part.gaps
-                .extend(self.creators_ids(key, part.interpreters.len()));
+            if !placed {
+                part.gaps.push(self.creators_ids(key));
+            }
             part.gaps.extend(tasks_missing);
             part.thread_states = census.thread_states;
             if same_again(memory, offsets, address, &skeleton) {
@@ -204,14 +212,17 @@ impl PythonProcess {
             Ok(found) => {
                 part.runtime.version = found.version;
                 part.interpreters = found.interpreters;
-                part.gaps
-                    .extend(self.creators_ids(key, part.interpreters.len()));
+                if self.notes_creators(part.interpreters.len()) {
+                    part.gaps.push(self.creators_ids(key));
+                }
                 part.thread_states = found
                     .thread_states
                     .into_iter()
                     .map(|(state, tid)| RawThreadState {
                         native_id: tid.unwrap_or(0),
                         bound: false,
+                        place: 0,
+                        runs_nowhere: false,
                         thread_object: None,
                         raw_frames: Vec::new(),
                         state,
@@ -244,20 +255,24 @@ impl PythonProcess {
         part
     }
 
-    /// Up to 3.12 it is not known which thread runs a sub-interpreter.
-    fn creators_ids(&self, key: &Key, interpreters: usize) -> Option<Gap> {
-        (self.runtime.minor <= 12 && interpreters > 1).then(|| {
-            Gap::new(
-                Some(key.clone()),
-                GapKind::Unsupported,
-                "which threads run the sub-interpreters",
-                format!(
-                    "CPython {} notes the thread that made a sub-interpreter, not the one that runs it",
-                    self.runtime.version()
-                ),
-            )
-            .remedy("for a diagnosis, run the suite on CPython 3.13 or newer")
-        })
+    /// Up to 3.12 a sub-interpreter's thread state notes the thread that made it.
+    fn notes_creators(&self, interpreters: usize) -> bool {
+        self.runtime.minor <= 12 && interpreters > 1
+    }
+
+    /// It could not be found out which threads run the sub-interpreters.
+    fn creators_ids(&self, key: &Key) -> Gap {
+        Gap::new(
+            Some(key.clone()),
+            GapKind::Unsupported,
+            "which threads run the sub-interpreters",
+            format!(
+                "CPython {} notes the thread that made a sub-interpreter, not the one that runs it, and that is not \
+                 told by the threads' stacks",
+                self.runtime.version()
+            ),
+        )
+        .remedy("for a diagnosis, run the suite on CPython 3.13 or newer")
     }
 
     fn empty_part(&self, reader: PythonReader) -> PythonPart {
@@ -268,6 +283,7 @@ impl PythonProcess {
                 free_threaded: self.runtime.free_threaded,
                 reader,
                 finalizing: false,
+                running_threads_known: false,
                 signals: None,
             },
             interpreters: Vec::new(),
@@ -293,3 +309,5 @@ fn same_again(
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod pages;

@@ -4,8 +4,10 @@
 use super::code::Code;
 use super::heap::{Heap, ObjectError};
 use super::offsets::fixed;
+use super::slots;
 
-/// The qualified name of `code`, which `frame` runs; `None` where the function is not found, as with nested ones.
+/// The qualified name of `code`, which `frame` runs; `None` where the function is not found, as with nested ones and
+/// static methods.
 pub(super) fn of(heap: &Heap<'_>, code: &Code, frame: u64) -> Option<String> {
     if code.name.starts_with('<') {
         return None; // a module, a lambda, a comprehension
@@ -21,11 +23,13 @@ fn by_first_argument(
     code: &Code,
     frame: u64,
 ) -> Result<Option<String>, ObjectError> {
-    let slot = frame.wrapping_add(heap.offsets.frame_locals);
-    let first = heap.memory.u64(slot)?;
-    if first == 0 {
+    let names = code.variables(heap);
+    let Some(first) = names
+        .first()
+        .and_then(|name| slots::variable_of(heap, code, frame, name))
+    else {
         return Ok(None);
-    }
+    };
     let class = if heap.is(first, "type") {
         first
     } else {
@@ -33,7 +37,13 @@ fn by_first_argument(
     };
     for base in heap.bases(class)? {
         let dict = heap.memory.u64(base.wrapping_add(fixed::TYPE_DICT))?;
-        if let Some(found) = heap.dict_get(dict, &code.name)?
+        let found = match heap.dict_get(dict, &code.name)? {
+            None if is_private(&code.name) => {
+                heap.dict_get(dict, &mangled(heap, base, &code.name)?)?
+            }
+            found => found,
+        };
+        if let Some(found) = found
             && let Some(name) = name_of_function(heap, code, found)?
         {
             return Ok(Some(name));
@@ -52,26 +62,42 @@ fn by_globals(heap: &Heap<'_>, code: &Code, frame: u64) -> Result<Option<String>
     }
 }
 
-/// The name of a function if it has this code; class and static methods are looked into.
+/// Whether a method of this name is in its class under another one.
+fn is_private(name: &str) -> bool {
+    name.starts_with("__") && !name.ends_with("__")
+}
+
+/// The name that a private method has in its class.
+fn mangled(heap: &Heap<'_>, class: u64, name: &str) -> Result<String, ObjectError> {
+    let at = heap.memory.u64(class.wrapping_add(fixed::TYPE_NAME))?;
+    let class = heap.memory.c_string(at, 256)?;
+    let class = String::from_utf8_lossy(&class);
+    Ok(format!("_{}{name}", class.trim_start_matches('_')))
+}
+
+/// The name of a function if it has this code; class methods, static methods and properties are looked into.
 fn name_of_function(
     heap: &Heap<'_>,
     code: &Code,
     object: u64,
 ) -> Result<Option<String>, ObjectError> {
-    let function = if heap.is(object, "classmethod") || heap.is(object, "staticmethod") {
+    let field = |at: u64| heap.memory.u64(object.wrapping_add(at));
+    let functions = if heap.is(object, "classmethod") || heap.is(object, "staticmethod") {
         // `cm_callable` is the first field of either.
-        heap.memory.u64(object.wrapping_add(fixed::SIZE))?
+        vec![field(fixed::SIZE)?]
+    } else if heap.is(object, "property") {
+        // `prop_get`, `prop_set`, `prop_del`.
+        vec![field(16)?, field(24)?, field(32)?]
     } else {
-        object
+        vec![object]
     };
-    if !heap.is(function, "function") {
-        return Ok(None);
+    for function in functions {
+        let field = |at: u64| heap.memory.u64(function.wrapping_add(at));
+        if heap.is(function, "function") && field(heap.offsets.function_code)? == code.address {
+            let name = heap.string(field(heap.offsets.function_qualname)?)?;
+            // Libraries rename functions to what they are exported as; the code keeps the name that it was written with.
+            return Ok((name.rsplit('.').next() == Some(&code.name)).then_some(name));
+        }
     }
-    let field = |offset: u64| heap.memory.u64(function.wrapping_add(offset));
-    if field(heap.offsets.function_code)? != code.address {
-        return Ok(None);
-    }
-    let name = heap.string(field(heap.offsets.function_qualname)?)?;
-    // Libraries rename functions to what they are exported as; the code keeps the name that it was written with.
-    Ok((name.rsplit('.').next() == Some(&code.name)).then_some(name))
+    Ok(None)
 }

@@ -1,5 +1,6 @@
 //! What a frame holds: its variables, and its evaluation stack.
 
+use super::code::Code;
 use super::frame::RawFrame;
 use super::heap::{Heap, ObjectError};
 use super::offsets::{StackDepth, fixed};
@@ -39,17 +40,22 @@ pub(crate) fn variables(
 
 /// A variable of a frame. An argument that an inner function uses has two places up to 3.10, the first of them empty.
 pub(crate) fn variable(heap: &Heap<'_>, frame: &RawFrame, name: &str) -> Option<u64> {
-    let names = frame.code.variables(heap);
-    let first = frame.address.wrapping_add(heap.offsets.frame_locals);
-    let mut places = (0..MAX_SLOTS).zip(names.iter());
-    places.find_map(|(index, own)| {
-        if own != name {
-            return None;
-        }
-        let slot = heap.memory.u64(first.wrapping_add(8 * index)).ok()?;
-        let value = unwrapped(heap, reference(heap, slot)?);
-        (value != 0).then_some(value)
-    })
+    variable_of(heap, &frame.code, frame.address, name)
+}
+
+/// A variable of the frame at an address. Up to 3.10 an argument that inner functions use, too, has two places: its own is
+/// empty, and the cell's holds the value.
+pub(crate) fn variable_of(heap: &Heap<'_>, code: &Code, frame: u64, name: &str) -> Option<u64> {
+    let names = code.variables(heap);
+    let first = frame.wrapping_add(heap.offsets.frame_locals);
+    let places = (0..MAX_SLOTS).zip(names.iter());
+    places
+        .filter(|(_, own)| *own == name)
+        .find_map(|(index, _)| {
+            let slot = heap.memory.u64(first.wrapping_add(8 * index)).ok()?;
+            let value = unwrapped(heap, reference(heap, slot)?);
+            (value != 0).then_some(value)
+        })
 }
 
 /// The evaluation stack of a frame.

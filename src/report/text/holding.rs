@@ -1,4 +1,4 @@
-//! Who holds the lock that a thread waits for, or may.
+//! What a thread waits on in its program's words, and who holds it, or may.
 
 use super::super::{clean, clean_word};
 use crate::model::{Holder, HolderEvidence, Process, Thread, Wait, WaitKind};
@@ -12,19 +12,11 @@ pub(super) fn named(kind: &str, wait: &Wait) -> String {
     )
 }
 
-/// Lines about the lock that a thread waits for; none where it waits for something else.
+/// Lines about what a thread waits on; none where its program has no word for it.
 pub(super) fn lines(process: &Process, thread: &Thread) -> Vec<String> {
     let Some(wait) = &thread.wait else {
         return Vec::new();
     };
-    let is_lock = matches!(
-        wait.kind,
-        WaitKind::Lock | WaitKind::RLock | WaitKind::Futex | WaitKind::SharedFutex
-    );
-    let any = !wait.holders.is_empty() || wait.holder_unknown.is_some();
-    if !is_lock || !any {
-        return Vec::new();
-    }
     let mut lines: Vec<String> = wait
         .holders
         .iter()
@@ -33,9 +25,31 @@ pub(super) fn lines(process: &Process, thread: &Thread) -> Vec<String> {
     if let Some(reason) = &wait.holder_unknown {
         lines.push(format!("{}, holder unknown: {}", what(wait), clean(reason)));
     }
+    if lines.is_empty()
+        && let Some(object) = &wait.object
+    {
+        let state = object
+            .state_words()
+            .map_or_else(String::new, |state| format!(": {}", clean(&state)));
+        lines.push(format!("{}{state}", what(wait)));
+    }
+    if let Some(call) = &wait.native_call {
+        lines.push(format!("is in the C function {}", clean(&call.function)));
+    }
+    let may = if is_lock(wait) {
+        "may hold it"
+    } else {
+        "refers to it, too"
+    };
     let suspects = wait.suspects.iter();
-    lines.extend(suspects.map(|suspect| format!("may hold it: {}", who(process, suspect))));
+    lines.extend(suspects.map(|suspect| format!("{may}: {}", who(process, suspect))));
     lines
+}
+
+/// Whether the program waits for a lock itself, not for something that is made of one.
+fn is_lock(wait: &Wait) -> bool {
+    let itself = wait.object.as_ref().map(|object| object.address) == wait.address;
+    matches!(wait.kind, WaitKind::Lock | WaitKind::RLock) && itself
 }
 
 /// "waits for `account.lock` (_thread.lock)".

@@ -296,7 +296,9 @@ fn doing(process: &Process, thread: &Thread) -> String {
             Some(call) => format!("{call} (RLock)"),
             None => holding::named("RLock", wait),
         },
-        WaitKind::Futex => call.unwrap_or_else(|| "lock or semaphore".to_owned()),
+        WaitKind::Futex => call
+            .or_else(|| Some(clean(&wait.native_call.as_ref()?.function)))
+            .unwrap_or_else(|| "lock or semaphore".to_owned()),
         WaitKind::SharedFutex => "lock between processes".to_owned(),
         WaitKind::Sleep => "sleep".to_owned(),
         WaitKind::Read => format!("read{}", file()),
@@ -321,6 +323,11 @@ fn doing(process: &Process, thread: &Thread) -> String {
             .map(clean_word)
             .unwrap_or_else(|| "system call".to_owned()),
     };
+    if wait.kind != WaitKind::Futex
+        && let Some(call) = wait.native_call.as_ref().filter(|call| call.is_telling())
+    {
+        text = format!("{}: {text}", clean(&call.function));
+    }
     if let Some(left) = wait.remaining_ms {
         text.push_str(&format!(" {} s left", left / 1000));
     } else if let Some(length) = wait.length_ms {

@@ -13,14 +13,15 @@ Functions of the standard library are bound here, before a test can patch them.
 import functools
 import json
 import os
+import re
 import signal
 import struct
 import sys
 import threading
-from os import getpid, listdir, stat, waitid
+from os import P_ALL, WEXITED, WNOHANG, WNOWAIT, getpid, listdir, stat, waitid
 from signal import getsignal
 from threading import _active, get_ident, get_native_id
-from time import CLOCK_MONOTONIC, clock_gettime_ns
+from time import monotonic_ns  # CLOCK_MONOTONIC on Linux
 
 import pytest
 
@@ -50,6 +51,8 @@ MAX_REQUEST_TEXT = 3800
 
 NOT_COUNTED = 0xFFFFFFFF
 NOTHING_COUNTED = COUNTS.pack(*[NOT_COUNTED] * 5)
+ANY_CHILD = WEXITED | WNOHANG | WNOWAIT  # for waitid: asks, and takes nothing
+NO_CHILDREN = []
 MAX_LISTED = 32  # threads and such in one record, and
 MAX_NAME = 64  # characters of a thread's name in it, so that it stays below MAX_TEXT
 SAME = 1000000  # ns: so short after the end of a test its counts still hold
@@ -79,6 +82,8 @@ def _start_ticks():
         return int(file.read().rpartition(b")")[2].split()[19])
 
 
+# What runs at each test is written to touch little: between two tests the processor's caches
+# are full of pytest, and each function and object costs more than what it does.
 _pack_into = RECORD.pack_into  # names of the module are looked up faster
 RECORD_SIZE = RECORD.size
 
@@ -122,14 +127,25 @@ class Ring:
         finally:
             os.close(fd)
 
+    def mark(self, now, serial, counts, kind, flags):
+        """A record without a text: most are."""
+        at = self.at
+        after = at + RECORD_SIZE
+        if after < self.end:
+            _pack_into(self.map, at, RECORD_SIZE, self.seq, now, serial, counts, kind, flags, 0)
+            self.at = after
+            self.seq += 1
+            self.words[TOTAL] = self.total = self.total + RECORD_SIZE  # as in put()
+        else:
+            self.put(now, serial, counts, kind, flags, b"")
+
     def put(self, now, serial, counts, kind, flags, text):
         at = self.at
         length = RECORD_SIZE + len(text)
         after = at + length
         if after < self.end:
             _pack_into(self.map, at, length, self.seq, now, serial, counts, kind, flags, 0)
-            if text:
-                self.map[at + RECORD_SIZE:after] = text
+            self.map[at + RECORD_SIZE:after] = text
             self.at = after
         else:
             data = RECORD.pack(length, self.seq, now, serial, counts, kind, flags, 0) + text
@@ -170,9 +186,9 @@ class Counter:
         self.os_threads = 0
         self.interpreters = [0]
         self.interpreter_module = None
-        self.children = []
-        self.kernels = None  # as in self.all
-        self.all = self.pythons = NOTHING_COUNTED
+        self.children = NO_CHILDREN
+        self.kernels = None  # threads, children and descriptors as in self.all
+        self.all = self.pythons = NOTHING_COUNTED  # as records hold them
         self.known_threads = set()
         self.known_tids = set()
         self.known_interpreters = set()
@@ -181,20 +197,22 @@ class Counter:
         folder = "/proc/%d/" % getpid() if _in_proc(getpid()) else "/proc/self/"
         self.task = folder + "task"
         self.fd = folder + "fd"
-        # since Linux 6.2 the size of the folder is the number of descriptors
-        self.fds_by_size = stat(self.fd).st_size > 0
 
-    def count_python(self):
-        """Counts without those of the kernel, as a record holds them."""
+    def look_at_threads(self):
+        """Those of threading. Callers see for themselves that there is but one, as mostly."""
         # the dictionary, not threading.enumerate(): that takes a lock
         threads = len(_active)
-        if threads != 1 or self.threads != 1:
-            # as many as before may be others than before
-            tids = _tids() if threads <= 64 else None
-            if threads != self.threads or tids != self.tids:
-                self.threads = threads
-                self.tids = tids
-                self.moved = True
+        # as many as before may be others than before
+        tids = _tids() if threads <= 64 else None
+        if threads != self.threads or tids != self.tids:
+            self.threads = threads
+            self.tids = tids
+            self.moved = True
+
+    def count_all(self, fds=True):
+        """All counts, as a record holds them."""
+        if len(_active) != 1 or self.threads != 1:
+            self.look_at_threads()
         if len(sys.modules) != self.modules:
             self.modules = len(sys.modules)
             self.interpreter_module = _interpreter_module()
@@ -203,38 +221,38 @@ class Counter:
             if interpreters != self.interpreters:
                 self.interpreters = interpreters
                 self.moved = True
-        if self.moved:
-            self.pythons = COUNTS.pack(
-                threads, NOT_COUNTED, len(self.interpreters), NOT_COUNTED, NOT_COUNTED)
-        return self.pythons
-
-    def count_all(self, fds=True):
-        """All counts, as a record holds them."""
-        self.count_python()
-        os_threads = children = opened = NOT_COUNTED
+        os_threads = opened = NOT_COUNTED
+        children = None
         try:
             os_threads = stat(self.task).st_nlink - 2
-            if os_threads != self.os_threads:
-                self.os_threads = os_threads
-                self.moved = True
-            alive = _children(os_threads)
-            if alive is not None:
-                children = len(alive)
-                if alive != self.children:
-                    self.children = alive
-                    self.moved = True
-            if fds and self.fds_by_size:
-                opened = stat(self.fd).st_size
-            elif fds:
-                opened = len(listdir(self.fd)) - 1  # without the listing's own
+            if fds:
+                # Since Linux 6.2 the size of the folder is their number, before it is 0; the
+                # listing has one of its own.
+                opened = stat(self.fd).st_size or len(listdir(self.fd)) - 1
+            waitid(P_ALL, 0, ANY_CHILD)
+            children = _children(os_threads)
+        except ChildProcessError:
+            children = NO_CHILDREN
         except OSError:  # no /proc, as in a chroot
             pass
         kernels = (os_threads, children, opened)
         if self.moved or kernels != self.kernels:
+            self._pack(*kernels)
             self.kernels = kernels
-            self.all = COUNTS.pack(
-                self.threads, os_threads, len(self.interpreters), children, opened)
         return self.all
+
+    def _pack(self, os_threads, children, opened):
+        if os_threads not in (self.os_threads, NOT_COUNTED):
+            self.os_threads = os_threads
+            self.moved = True
+        if children is not None and children != self.children:
+            self.children = children
+            self.moved = True
+        interpreters = len(self.interpreters)
+        alive = NOT_COUNTED if children is None else len(children)
+        self.all = COUNTS.pack(self.threads, os_threads, interpreters, alive, opened)
+        self.pythons = COUNTS.pack(
+            self.threads, NOT_COUNTED, interpreters, NOT_COUNTED, NOT_COUNTED)
 
     def births(self):
         """What is new and what is gone since the last call, in pieces that fit a record."""
@@ -302,12 +320,6 @@ def _interpreters(module):
 
 def _children(os_threads):
     """Pids of the children of all threads, zombies included; None if that costs too much."""
-    try:
-        waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return []
-    except OSError:
-        return None
     if os_threads > 16:
         return None
     pids = []
@@ -329,6 +341,21 @@ def _children(os_threads):
 
 MARKS = ("hangscope", "timeout")
 TRUE = ("true", "1", "yes", "on")  # as pytest reads configuration files
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(h|ms|m|s)")
+MAX_VALUE = 64  # characters of a marker's value that is no time
+
+
+def _duration(text):
+    """Seconds of what is written as for the command line: 60s, 2m, 1h30m, 500ms."""
+    seconds = at = 0
+    while text[at:].strip():
+        part = DURATION.match(text, at)
+        if part is None:
+            return None
+        seconds += float(part.group(1)) * UNITS[part.group(2)]
+        at = part.end()
+    return seconds if at else None
 
 
 def _seconds(value):
@@ -344,13 +371,28 @@ def _seconds(value):
 
 def _marked_limit(hangscope, timeout):
     """The limit that the closest markers of the two names set, as SETUP tells it."""
+    no_time = ""
     for mark in (hangscope, timeout):
         if mark is not None:
             value = mark.args[0] if mark.args else mark.kwargs.get("timeout")
             seconds = _seconds(value)
+            if seconds is None and mark is hangscope and isinstance(value, str):
+                seconds = _seconds(_duration(value))
             if seconds is not None:
-                return "%s:%r" % (mark.name, seconds)
-    return ""
+                return "%s:%r%s" % (mark.name, seconds, no_time)
+            if mark is hangscope:
+                no_time = "\t" + _shown(mark)
+    return no_time
+
+
+def _shown(mark):
+    """What stands in the brackets of a marker, in one short line."""
+    try:
+        values = [repr(value) for value in mark.args]
+        values += ["%s=%r" % (name, value) for name, value in mark.kwargs.items()]
+    except Exception:  # of the repr of what a user put there
+        return "..."
+    return " ".join(", ".join(values).split())[:MAX_VALUE]
 
 
 class Limits:
@@ -359,18 +401,20 @@ class Limits:
     def __init__(self):
         self.parent = None
         self.inherited = (None, None)
+        self.marked = False  # whether one is inherited
 
     def of(self, item):
         # Looking up the chain of nodes is the dear part; neighbours share all of it but the
         # last link.
         if item.parent is not self.parent:
             self.inherited = tuple(map(item.parent.get_closest_marker, MARKS))
+            self.marked = self.inherited != (None, None)
             self.parent = item.parent
         own = {}
         for mark in item.own_markers:
             if mark.name in MARKS:
                 own.setdefault(mark.name, mark)
-        if not own and self.inherited == (None, None):
+        if not own and not self.marked:
             return ""
         return _marked_limit(*(own.get(n) or i for n, i in zip(MARKS, self.inherited)))
 
@@ -494,93 +538,86 @@ class Probe:
         self.busy = False  # in the middle of a record
         self.phase = 0  # SETUP, CALL or TEARDOWN while code of the test runs
         self.pending = None  # text of the request that was acted on in this phase
-        self.serial = 0
-        self.test = None  # text of the running test's SETUP
+        self.serial = 0  # of the last test that began
+        self.running = 0  # the same, and 0 when it has ended
+        self.test = None  # text of its SETUP
         self.result = PASSED
         self.last = 0  # time of the last record with counts
         self._open(CAPACITY)
 
     def _open(self, capacity):
         self.pid = getpid()
-        self.thread = get_ident()
-        self.ring = None
+        self.thread = self.ring = None
         self.counter = Counter()
         self.ring = Ring(self.run, capacity)
+        self.thread = get_ident()  # the only one that records; none without a ring
 
     # records
 
     def _here(self):
-        """Whether to record: not on other threads, and after a fork into a ring of its own."""
+        """Whether to record: not on other threads, and after a fork into a ring of its own.
+
+        Hooks that run for each test call it only if pid or thread is another one.
+        """
         if getpid() != self.pid:
             self._enter_child()
-        return self.ring is not None and get_ident() == self.thread
+        return get_ident() == self.thread
 
     def _enter_child(self):
         # pytest-forked, or a fork in a test whose child came back to pytest. The parent's
         # ring is mapped here, too, but is the parent's.
-        self.pid = getpid()
-        self.ring = None
+        running = self.running
         self._open(FORKED_CAPACITY)
-        self.serial = 0
+        self.serial = self.running = 0
         self.busy = False
-        test, self.test = self.test, None
         self._session(forked=True)
         if self.logs:
             self.logs = False
             self.config.pluginmanager.register(ForkedReports(self))
-        if test is not None:
-            self.serial = 1
-            self.test = test
-            self._put(SETUP, test)
+        if running:
+            self.serial = self.running = 1
+            self._put(SETUP, self.test)
 
     def _put(self, kind, text=b"", flags=0):
-        """A record without counts."""
+        """A record without counts. It can be one within a phase, where a request may come."""
         self.busy = True
         try:
-            now = clock_gettime_ns(CLOCK_MONOTONIC)
-            serial = 0 if self.test is None else self.serial
-            self.ring.put(now, serial, NOTHING_COUNTED, kind, flags, text)
+            self.ring.put(monotonic_ns(), self.running, NOTHING_COUNTED, kind, flags, text)
         finally:
             self.busy = False
 
     def _boundary(self, kind, text=b"", flags=0):
         """A record with all counts, and what was born since the last one."""
-        self.busy = True
-        try:
-            now = clock_gettime_ns(CLOCK_MONOTONIC)
-            counter = self.counter
-            if kind == SETUP and now - self.last < SAME:
-                counts = counter.all  # those of the last test's end, just before
-            else:
-                counts = counter.count_all()
-            self._told(now, counts, kind, flags, text)
-        finally:
-            self.busy = False
+        now = self.last = monotonic_ns()
+        counts = self.counter.count_all()
+        self.ring.put(now, self.running, counts, kind, flags, text)
+        if self.counter.moved:
+            self._births(kind, counts)
 
     def _step(self, kind):
         """CALL or TEARDOWN, with the counts that are cheap."""
         try:
-            if not self._here():
+            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
                 return
-            self.busy = True
-            now = clock_gettime_ns(CLOCK_MONOTONIC)
+            now = monotonic_ns()
             counter = self.counter
-            counts = counter.count_python()
+            if len(_active) != 1 or counter.threads != 1:
+                counter.look_at_threads()
             if counter.moved or now - self.last > NOTHING_STARTS:
                 counts = counter.count_all(fds=False)
-            self._told(now, counts, kind, 0, b"")
+            else:
+                counts = counter.pythons
+            self.last = now
+            self.ring.mark(now, self.running, counts, kind, 0)
+            if counter.moved:
+                self._births(kind, counts)
         except Exception:
             pass
-        finally:
-            self.busy = False
 
-    def _told(self, now, counts, kind, flags, text):
-        self.last = now
-        serial = 0 if self.test is None else self.serial
-        self.ring.put(now, serial, counts, kind, flags, text)
-        if self.counter.moved:
-            for births in self.counter.births():
-                self.ring.put(now, serial, counts, BIRTHS, kind == SESSION, _json(births))
+    def _births(self, kind, counts):
+        for births in self.counter.births():
+            first = kind == SESSION
+            self.ring.put(self.last, self.running, counts, BIRTHS, first, _json(births))
 
     # session
 
@@ -681,7 +718,7 @@ class Probe:
     def pytest_sessionfinish(self, session, exitstatus):
         try:
             if self._here():
-                self.test = None  # if it has no end, pytest was interrupted
+                self.running = 0  # if it has no end, pytest was interrupted
                 self._boundary(FINISH, _bytes(str(int(exitstatus))))
         except Exception:
             pass
@@ -716,45 +753,61 @@ class Probe:
 
     def _begin(self, item):
         try:
-            if not self._here():
+            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
                 return
-            if self.test is not None:  # pytest-rerunfailures tells not of the end of a failed try
+            if self.running:  # pytest-rerunfailures tells not of the end of a failed try
                 self._end()
+            limits = self.limits
+            known = item.parent is limits.parent and not limits.marked and not item.own_markers
+            limit = "" if known else limits.of(item)
             file, line, _ = item.location
-            self.serial += 1
+            line = "" if line is None else line + 1
+            file = file.replace("\n", "\\n")
+            text = self.test = _bytes(f"{line}\n{limit}\n{file}\n{item.nodeid}")
+            self.serial = self.running = self.serial + 1
             self.result = PASSED
-            self.test = _bytes("%s\n%s\n%s\n%s" % (
-                "" if line is None else line + 1,
-                self.limits.of(item),
-                file.replace("\n", "\\n"),
-                item.nodeid,
-            ))
-            self._boundary(SETUP, self.test)
+            now = monotonic_ns()
+            counter = self.counter
+            # so short after the end of a test the counts of that hold
+            counts = counter.all if now - self.last < SAME else counter.count_all()
+            self.last = now
+            self.ring.put(now, self.running, counts, SETUP, 0, text)
+            if counter.moved:
+                self._births(SETUP, counts)
         except Exception:
             pass
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
-        if self.logs:
-            self.report(report)
+        try:
+            plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
+            if (report.when == "teardown" or not plain) and self.logs:  # others tell nothing
+                self.report(report)
+        except Exception:
+            pass
 
     def report(self, report):
         """Tells of a report; the one of the teardown is the end of the test."""
         try:
-            when = report.when
-            plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
-            if (plain and when != "teardown") or self.test is None or not self._here():
+            if not self.running:
                 return
-            if not plain:
+            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
+                return
+            if report.outcome != "passed" or hasattr(report, "wasxfail"):
                 self._outcome(report)
-            if when == "teardown":
+            if report.when == "teardown":
                 self._end()
         except Exception:
             pass
 
     def _end(self):
-        self._boundary(END, flags=self.result)
-        self.test = None
+        now = self.last = monotonic_ns()
+        counter = self.counter
+        counts = counter.count_all()
+        self.ring.mark(now, self.running, counts, END, self.result)
+        if counter.moved:
+            self._births(END, counts)
+        self.running = 0
 
     def _outcome(self, report):
         expected = getattr(report, "wasxfail", None)

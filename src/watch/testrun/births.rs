@@ -78,8 +78,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Enters what is new and strikes out what is gone. Python's own things came at `place`; those that only the
-    /// kernel counts, which is not asked at every boundary, at `kernel_place`.
+    /// Enters what is new and strikes out what is gone. Threads that Python knows came at `place`; what is not
+    /// looked at at every boundary, at `kernel_place`.
     pub(super) fn enter(
         &mut self,
         births: &Births,
@@ -104,7 +104,7 @@ impl Ledger {
         }
         let nameless = [
             (LeftKind::OsThread, &births.os_threads, kernel_place),
-            (LeftKind::Interpreter, &births.interpreters, place),
+            (LeftKind::Interpreter, &births.interpreters, kernel_place),
             (LeftKind::Child, &births.children, kernel_place),
         ];
         for (kind, ids, place) in nameless {

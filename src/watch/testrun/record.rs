@@ -113,6 +113,8 @@ pub(crate) struct Setup {
     pub(crate) line: Option<u32>,
     /// Its own limit.
     pub(crate) limit: TestLimit,
+    /// What stands in its mark `hangscope` if that is no time.
+    pub(crate) no_time: Option<Foreign>,
 }
 
 /// The report of a phase that did not simply pass.
@@ -247,11 +249,16 @@ impl Setup {
         let mut parts = text.splitn(4, '\n');
         let (line, limit) = (parts.next()?, parts.next()?);
         let (file, test) = (parts.next()?, parts.next()?);
+        let (limit, no_time) = match limit.split_once('\t') {
+            Some((limit, no_time)) => (limit, Some(no_time.into())),
+            None => (limit, None),
+        };
         Some(Self {
             test: test.into(),
             file: file.into(),
             line: line.parse().ok().filter(|&line| line > 0),
             limit: TestLimit::parse(limit),
+            no_time,
         })
     }
 }
@@ -337,8 +344,15 @@ mod tests {
             file: "tests/a.py".into(),
             line: Some(12),
             limit: TestLimit::After(Mark::Timeout, 1500),
+            no_time: None,
         };
         let text = "12\ntimeout:1.5\ntests/a.py\ntests/a.py::t[x\ny]";
+        assert_eq!(body(4, 0, text), Some(Body::Setup(setup.clone())));
+        let setup = Setup {
+            no_time: Some("'soon'".into()),
+            ..setup
+        };
+        let text = "12\ntimeout:1.5\t'soon'\ntests/a.py\ntests/a.py::t[x\ny]";
         assert_eq!(body(4, 0, text), Some(Body::Setup(setup)));
         let report = PhaseReport {
             phase: TestPhase::Call,

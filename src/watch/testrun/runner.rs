@@ -72,7 +72,7 @@ pub(super) struct Runner {
 
     /// Where it was before it last counted: what is new since was born there.
     pub(super) place: Place,
-    /// The same for what only the kernel counts, and where it was while the kernel was not asked.
+    /// The same for interpreters and what only the kernel counts, and where it was while these were not counted.
     pub(super) kernel_place: Place,
     pub(super) unasked: Option<Place>,
     pub(super) ledger: Ledger,

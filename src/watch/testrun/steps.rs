@@ -180,6 +180,13 @@ impl Tracker {
             !current.owner && self.open.get(&current.number).is_some_and(same)
         });
         self.count_missed(runner, record.serial);
+        if let Some(value) = &setup.no_time {
+            let (file, value) = (setup.file.untrusted(), value.untrusted());
+            self.note(
+                format!("The mark hangscope({value}) in {file} is no time and sets no limit: write 60s, 2m or 1h30m.")
+                    .into(),
+            );
+        }
         runner.limit = setup.limit.or(runner.global_limit);
         runner.interrupted = 0;
         runner.serial = record.serial;

@@ -86,6 +86,7 @@ impl Told {
             file: "a.py".into(),
             line: Some(3),
             limit: TestLimit::Unsaid,
+            no_time: None,
         };
         self.say(who, Body::Setup(setup));
     }
@@ -748,6 +749,30 @@ fn a_loss_of_whole_tests_is_seen_by_the_numbers() {
 }
 
 #[test]
+fn a_mark_that_is_no_time_is_noted_once() {
+    let mut told = Told::started(MAIN);
+    for test in ["t", "u"] {
+        told.say(
+            MAIN,
+            Body::Setup(Setup {
+                test: test.into(),
+                file: "a.py".into(),
+                line: None,
+                limit: TestLimit::After(Mark::Timeout, 2000),
+                no_time: Some("'soon'".into()),
+            }),
+        );
+        let running = told.tracker.running();
+        assert_eq!(running[0].limit, TestLimit::After(Mark::Timeout, 2000));
+        told.end(MAIN, PASSED);
+    }
+    let notes = told.tracker.run(told.now).notes;
+    assert_eq!(notes.len(), 1);
+    let expected = "The mark hangscope('soon') in a.py is no time and sets no limit: ";
+    assert!(notes[0].untrusted().starts_with(expected), "{notes:?}");
+}
+
+#[test]
 fn a_ring_that_makes_no_sense_takes_its_process_out() {
     let mut told = Told::started(MAIN);
     told.call(MAIN, "t");
@@ -840,6 +865,7 @@ fn any_what() -> impl Strategy<Value = What> {
             file: "a.py".into(),
             line: None,
             limit: TestLimit::Unsaid,
+            no_time: None,
         })
     });
     let ids = || prop::collection::vec(0..5_i64, 0..4);

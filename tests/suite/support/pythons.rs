@@ -73,6 +73,22 @@ fn pick(
     }
 }
 
+/// A Python older than those that hangscope reads itself, if pyenv has it here: no test depends on it alone.
+pub(crate) fn older(version: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("PYENV_ROOT")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")))?;
+    let folders = std::fs::read_dir(root.join("versions")).ok()?;
+    folders
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with(&format!("{version}."))
+        })
+        .map(|entry| entry.path().join("bin").join(format!("python{version}")))
+        .find(|path| path.is_file())
+}
+
 /// The minor version: 14 of "3.14".
 pub(crate) fn minor(version: &str) -> u8 {
     version

@@ -46,6 +46,8 @@ pub(crate) struct Offsets {
     pub(crate) thread_whence: Option<u64>,
     pub(crate) thread_holds_gil: Option<u64>,
     pub(crate) thread_frame: FrameRoot,
+    /// `cframe` (3.10 to 3.12): on the C stack of the thread that runs it, or within the thread state.
+    pub(crate) thread_cframe: Option<u64>,
     // _PyInterpreterFrame (3.11+), PyFrameObject (before)
     pub(crate) frame_previous: u64,
     pub(crate) frame_code: u64,

@@ -38,6 +38,7 @@ fn exception_table(push_exc_info: u8, with_except_start: u8, two_slots: bool) ->
 fn v3_9() -> Offsets {
     Offsets {
         minor: 9,
+        thread_cframe: None,
         frame_instruction: 104,
         instruction: InstructionLayout::Index(1),
         frame_locals: 360,
@@ -59,6 +60,7 @@ fn v3_9() -> Offsets {
 fn v3_10() -> Offsets {
     Offsets {
         minor: 10,
+        thread_cframe: Some(48),
         runtime_interpreters_head: 32,
         runtime_finalizing: 16,
         runtime_gil: Some(352),
@@ -130,6 +132,7 @@ fn v3_11() -> Offsets {
         thread_whence: None,
         thread_holds_gil: None,
         thread_frame: FrameRoot::ThroughCFrame(56, 8),
+        thread_cframe: Some(56),
         frame_previous: 48,
         frame_code: 32,
         frame_globals: 8,
@@ -224,6 +227,7 @@ fn v3_12() -> Offsets {
 fn v3_13() -> Offsets {
     Offsets {
         minor: 13,
+        thread_cframe: None,
         runtime_interpreters_head: 632,
         runtime_finalizing: 608,
         runtime_signals: Some(SignalOffsets {

@@ -155,7 +155,9 @@ impl<'c> Attributor<'c> {
         };
         // A waiter for a GIL may be anywhere in Python code, and locks are told by themselves.
         let native_call = match target {
-            None | Some(WaitTarget::Parked(_)) => native_call::called(self.heap, top),
+            None | Some(WaitTarget::Parked(_) | WaitTarget::Object(_)) => {
+                native_call::called(self.heap, top)
+            }
             Some(_) => None,
         };
         if target.is_none() && object.is_none() && native_call.is_none() {
