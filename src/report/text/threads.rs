@@ -14,7 +14,8 @@ use crate::model::{
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Threads of one process that are listed one by one; identical ones beyond are folded.
+/// Threads of one process that are listed one by one, and stacks of those involved in a finding; identical ones beyond are
+/// folded.
 const MAX_LISTED: usize = 40;
 /// Fewest frames of the test runner in a row that are worth folding.
 const MIN_FOLDED: usize = 3;
@@ -73,10 +74,22 @@ pub(super) fn write_one(
     let Some(sample) = report.samples.last() else {
         return;
     };
-    for thread in &process.threads {
-        if report.options.all || context.involved.contains(&thread.key) {
-            write_stacks(page, style, sample, thread, report.options.all);
-        }
+    let all = report.options.all;
+    let shown: Vec<&Thread> = process
+        .threads
+        .iter()
+        .filter(|thread| all || context.involved.contains(&thread.key))
+        .collect();
+    let most = if all { shown.len() } else { MAX_LISTED };
+    for thread in shown.iter().take(most) {
+        write_stacks(page, style, sample, thread, all);
+    }
+    if shown.len() > most {
+        page.gap();
+        page.line(&format!(
+            "  … and the stacks of {} more of them: --all",
+            shown.len() - most
+        ));
     }
 }
 
@@ -180,7 +193,7 @@ fn write_table(
         ];
         // With many threads, those that do the same at the same place share a line.
         if fold
-            && !involved.contains(&thread.key)
+            && (involved.len() > MAX_LISTED || !involved.contains(&thread.key))
             && let Some(row) = index.get(&what)
         {
             rows[*row].1 += 1;
