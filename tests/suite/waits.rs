@@ -231,6 +231,51 @@ fn check_imports(version: &str) {
     );
 }
 
+/// The C function that a thread is in. Before 3.14 it is told only where there is no other that it may be.
+fn check_native_calls(version: &str) {
+    let Some((program, lines)) = start(version, "native_calls", &[]) else {
+        return;
+    };
+    let truth: BTreeMap<String, Option<String>> =
+        serde_json::from_str(lines.last().expect("a line")).expect("JSON of the program");
+    let exact = pythons::minor(version) >= 14;
+    let told = |process: &Process, name: &str| {
+        let wait = named(process, name)?.wait.as_ref()?;
+        let call = wait.native_call.as_ref()?;
+        assert_eq!(
+            call.grade,
+            if exact {
+                Grade::Derived
+            } else {
+                Grade::Guessed
+            }
+        );
+        Some(call.function.untrusted().to_owned())
+    };
+    // They are on their way into their calls, and sqlite's wakes now and then.
+    let mut missing: BTreeSet<&String> = truth.keys().collect();
+    until("each was seen in its call", || {
+        let report = dump_with(program.pid(), &["--samples", "1"]).report();
+        let process = root(&report);
+        missing.retain(|name| {
+            let expected = truth[*name].as_ref();
+            let found = named(process, name)
+                .filter(|thread| thread.wait.is_some() && thread.frames().count() > 3)
+                .map(|_| told(process, name));
+            match (found, expected) {
+                (Some(Some(found)), Some(expected)) => {
+                    assert_eq!(&found, expected, "{version}: {name}");
+                    false
+                }
+                // A type that calls it: the evaluation stack may tell of either.
+                (Some(found), None) => found.is_some_and(|found| found != "time.sleep"),
+                _ => true,
+            }
+        });
+        missing.is_empty()
+    });
+}
+
 /// A process that never stands still: nothing is claimed that cannot be.
 fn check_busy(version: &str) {
     let Some((program, _)) = start(version, "busy", &[]) else {
@@ -286,6 +331,7 @@ macro_rules! on_versions {
 }
 
 on_versions! {
+    native_calls: check_native_calls [py39 py310 py311 py312 py313 py314 py315];
     imports: check_imports [py39 py310 py311 py312 py313 py314 py315];
     busy: check_busy [py39 py310 py311 py312 py313 py314 py315];
     locks: check_plain [py39 py310 py311 py312 py313 py314 py315];
