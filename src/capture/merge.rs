@@ -239,7 +239,9 @@ fn join_wait(
             wait.address = Some(*lock);
             wait.target = Some(process.lock(*lock));
         }
-        Some(WaitTarget::Object(object)) => wait.address = Some(*object),
+        Some(WaitTarget::Object(object) | WaitTarget::Runtime(object, _)) => {
+            wait.address = Some(*object);
+        }
         Some(WaitTarget::Parked(address)) => wait.address = Some(*address),
         None => {}
     }

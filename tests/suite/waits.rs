@@ -90,7 +90,7 @@ fn check_truth(version: &str, args: &[&str]) {
     };
     let truth: BTreeMap<String, Truth> =
         serde_json::from_str(lines.last().expect("a line")).expect("JSON of the program");
-    assert_eq!(truth.len(), 27);
+    assert_eq!(truth.len(), 28);
     let report = all_waiting(&program, &truth);
     let process = root(&report);
     for (name, told) in &truth {

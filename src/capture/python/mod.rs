@@ -167,7 +167,7 @@ impl PythonProcess {
             let notes_creators = self.notes_creators(census.interpreters.len());
             let placed = !notes_creators || running_thread::correct(&heap, &mut census, stacks);
             part.runtime.running_threads_known = notes_creators && placed;
-            part.waits = waits::attribute(&heap, &census, blocked);
+            part.waits = waits::attribute(&heap, &census, address, blocked);
             part.process_locks = process_locks::held(&heap, &census);
             let (event_loops, tasks_missing) =
                 tasks::read(&heap, &codes, &census, key, &self.asyncio, memory);

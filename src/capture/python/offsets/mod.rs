@@ -24,6 +24,10 @@ pub(crate) struct Offsets {
     /// `gilstate.tstate_current` (up to 3.11): the thread state that holds the GIL. `last_holder` is not kept up to date
     /// by a switch between interpreters.
     pub(crate) runtime_current: Option<u64>,
+    /// `sizeof(_PyRuntimeState)`, to tell the runtime's own locks; builds differ in the last bytes.
+    pub(crate) runtime_size: u64,
+    /// `sizeof(PyInterpreterState)`, likewise.
+    pub(crate) interpreter_size: u64,
     /// `_PyRuntimeState.signals` (3.12+).
     pub(crate) runtime_signals: Option<SignalOffsets>,
     // PyInterpreterState
