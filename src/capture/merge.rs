@@ -9,6 +9,7 @@ use crate::model::{
     Owner, PythonRuntime, Thread, ThreadKind, ThreadState, Tid, Wait, WaitKind,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A thread as `/proc` shows it.
 pub(super) struct RawThread {
@@ -343,9 +344,12 @@ fn resolve_loops(loops: &mut [EventLoop], threads: &[Thread]) {
             event_loop.idle = None;
         }
         for task in &mut event_loop.tasks {
-            if let Some(awaits) = &mut task.awaits {
-                let worker = awaits.thread_state.and_then(|at| by_state.get(&at));
-                awaits.thread = worker.map(|thread| thread.key.clone());
+            let state = task.awaits.as_ref().and_then(|awaits| awaits.thread_state);
+            let Some(worker) = state.and_then(|at| by_state.get(&at)) else {
+                continue;
+            };
+            if let Some(awaits) = &mut Arc::make_mut(task).awaits {
+                awaits.thread = Some(worker.key.clone());
             }
         }
     }

@@ -95,7 +95,12 @@ pub fn inspect(
         }
         let at = began.elapsed();
         match session.sample(at) {
-            Ok(snapshot) => report.samples.push(snapshot),
+            Ok(mut snapshot) => {
+                if let Some(earlier) = report.samples.last() {
+                    snapshot.share_with(earlier);
+                }
+                report.samples.push(snapshot);
+            }
             Err(error) if index == 0 => return Err(error),
             Err(error) => {
                 if let Some(last) = report.samples.last_mut() {

@@ -2,16 +2,18 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Text from the target: names, paths, arguments, and sentences built with them.
 ///
 /// It may hold terminal escapes, newlines or bidirectional controls, so it has no `Display`: a renderer
-/// must choose how to escape it, and forgetting to does not compile.
+/// must choose how to escape it, and forgetting to does not compile. Copies share the text: the same few names come in each
+/// of ten thousand frames.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(transparent)]
-pub struct Foreign(String);
+pub struct Foreign(Arc<str>);
 
 impl Foreign {
     /// The text as it came. Compare and build with it; print it only through a renderer's escaping.
@@ -27,18 +29,18 @@ impl Foreign {
     /// Bytes from the target, lossily decoded.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(String::from_utf8_lossy(bytes).into_owned())
+        Self(String::from_utf8_lossy(bytes).into())
     }
 }
 
 impl From<String> for Foreign {
     fn from(text: String) -> Self {
-        Self(text)
+        Self(text.into())
     }
 }
 
 impl From<&str> for Foreign {
     fn from(text: &str) -> Self {
-        Self(text.to_owned())
+        Self(text.into())
     }
 }

@@ -4,6 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// A process id as seen by hangscope (its own pid namespace).
 pub type Pid = i32;
@@ -56,55 +57,59 @@ impl JsonSchema for Addr {
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(transparent)]
-pub struct Key(String);
+pub struct Key(Arc<str>);
 
 impl Key {
     /// The key of a process. `start_ticks` is field 22 of `/proc/PID/stat` and keeps a re-used pid apart.
     #[must_use]
     pub fn process(pid: Pid, start_ticks: u64) -> Self {
-        Self(format!("p{pid}.{start_ticks}"))
+        Self(format!("p{pid}.{start_ticks}").into())
     }
     /// The key of a thread of this process.
     #[must_use]
     pub fn thread(&self, tid: Tid) -> Self {
-        Self(format!("{}/t{tid}", self.process_part()))
+        Self(format!("{}/t{tid}", self.process_part()).into())
     }
     /// The key of an interpreter of this process.
     #[must_use]
     pub fn interpreter(&self, id: i64) -> Self {
-        Self(format!("{}/i{id}", self.process_part()))
+        Self(format!("{}/i{id}", self.process_part()).into())
     }
     /// The key of a global interpreter lock, by the address of its `struct _gil_runtime_state`.
     #[must_use]
     pub fn gil(&self, address: Addr) -> Self {
-        Self(format!("{}/gil@{address}", self.process_part()))
+        Self(format!("{}/gil@{address}", self.process_part()).into())
     }
     /// The key of a lock, by address.
     #[must_use]
     pub fn lock(&self, address: Addr) -> Self {
-        Self(format!("{}/lock@{address}", self.process_part()))
+        Self(format!("{}/lock@{address}", self.process_part()).into())
     }
     /// The key of an event loop, by address.
     #[must_use]
     pub fn event_loop(&self, address: Addr) -> Self {
-        Self(format!("{}/loop@{address}", self.process_part()))
+        Self(format!("{}/loop@{address}", self.process_part()).into())
     }
     /// The key of a task, by address.
     #[must_use]
     pub fn task(&self, address: Addr) -> Self {
-        Self(format!("{}/task@{address}", self.process_part()))
+        Self(format!("{}/task@{address}", self.process_part()).into())
     }
     /// The key of the process that this object belongs to.
     #[must_use]
     pub fn of_process(&self) -> Self {
-        Self(self.process_part().to_owned())
+        Self(self.process_part().into())
     }
     /// The key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
-    fn process_part(&self) -> &str {
+    /// The thread id in the key of a thread.
+    pub(super) fn tid(&self) -> Option<Tid> {
+        self.0.split_once("/t")?.1.parse().ok()
+    }
+    pub(super) fn process_part(&self) -> &str {
         self.0.split('/').next().unwrap_or("")
     }
 }

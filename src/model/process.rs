@@ -113,7 +113,13 @@ impl Process {
     /// The thread with this key.
     #[must_use]
     pub fn thread(&self, key: &Key) -> Option<&Thread> {
-        self.threads.iter().find(|thread| &thread.key == key)
+        // The kernel lists threads by id as a rule, and who looks up each of thousands is glad of it.
+        let near = key.tid().and_then(|tid| {
+            let at = self.threads.binary_search_by_key(&tid, |thread| thread.tid);
+            self.threads.get(at.ok()?)
+        });
+        near.filter(|thread| &thread.key == key)
+            .or_else(|| self.threads.iter().find(|thread| &thread.key == key))
     }
     /// Whether a thread of this process is its leader, on which Python's main thread runs.
     #[must_use]

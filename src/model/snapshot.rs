@@ -31,6 +31,21 @@ pub struct Pause {
 }
 
 impl Snapshot {
+    /// Shares with an earlier sample what has not changed since and takes much memory: tasks.
+    pub fn share_with(&mut self, earlier: &Self) {
+        for process in &mut self.processes {
+            let Some(before) = earlier.process(&process.key) else {
+                continue;
+            };
+            for event_loop in &mut process.event_loops {
+                let mut loops = before.event_loops.iter();
+                if let Some(known) = loops.find(|known| known.key == event_loop.key) {
+                    event_loop.share_tasks(known);
+                }
+            }
+        }
+    }
+
     /// The process with this key.
     #[must_use]
     pub fn process(&self, key: &Key) -> Option<&Process> {
@@ -39,6 +54,10 @@ impl Snapshot {
     /// The thread with this key.
     #[must_use]
     pub fn thread(&self, key: &Key) -> Option<&super::Thread> {
-        self.process(&key.of_process())?.thread(key)
+        let owner = key.process_part();
+        let mut processes = self.processes.iter();
+        processes
+            .find(|process| process.key.as_str() == owner)?
+            .thread(key)
     }
 }

@@ -3,6 +3,8 @@
 use super::{Addr, Foreign, Frame, Grade, HolderEvidence, Key, WaitObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What runs tasks on a thread: a trio run (`trio.run`) or an asyncio event loop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,9 +45,10 @@ pub struct EventLoop {
     /// Tasks came, went or ran while they were read: what is told of them may be of different moments.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moving: bool,
-    /// Its tasks that have not ended, oldest first as far as that is known.
+    /// Its tasks that have not ended, oldest first as far as that is known. Those that are as they were in the sample before
+    /// are shared with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<Arc<Task>>,
 }
 
 /// Libraries that have tasks.
@@ -79,9 +82,9 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nursery: Option<Addr>,
     /// Its frames, innermost first: the coroutines that await each other, and of a running task also the functions that
-    /// they have called.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub frames: Vec<Frame>,
+    /// they have called. Tasks at the same place share them.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub frames: Arc<[Frame]>,
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaits: Option<Await>,
@@ -180,11 +183,31 @@ pub struct CancelScope {
     pub place: Option<Foreign>,
 }
 
+fn is_empty(frames: &Arc<[Frame]>) -> bool {
+    frames.is_empty()
+}
+
 impl EventLoop {
+    /// Lets go of tasks that are as they were in an earlier sample, in favour of those.
+    pub(super) fn share_tasks(&mut self, earlier: &Self) {
+        let by_key: HashMap<&Key, &Arc<Task>> =
+            earlier.tasks.iter().map(|task| (&task.key, task)).collect();
+        for task in &mut self.tasks {
+            if let Some(known) = by_key.get(&task.key)
+                && *known == task
+            {
+                *task = Arc::clone(known);
+            }
+        }
+    }
+
     /// The task with this key.
     #[must_use]
     pub fn task(&self, key: &Key) -> Option<&Task> {
-        self.tasks.iter().find(|task| &task.key == key)
+        self.tasks
+            .iter()
+            .find(|task| &task.key == key)
+            .map(Arc::as_ref)
     }
 
     /// Number of tasks that wait.

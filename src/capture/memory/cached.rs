@@ -1,31 +1,63 @@
-//! A page-wise read-through cache. Made anew for each sample: what it returns is as old as its first read.
+//! A page-wise read-through cache. Made anew for each sample: what it returns is as old as the sample at most.
 
 use super::{Memory, PAGE, Range, ReadError};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use fnv::FnvHashMap;
+use std::collections::BTreeSet;
 
 /// Longest piece read at once; nothing we look at is longer.
 const MAX_READ: usize = 1 << 20;
-/// Most pages fetched for one sample (512 MiB): a target that leads us in circles must not cost us our memory. Four
-/// thousand threads take some 20,000.
-const MAX_PAGES: usize = 1 << 17;
+/// Most pages fetched for one sample: a target that leads us in circles must not cost us minutes. Four thousand threads
+/// take some 20,000.
+const MAX_PAGES: usize = 1 << 18;
+/// Most pages of one generation (12 MiB). There are two of them at a time.
+const GENERATION: usize = 3 << 10;
 /// Most reads of one sample, for the same reason: some seconds' worth. Four thousand threads take some million.
 const MAX_READS: u64 = 100_000_000;
 
 /// A page, or why it cannot be read.
 type Page = Result<Box<[u8]>, ReadError>;
 
-/// Typed little-endian reads over [`Memory`], page by page, each page fetched once.
+/// Typed little-endian reads over [`Memory`], page by page. The pages used last are kept, and fetched once.
 pub struct CachedMemory<'m> {
     inner: &'m dyn Memory,
-    pages: RefCell<HashMap<u64, Page>>,
+    pages: RefCell<Pages>,
+    fetches_left: Cell<usize>,
     reads_left: Cell<u64>,
+}
+
+/// The pages used last: when the young ones are too many they become the old ones, and those that were old go.
+#[derive(Default)]
+struct Pages {
+    young: FnvHashMap<u64, Page>,
+    old: FnvHashMap<u64, Page>,
+}
+
+impl Pages {
+    fn insert(&mut self, number: u64, page: Page) {
+        if self.young.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(number, page);
+    }
+
+    /// Makes a page that was used before one of the young. Says whether there is one.
+    fn renew(&mut self, number: u64) -> bool {
+        if self.young.contains_key(&number) {
+            return true;
+        }
+        let Some(page) = self.old.remove(&number) else {
+            return false;
+        };
+        self.insert(number, page);
+        true
+    }
 }
 
 impl std::fmt::Debug for CachedMemory<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CachedMemory")
-            .field("pages", &self.pages.borrow().len())
+            .field("pages", &self.pages.borrow().young.len())
             .finish_non_exhaustive()
     }
 }
@@ -37,32 +69,34 @@ impl<'m> CachedMemory<'m> {
         Self {
             inner,
             pages: RefCell::default(),
+            fetches_left: Cell::new(MAX_PAGES),
             reads_left: Cell::new(MAX_READS),
         }
     }
 
-    /// Fetches the pages of many ranges in few calls, so that the reads that follow cost nothing.
+    /// Fetches the pages of many ranges in few calls, so that the reads that follow cost nothing. No more than are kept: who
+    /// has more to read does it piece by piece.
     pub fn prefetch(&self, ranges: impl IntoIterator<Item = (u64, usize)>) {
-        let mut wanted: Vec<u64> = Vec::new();
-        {
-            let pages = self.pages.borrow();
-            for (address, length) in ranges {
-                let last = address.saturating_add(length.clamp(1, MAX_READ) as u64 - 1) / PAGE;
-                for page in address / PAGE..=last {
-                    if page != 0 && !pages.contains_key(&page) {
-                        wanted.push(page);
-                    }
+        let mut wanted = BTreeSet::new();
+        'ranges: for (address, length) in ranges {
+            let last = address.saturating_add(length.clamp(1, MAX_READ) as u64 - 1) / PAGE;
+            for page in address / PAGE..=last {
+                if wanted.len() >= GENERATION {
+                    break 'ranges;
+                }
+                if page != 0 && !self.pages.borrow_mut().renew(page) {
+                    wanted.insert(page);
                 }
             }
         }
-        wanted.sort_unstable();
-        wanted.dedup();
+        let wanted: Vec<u64> = wanted.into_iter().collect();
         self.fetch(&wanted);
     }
 
     fn fetch(&self, wanted: &[u64]) {
-        let room = MAX_PAGES.saturating_sub(self.pages.borrow().len());
+        let room = self.fetches_left.get();
         let wanted = &wanted[..wanted.len().min(room)];
+        self.fetches_left.set(room - wanted.len());
         if wanted.is_empty() {
             return;
         }
@@ -97,11 +131,11 @@ impl<'m> CachedMemory<'m> {
         while done < out.len() {
             let at = address + done as u64;
             let page = at / PAGE;
-            if !self.pages.borrow().contains_key(&page) {
+            if !self.pages.borrow_mut().renew(page) {
                 self.fetch(&[page]);
             }
             let pages = self.pages.borrow();
-            let bytes = match pages.get(&page) {
+            let bytes = match pages.young.get(&page) {
                 Some(Ok(bytes)) => bytes,
                 Some(Err(error)) => return Err(*error),
                 None => return Err(ReadError::Exhausted),

@@ -168,6 +168,7 @@ impl<'r> Tree<'r> {
         self.index
             .get(key)
             .and_then(|number| self.event_loop.tasks.get(*number))
+            .map(std::sync::Arc::as_ref)
     }
 
     fn shown(&self) -> usize {
@@ -532,7 +533,7 @@ fn write_row(page: &mut Page, row: &Row<'_>, [name, what, place]: [usize; 3], al
         page.wrapped(&format!("   {stem}  "), &format!("   {stem}  "), note);
     }
     if all {
-        for frame in &row.task.frames {
+        for frame in row.task.frames.iter() {
             let stem = &row.below;
             page.line(&format!("   {stem}    {}", whole_spot(frame)));
         }

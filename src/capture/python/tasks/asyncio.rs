@@ -17,6 +17,7 @@ use crate::model::{
     TaskLibrary, TaskState,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 /// Most timers of one loop that are looked at.
 const MAX_TIMERS: usize = 1 << 20;
@@ -66,13 +67,13 @@ pub(super) fn event_loops(
         }
     }
     let threads = threads_of_loops(reader, lists);
-    let mut tasks: BTreeMap<u64, Vec<Task>> = threads
+    let mut tasks: BTreeMap<u64, Vec<Arc<Task>>> = threads
         .keys()
         .map(|event_loop| (*event_loop, Vec::new()))
         .collect();
     for draft in drafts {
         let event_loop = draft.event_loop;
-        let task = context.task(draft);
+        let task = reader.kept(context.task(draft));
         tasks.entry(event_loop).or_default().push(task);
     }
     let mut out: Vec<EventLoop> = tasks
@@ -154,22 +155,21 @@ impl Context<'_, '_> {
     fn drafts(&self) -> Vec<Draft> {
         let (heap, futures) = (self.reader.heap, &self.futures);
         let all = &self.lists.tasks;
-        heap.memory.prefetch(all.iter().map(|task| (*task, 192)));
-        let pending: Vec<u64> = all
-            .iter()
-            .copied()
-            .filter(|task| futures.is_pending(*task))
-            .collect();
+        let mut pending: Vec<u64> = Vec::with_capacity(all.len());
+        for some in all.chunks(super::AT_ONCE) {
+            heap.memory.prefetch(some.iter().map(|task| (*task, 192)));
+            pending.extend(some.iter().filter(|task| futures.is_pending(**task)));
+        }
         let pending = self.reader.affordable(pending);
-        let parts = pending
-            .iter()
-            .filter_map(|task| Some([futures.coroutine(*task)?, futures.waiter(*task)?]));
-        let parts: Vec<(u64, usize)> = parts.flatten().map(|part| (part, 256)).collect();
-        heap.memory.prefetch(parts);
-        let mut drafts: Vec<Draft> = pending
-            .into_iter()
-            .filter_map(|address| self.draft(address))
-            .collect();
+        let mut drafts: Vec<Draft> = Vec::with_capacity(pending.len());
+        for some in pending.chunks(super::AT_ONCE) {
+            let parts = some
+                .iter()
+                .filter_map(|task| Some([futures.coroutine(*task)?, futures.waiter(*task)?]));
+            let parts: Vec<(u64, usize)> = parts.flatten().map(|part| (part, 256)).collect();
+            heap.memory.prefetch(parts);
+            drafts.extend(some.iter().filter_map(|address| self.draft(*address)));
+        }
         if heap.offsets.minor < 14 {
             // Weak sets have no order, the default names do.
             drafts.sort_by_cached_key(|draft| {
@@ -189,7 +189,7 @@ impl Context<'_, '_> {
         let coroutine = self.futures.coroutine(address)?;
         let chain = chain::read(self.reader, coroutine);
         let mut managers = Vec::new();
-        for (raw, frame) in chain.raw.iter().zip(&chain.frames) {
+        for (raw, frame) in chain.raw.iter().zip(chain.frames.iter()) {
             for block in with_blocks::active(heap, raw) {
                 let (manager, place) = (block.manager, frame.function.clone());
                 if waits_on(heap, &chain, manager) {
@@ -407,7 +407,7 @@ impl Context<'_, '_> {
         &self,
         address: u64,
         thread: Option<&RawThreadState>,
-        tasks: Vec<Task>,
+        tasks: Vec<Arc<Task>>,
     ) -> EventLoop {
         let heap = self.reader.heap;
         let ready =

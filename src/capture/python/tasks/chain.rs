@@ -6,6 +6,7 @@ use crate::capture::python::generator::{self, AwaitChain};
 use crate::capture::python::heap::Heap;
 use crate::capture::python::slots;
 use crate::model::{Foreign, Frame};
+use std::sync::Arc;
 
 /// Most frames of one task that are kept.
 const MAX_FRAMES: usize = 1000;
@@ -16,7 +17,7 @@ const STARTERS: [&str; 2] = ["_run_coro", "_run_wrapped_task"];
 /// The frames of a task, innermost first.
 pub(super) struct Chain {
     pub(super) raw: Vec<RawFrame>,
-    pub(super) frames: Vec<Frame>,
+    pub(super) frames: Arc<[Frame]>,
     /// The task's coroutine executes: it is the one that runs.
     pub(super) executing: bool,
 }
@@ -60,9 +61,10 @@ fn finished(reader: &Reader<'_>, mut raw: Vec<RawFrame>, executing: bool) -> Cha
         frames.push(shown);
     }
     raw.truncate(frames.len());
+    raw.shrink_to_fit();
     Chain {
         raw,
-        frames,
+        frames: reader.shared_stack(frames),
         executing,
     }
 }

@@ -16,8 +16,10 @@ use super::code::CodeCache;
 use super::heap::Heap;
 use super::interpreter::Census;
 use crate::capture::memory::{CachedMemory, Memory};
-use crate::model::{EventLoop, Gap, GapKind, Key};
-use std::cell::Cell;
+use crate::model::{EventLoop, Foreign, Frame, Gap, GapKind, Key, Task};
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 pub(super) use asyncio_layout::DebugSection;
 
@@ -28,6 +30,8 @@ const MAX_TASKS: usize = 200_000;
 const MAX_EDGES: usize = 1_000_000;
 /// Most holders of one object that are named.
 const MAX_HOLDERS: usize = 10;
+/// Tasks that are read one after another, their memory having been fetched together.
+const AT_ONCE: usize = 500;
 /// Most event loops of one process.
 const MAX_LOOPS: usize = 10_000;
 
@@ -41,6 +45,9 @@ struct Reader<'a> {
     now: Option<f64>,
     tasks_left: Cell<usize>,
     edges_left: Cell<usize>,
+    /// What many tasks have in common is kept once.
+    texts: RefCell<HashSet<Foreign>>,
+    stacks: RefCell<HashSet<Arc<[Frame]>>>,
     /// Why some tasks, or frames of tasks, are missing.
     cut: Cell<Option<&'static str>>,
 }
@@ -55,6 +62,8 @@ impl<'a> Reader<'a> {
             now: clock::monotonic(),
             tasks_left: Cell::new(MAX_TASKS),
             edges_left: Cell::new(MAX_EDGES),
+            texts: RefCell::default(),
+            stacks: RefCell::default(),
             cut: Cell::new(None),
         }
     }
@@ -68,6 +77,43 @@ impl<'a> Reader<'a> {
         }
         self.tasks_left.set(left - tasks.len());
         tasks
+    }
+
+    /// A task as it is kept: twenty thousand of them differ in little but their addresses.
+    fn kept(&self, mut task: Task) -> Arc<Task> {
+        self.share(&mut task.name);
+        task.scopes.shrink_to_fit();
+        if let Some(awaits) = &mut task.awaits {
+            if let Some(call) = &mut awaits.call {
+                self.share(call);
+            }
+            if let Some(object) = &mut awaits.object {
+                self.share(&mut object.type_name);
+                object.state.shrink_to_fit();
+                for fact in &mut object.state {
+                    self.share(&mut fact.value);
+                }
+            }
+        }
+        Arc::new(task)
+    }
+
+    fn share(&self, text: &mut Foreign) {
+        let mut texts = self.texts.borrow_mut();
+        match texts.get(text) {
+            Some(known) => *text = known.clone(),
+            None => drop(texts.insert(text.clone())),
+        }
+    }
+
+    fn shared_stack(&self, frames: Vec<Frame>) -> Arc<[Frame]> {
+        let mut stacks = self.stacks.borrow_mut();
+        if let Some(known) = stacks.get(frames.as_slice()) {
+            return Arc::clone(known);
+        }
+        let frames: Arc<[Frame]> = frames.into();
+        stacks.insert(Arc::clone(&frames));
+        frames
     }
 
     /// Milliseconds from now to a point of time of `time.monotonic()`.

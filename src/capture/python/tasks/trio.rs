@@ -15,6 +15,7 @@ use crate::model::{
     TaskState,
 };
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Most cancel scopes around one task.
 const MAX_SCOPES: usize = 1000;
@@ -148,22 +149,22 @@ pub(super) fn event_loop(reader: &Reader<'_>, workers: &Workers, run: &Run<'_>) 
     let heap = reader.heap;
     let mut context = Context::new(reader, workers, run.runner);
     let addresses = reader.affordable(task_addresses(heap, run.runner));
-    heap.memory
-        .prefetch(addresses.iter().map(|task| (task.saturating_sub(32), 256)));
-    let coroutines = addresses
-        .iter()
-        .filter_map(|task| attribute(heap, *task, "coro"));
-    heap.memory.prefetch(
-        coroutines
-            .map(|coroutine| (coroutine, 512))
-            .collect::<Vec<_>>(),
-    );
-    let mut tasks: Vec<(u64, Task)> = addresses
-        .iter()
-        .filter_map(|address| context.task(*address))
-        .collect();
-    tasks.sort_by_key(|(counter, task)| (*counter, task.key.clone()));
-    let tasks: Vec<Task> = tasks.into_iter().map(|(_, task)| task).collect();
+    let mut tasks: Vec<(u64, Arc<Task>)> = Vec::with_capacity(addresses.len());
+    for some in addresses.chunks(super::AT_ONCE) {
+        heap.memory
+            .prefetch(some.iter().map(|task| (task.saturating_sub(32), 256)));
+        let coroutines = some
+            .iter()
+            .filter_map(|task| attribute(heap, *task, "coro"));
+        let coroutines: Vec<(u64, usize)> = coroutines.map(|coroutine| (coroutine, 512)).collect();
+        heap.memory.prefetch(coroutines);
+        let read = some.iter().filter_map(|address| context.task(*address));
+        tasks.extend(read.map(|(counter, task)| (counter, reader.kept(task))));
+    }
+    tasks.sort_by(|(one, task), (other, another)| {
+        one.cmp(other).then_with(|| task.key.cmp(&another.key))
+    });
+    let tasks: Vec<Arc<Task>> = tasks.into_iter().map(|(_, task)| task).collect();
     let running = tasks
         .iter()
         .find(|task| task.state == TaskState::Running)
@@ -298,7 +299,7 @@ impl Context<'_, '_> {
         if !scopes.iter().any(matters) {
             return;
         }
-        for (raw, frame) in chain.raw.iter().zip(&chain.frames) {
+        for (raw, frame) in chain.raw.iter().zip(chain.frames.iter()) {
             for block in with_blocks::active(self.reader.heap, raw) {
                 let opened = scopes
                     .iter_mut()
