@@ -4,7 +4,7 @@ use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym, VersionTable};
 use object::{Endianness, ReadCache, ReadRef};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 /// Largest file that is looked into.
 const MAX_FILE: u64 = 4 << 30;
@@ -41,14 +41,30 @@ impl ElfFile {
     /// Opens `path`. `follow` is for `/proc/PID/exe` and `map_files` only, which are links by nature; other paths
     /// come from the target and may be a trap (a FIFO, a device, a link out of its root).
     pub(crate) fn open(path: &str, follow: bool) -> Result<Self, ElfError> {
+        Self::from_file(Self::file(path, follow)?)
+    }
+
+    /// Opens `path` if it is the file with this inode number: a path that need not be meant as we understand it.
+    pub(crate) fn open_inode(path: &str, inode: u64) -> Result<Self, ElfError> {
+        let file = Self::file(path, false)?;
+        if file.metadata()?.ino() != inode {
+            return Err(ElfError::Io(std::io::ErrorKind::NotFound.into()));
+        }
+        Self::from_file(file)
+    }
+
+    fn file(path: &str, follow: bool) -> std::io::Result<File> {
         let mut flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC;
         if !follow {
             flags |= nix::fcntl::OFlag::O_NOFOLLOW;
         }
-        let file = OpenOptions::new()
+        OpenOptions::new()
             .read(true)
             .custom_flags(flags.bits())
-            .open(path)?;
+            .open(path)
+    }
+
+    fn from_file(file: File) -> Result<Self, ElfError> {
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Err(ElfError::NotRegular);

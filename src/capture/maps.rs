@@ -1,5 +1,6 @@
 //! The memory map of a process: which files are mapped where, and how to open them.
 
+use super::elf::{ElfError, ElfFile};
 use crate::model::{Foreign, Pid, Tid};
 use procfs::FromBufRead;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps};
@@ -19,9 +20,25 @@ pub(crate) struct Module {
     /// Where hangscope can open it.
     pub(crate) open_path: String,
     /// `open_path` is one of the kernel's magic links.
-    pub(crate) follow: bool,
+    follow: bool,
+    /// Its path as the kernel tells it, and its inode number.
+    told: (String, u64),
     /// Lowest address it is mapped at.
     pub(crate) first_mapping: u64,
+}
+
+impl Module {
+    /// Opens the file.
+    pub(crate) fn open(&self) -> Result<ElfFile, ElfError> {
+        let (path, inode) = &self.told;
+        match ElfFile::open(&self.open_path, self.follow) {
+            // Of a process that has only another root, the kernel tells paths from our root, not from its own.
+            Err(ElfError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                ElfFile::open_inode(path, *inode).map_err(|_| ElfError::Io(error))
+            }
+            opened => opened,
+        }
+    }
 }
 
 /// A range of mapped memory.
@@ -74,6 +91,16 @@ fn read_maps(task: &str) -> io::Result<MemoryMaps> {
     MemoryMaps::from_buf_read(reader).map_err(io::Error::other)
 }
 
+/// Whether a file is called `python`, `python3` or `python3.14`.
+fn is_python(name: &str) -> bool {
+    let version = name.strip_prefix("python");
+    version.is_some_and(|version| {
+        version
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'.'))
+    })
+}
+
 /// The mapped files of a process, in order of address.
 #[derive(Clone, Debug)]
 pub(crate) struct Maps {
@@ -118,6 +145,7 @@ impl Maps {
                 name,
                 open_path,
                 follow,
+                told: (text.into_owned(), map.inode),
                 first_mapping: map.address.0,
             });
             paths.push(path);
@@ -128,12 +156,14 @@ impl Maps {
         })
     }
 
-    /// Files that may hold the Python runtime, the likeliest first: `libpython*`, then the program itself.
+    /// Files that may hold the Python runtime, the likeliest first: `libpython*`, then the program itself, then what is called
+    /// like one: a program that was started by naming the loader (`ld-linux… python3`) is not what the process runs.
     pub(crate) fn python_candidates(&self) -> impl Iterator<Item = &Module> {
         self.modules
             .iter()
             .filter(|module| module.name.starts_with("libpython"))
             .chain(self.program())
+            .chain(self.modules.iter().filter(|module| is_python(&module.name)))
     }
 
     /// Files that may hold asyncio's C code: its extension module, or Python itself.

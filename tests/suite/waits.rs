@@ -3,7 +3,9 @@
 use crate::support::hangscope::dump_with;
 use crate::support::program::{Program, until};
 use crate::support::{pythons, repository};
-use hangscope::model::{Grade, Holder, HolderEvidence, Process, Report, Thread, Wait, WaitKind};
+use hangscope::model::{
+    Grade, Holder, HolderEvidence, Process, Report, RuntimeKind, Thread, Wait, WaitKind,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
@@ -28,12 +30,20 @@ fn start(version: &str, name: &str, args: &[&str]) -> Option<(Program, Vec<Strin
     Some((program, lines))
 }
 
+/// The process asked for, or the Python that it has started, not counting `multiprocessing`'s helper.
 fn root(report: &Report) -> &Process {
     let last = report.samples.last().expect("a sample");
-    last.processes
-        .iter()
-        .find(|process| process.pid == report.options.pid)
-        .expect("the process asked for")
+    let asked = |process: &&Process| process.pid == report.options.pid;
+    let process = last.processes.iter().find(asked);
+    let process = process.expect("the process asked for");
+    if process.runtime == RuntimeKind::Python {
+        return process;
+    }
+    let pythons = last.processes.iter();
+    let pythons = pythons.filter(|process| process.runtime == RuntimeKind::Python);
+    pythons
+        .max_by_key(|process| process.threads.len())
+        .unwrap_or(process)
 }
 
 fn named<'p>(process: &'p Process, name: &str) -> Option<&'p Thread> {
@@ -88,16 +98,21 @@ fn check_truth(version: &str, args: &[&str]) {
     let Some((program, lines)) = start(version, "locks", args) else {
         return;
     };
+    check_program(&program, &lines, &format!("{version} {args:?}"));
+}
+
+/// What is said of a running `locks_program.py` is what it has said itself.
+pub(crate) fn check_program(program: &Program, lines: &[String], version: &str) {
     let truth: BTreeMap<String, Truth> =
         serde_json::from_str(lines.last().expect("a line")).expect("JSON of the program");
     assert_eq!(truth.len(), 28);
-    let report = all_waiting(&program, &truth);
+    let report = all_waiting(program, &truth);
     let process = root(&report);
     for (name, told) in &truth {
         let wait = named(process, name)
             .and_then(|thread| thread.wait.as_ref())
             .expect("it waits");
-        check_wait(process, wait, told, &format!("{version} {args:?} {name}"));
+        check_wait(process, wait, told, &format!("{version} {name}"));
     }
     let bare = named(process, "w_bare").and_then(|thread| thread.wait.as_ref());
     let bare = bare.expect("it waits");

@@ -1,8 +1,8 @@
 //! A page-wise read-through cache. Made anew for each sample: what it returns is as old as the sample at most.
 
 use super::{Memory, PAGE, Range, ReadError};
-use std::cell::{Cell, RefCell};
 use fnv::FnvHashMap;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 /// Longest piece read at once; nothing we look at is longer.

@@ -1,6 +1,5 @@
 //! The live environment of a process: `setenv` changes it after the start, `/proc/PID/environ` does not show that.
 
-use crate::capture::elf::ElfFile;
 use crate::capture::maps::Maps;
 use crate::capture::memory::CachedMemory;
 use crate::model::{Foreign, RunningTest};
@@ -17,7 +16,7 @@ pub(crate) fn find(maps: &Maps) -> Option<u64> {
         .into_iter()
         .flatten()
         .find_map(|module| {
-            let file = ElfFile::open(&module.open_path, module.follow).ok()?;
+            let file = module.open().ok()?;
             let address = file
                 .exported(b"environ")
                 .or_else(|| file.exported(b"__environ"))?;

@@ -1,7 +1,7 @@
 //! Finding `_PyRuntime` in a process, and which version it is.
 
 use super::offsets::{self, Offsets};
-use crate::capture::elf::{ElfError, ElfFile};
+use crate::capture::elf::ElfError;
 use crate::capture::maps::Maps;
 use crate::capture::memory::CachedMemory;
 
@@ -45,7 +45,7 @@ pub(crate) enum Located {
 pub(crate) fn locate(maps: &Maps, memory: &CachedMemory<'_>) -> Located {
     let mut trouble = None;
     for module in maps.python_candidates() {
-        let file = match ElfFile::open(&module.open_path, module.follow) {
+        let file = match module.open() {
             Ok(file) => file,
             Err(ElfError::Bits32) => return Located::Bits32,
             Err(error) => {

@@ -1,7 +1,6 @@
 //! CPython's signal state up to 3.11: static variables of `signalmodule.c`, which only `.symtab` names. Distributions strip
 //! that from their programs; then it is not known.
 
-use crate::capture::elf::ElfFile;
 use crate::capture::maps::Maps;
 use crate::capture::memory::CachedMemory;
 use crate::model::PythonSignals;
@@ -28,7 +27,7 @@ pub(super) fn find(maps: &Maps, minor: u8) -> Option<StaticSignals> {
         return None;
     }
     maps.python_candidates().find_map(|module| {
-        let file = ElfFile::open(&module.open_path, module.follow).ok()?;
+        let file = module.open().ok()?;
         let bias = file.bias(module.first_mapping);
         let wanted = [
             (&b"Handlers"[..], HANDLERS_SIZE),

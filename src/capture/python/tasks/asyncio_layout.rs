@@ -1,6 +1,5 @@
 //! Where asyncio's C types have their fields, and asyncio's own table of some of them (3.14+).
 
-use crate::capture::elf::ElfFile;
 use crate::capture::maps::Maps;
 use crate::capture::memory::CachedMemory;
 use crate::model::Pid;
@@ -160,7 +159,7 @@ impl DebugSection {
 
     fn look_in(&self, maps: &Maps) {
         for module in maps.asyncio_candidates() {
-            let Ok(file) = ElfFile::open(&module.open_path, module.follow) else {
+            let Ok(file) = module.open() else {
                 continue;
             };
             if let Some(section) = file.section(b".AsyncioDebug") {
