@@ -67,6 +67,11 @@ impl<'c> Waits<'c> {
 
     /// The chain from `start` on.
     pub(super) fn chain(&self, start: &'c Thread) -> Chain<'c> {
+        self.chain_of(start, MAX_CHAIN)
+    }
+
+    /// At most so many threads of it.
+    fn chain_of(&self, start: &'c Thread, most: usize) -> Chain<'c> {
         let mut chain = Chain {
             threads: vec![start],
             links: Vec::new(),
@@ -74,7 +79,7 @@ impl<'c> Waits<'c> {
         };
         let mut places = BTreeMap::from([(&start.key, 0)]);
         let mut last = start;
-        while chain.threads.len() < MAX_CHAIN {
+        while chain.threads.len() <= most {
             let Some((next, link)) = self.next(&last.key) else {
                 break;
             };
@@ -112,14 +117,15 @@ impl<'c> Waits<'c> {
         circles
     }
 
-    /// The circle that `member` is in; none if it is longer than what is followed.
+    /// The circle that `member` is in, however long.
     fn circle(&self, member: &'c Thread) -> Option<Chain<'c>> {
+        let most = self.process.threads.len();
         let first = self
-            .chain(member)
+            .chain_of(member, most)
             .threads
             .into_iter()
             .min_by_key(|thread| thread.tid)?;
-        Some(self.chain(first)).filter(|chain| chain.closes == Some(0))
+        Some(self.chain_of(first, most)).filter(|chain| chain.closes == Some(0))
     }
 }
 

@@ -39,9 +39,14 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
             }),
         }
     }
-    // Detectors come most specific first; the sort keeps that order among equally sure findings.
+    // What keeps a main thread waiting, which is where a test runs, comes before what others were left with. Detectors come
+    // most specific first; the sort keeps that order among equals.
     let mut findings = roots::one_each(findings);
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.certainty));
+    findings.sort_by_key(|finding| {
+        let counts = finding.certainty > Certainty::Possible;
+        let at_main = concerns_a_main_thread(&case, finding);
+        std::cmp::Reverse((counts, at_main, finding.certainty))
+    });
     Analysis {
         verdict: verdict(&case, &findings),
         findings,
@@ -49,6 +54,19 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
         progress: case.progress.values().cloned().collect(),
         inconclusive,
     }
+}
+
+fn concerns_a_main_thread(case: &Case<'_>, finding: &Finding) -> bool {
+    let mut threads = finding
+        .blockers
+        .iter()
+        .chain(&finding.affected)
+        .chain([&finding.waiter]);
+    threads.any(|key| {
+        case.last
+            .process(&key.of_process())
+            .is_some_and(|process| *key == process.key.thread(process.pid))
+    })
 }
 
 fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {

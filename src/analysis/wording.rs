@@ -46,7 +46,10 @@ pub(super) fn waits(wait: &Wait) -> String {
             Some(call) if call.starts_with("import of ") => format!("waits for the {call}"),
             Some(call) => format!("waits in {call}"),
             None if wait.kind == WaitKind::Lock => "waits for a Lock".to_owned(),
-            None => "waits for a lock or semaphore".to_owned(),
+            None => wait.native_call.as_ref().map_or_else(
+                || "waits for a lock or semaphore".to_owned(),
+                |call| format!("waits in {}", call.function.untrusted()),
+            ),
         },
         WaitKind::SharedFutex => format!("waits for a lock shared with other processes{in_call}"),
         WaitKind::Sleep => "sleeps".to_owned(),
@@ -65,6 +68,11 @@ pub(super) fn waits(wait: &Wait) -> String {
         WaitKind::FileLock => format!("waits for a file lock{}{in_call}", on_file(wait)),
         WaitKind::Syscall => format!("waits in a system call{in_call}"),
     };
+    if wait.kind != WaitKind::Futex
+        && let Some(call) = wait.native_call.as_ref().filter(|call| call.is_telling())
+    {
+        text.push_str(&format!(" in {}", call.function.untrusted()));
+    }
     if let Some(left) = wait.remaining_ms {
         text.push_str(&format!(" ({} left)", duration(left)));
     } else if let Some(length) = wait.length_ms {

@@ -1,9 +1,10 @@
 //! The memory map of a process: which files are mapped where, and how to open them.
 
 use super::elf::{ElfError, ElfFile};
-use crate::model::{Pid, Tid};
+use crate::model::{Foreign, Pid, Tid};
 use procfs::FromBufRead;
-use procfs::process::{MMapPath, MemoryMaps};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -58,6 +59,31 @@ pub(crate) fn regions(pid: Pid, tid: Tid) -> Vec<Region> {
         first_stack: map.pathname == MMapPath::Stack,
     });
     regions.collect()
+}
+
+/// What memory is at addresses that processes may share: device, inode and offset, the same in each of them.
+pub(crate) fn shared_memory(pid: Pid, tid: Tid, addresses: &[u64]) -> BTreeMap<u64, Foreign> {
+    if addresses.is_empty() {
+        return BTreeMap::new();
+    }
+    let maps = read_maps(&format!("/proc/{pid}/task/{tid}"));
+    let shared: Vec<MemoryMap> = maps
+        .into_iter()
+        .flatten()
+        .filter(|map| map.perms.contains(MMPermissions::SHARED) && map.inode != 0)
+        .collect();
+    addresses
+        .iter()
+        .filter_map(|address| {
+            let map = shared
+                .iter()
+                .find(|map| (map.address.0..map.address.1).contains(address))?;
+            let offset = map.offset.checked_add(address - map.address.0)?;
+            let (major, minor) = map.dev;
+            let memory = format!("{major:x}:{minor:x} inode {} + {offset:#x}", map.inode);
+            Some((*address, memory.into()))
+        })
+        .collect()
 }
 
 fn read_maps(task: &str) -> io::Result<MemoryMaps> {

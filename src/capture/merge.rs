@@ -31,6 +31,8 @@ pub(super) struct Merged {
     pub(super) interpreters: Vec<Interpreter>,
     pub(super) runtime: Option<PythonRuntime>,
     pub(super) event_loops: Vec<EventLoop>,
+    /// Locks between processes that threads hold: address of the semaphore, thread, whether it settled, place.
+    pub(super) shared_locks: Vec<(u64, Key, bool, Foreign)>,
     pub(super) gaps: Vec<Gap>,
 }
 
@@ -46,16 +48,19 @@ pub(super) fn merge(
         interpreters: Vec::new(),
         runtime: None,
         event_loops: Vec::new(),
+        shared_locks: Vec::new(),
         gaps: Vec::new(),
     };
     let mut states: BTreeMap<Tid, Vec<RawThreadState>> = BTreeMap::new();
     let mut waits = BTreeMap::new();
+    let mut process_locks = Vec::new();
     if let Some(part) = python {
         merged.runtime = Some(part.runtime);
         merged.interpreters = part.interpreters;
         merged.gaps = part.gaps;
         merged.event_loops = part.event_loops;
         waits = part.waits.into_iter().collect();
+        process_locks = part.process_locks;
         let on_threads = part.thread_states.into_iter();
         for raw in on_threads.filter(|raw| !raw.runs_nowhere) {
             states.entry(raw.native_id).or_default().push(raw);
@@ -65,6 +70,12 @@ pub(super) fn merge(
         .iter()
         .map(|raw| (raw.native_id, (process.thread(raw.tid), raw.settled)))
         .collect();
+    for lock in process_locks {
+        if let Some((key, settled)) = threads.get(&lock.native_id) {
+            let held = (lock.semaphore, key.clone(), *settled, lock.place);
+            merged.shared_locks.push(held);
+        }
+    }
     for raw in raw_threads {
         let own_states = states.remove(&raw.native_id).unwrap_or_default();
         let wait = waits.remove(&raw.tid);
@@ -174,6 +185,7 @@ fn join_wait(
         owner: None,
         object: None,
         native_call: None,
+        shared_memory: None,
         holders: Vec::new(),
         suspects: Vec::new(),
         holder_unknown: None,
@@ -228,7 +240,9 @@ fn join_wait(
             wait.address = Some(*lock);
             wait.target = Some(process.lock(*lock));
         }
-        Some(WaitTarget::Object(object)) => wait.address = Some(*object),
+        Some(WaitTarget::Object(object) | WaitTarget::Runtime(object, _)) => {
+            wait.address = Some(*object);
+        }
         Some(WaitTarget::Parked(address)) => wait.address = Some(*address),
         None => {}
     }

@@ -14,6 +14,7 @@ mod namespace;
 mod process;
 mod python;
 mod sets;
+mod shared_locks;
 mod signals;
 mod stop;
 mod syscall;
@@ -184,6 +185,7 @@ impl Session {
                 }
             }
         }
+        shared_locks::resolve(&mut snapshot);
         snapshot.took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(snapshot)
     }

@@ -8,6 +8,7 @@ use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
 use super::namespace::NamespaceIds;
 use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess, Stacks, ThreadStack};
+use super::shared_locks;
 use super::signals;
 use super::stop::{Held, Stop};
 use super::syscall;
@@ -442,7 +443,12 @@ fn assemble(
         same_namespace: pass.same_namespace,
         files: Files::new(pid, alive, files),
     };
-    let merged = merge::merge(&key, pass.threads, pass.python, &around);
+    let mut merged = merge::merge(&key, pass.threads, pass.python, &around);
+    let shared_locks_held = shared_locks::locate(
+        (pid, alive),
+        &mut merged.threads,
+        std::mem::take(&mut merged.shared_locks),
+    );
     gaps.extend(merged.gaps);
     if !merged.threads.is_empty()
         && merged
@@ -496,6 +502,7 @@ fn assemble(
         interpreters: merged.interpreters,
         threads: merged.threads,
         event_loops: merged.event_loops,
+        shared_locks_held,
         coverage,
         key,
     };

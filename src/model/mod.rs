@@ -33,7 +33,7 @@ pub use ids::{Addr, Key, Pid, Tid};
 pub use interpreter::{
     Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState, Unserved,
 };
-pub use process::{Coverage, Process, RunningTest, RuntimeKind};
+pub use process::{Coverage, Process, RunningTest, RuntimeKind, SharedLock};
 pub use redact::redact;
 pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};
 pub use run::{

@@ -50,8 +50,24 @@ pub struct Process {
     /// Its event loops with their tasks, main interpreter's first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub event_loops: Vec<EventLoop>,
+    /// Locks between processes (`multiprocessing.Lock` and such) that its threads hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_locks_held: Vec<SharedLock>,
     /// How much of it was read.
     pub coverage: Coverage,
+}
+
+/// A lock between processes that a thread holds: it is in a `with` block of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SharedLock {
+    /// Where the lock is, the same in all processes that share it: device, inode and offset of its memory.
+    pub memory: Foreign,
+    /// The thread.
+    pub thread: Key,
+    /// Where its block was entered: "worker (pool.py:7)".
+    pub place: Foreign,
+    /// The thread stood still while it was read.
+    pub settled: bool,
 }
 
 /// What a process runs.

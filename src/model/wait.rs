@@ -41,6 +41,9 @@ pub struct Wait {
     /// The C function that the innermost Python frame has called and that has not returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native_call: Option<NativeCall>,
+    /// For a lock between processes: device, inode and offset of its memory, the same in all that share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_memory: Option<Foreign>,
     /// Who holds the lock that is waited for, best evidence first; several if they agree on different evidence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
@@ -100,6 +103,31 @@ pub struct NativeCall {
     pub function: Foreign,
     /// By its place on the evaluation stack (`derived`, 3.14+), or as the only C function there (`guessed`).
     pub grade: Grade,
+}
+
+impl WaitObject {
+    /// What it says of itself in a few words: `qsize 0, maxsize 10`. Nothing for a lock, of which that says nothing new.
+    #[must_use]
+    pub fn state_words(&self) -> Option<Foreign> {
+        let facts = self.state.iter().filter(|fact| fact.name != "locked");
+        let words: Vec<String> = facts
+            .map(|fact| format!("{} {}", fact.name, fact.value.untrusted()))
+            .collect();
+        (!words.is_empty()).then(|| words.join(", ").into())
+    }
+}
+
+impl NativeCall {
+    /// Whether the function tells more than the system call that it makes: `sqlite3.Connection.execute` does, `time.sleep`
+    /// does not.
+    #[must_use]
+    pub fn is_telling(&self) -> bool {
+        const PLAIN: [&str; 7] = [
+            "time.", "select.", "posix.", "_socket.", "_thread.", "_queue.", "_signal.",
+        ];
+        let function = self.function.untrusted();
+        !PLAIN.iter().any(|module| function.starts_with(module))
+    }
 }
 
 /// A value that an object keeps.

@@ -80,13 +80,19 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     if open.is_empty() {
         return;
     }
-    let reached = reached(heap, census, &open);
+    let mut reached = reached(heap, census, &open);
     // Whoever waits for the same does not hold it.
     let mut fellows: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
     for (_, native_id, wait) in waits.iter() {
         for object in suspicious(wait) {
             fellows.entry(object).or_default().insert(*native_id);
         }
+    }
+    for (object, threads) in &mut reached {
+        if let Some(fellows) = fellows.get(object) {
+            threads.retain(|suspect| suspect.native_id.is_none_or(|id| !fellows.contains(&id)));
+        }
+        threads.truncate(MAX_TOLD);
     }
     for (_, native_id, wait) in waits.iter_mut() {
         if !no_other_holds(wait, *native_id) {
@@ -95,10 +101,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
         let mut suspects = std::mem::take(&mut wait.suspects);
         for object in suspicious(wait) {
             for suspect in reached.get(&object).into_iter().flatten() {
-                let waits_too = suspect
-                    .native_id
-                    .is_some_and(|id| fellows.get(&object).is_some_and(|all| all.contains(&id)));
-                if !waits_too && !suspects.contains(suspect) {
+                if !suspects.contains(suspect) {
                     suspects.push(suspect.clone());
                 }
             }
@@ -497,7 +500,7 @@ fn reached(
     for raw in &census.thread_states {
         let mut known = BTreeSet::new();
         for frame in raw.raw_frames.iter().take(MAX_SUSPECT_FRAMES) {
-            for object in search.from_frame(frame) {
+            for object in search.within_frame(frame) {
                 if known.insert(object) {
                     out.entry(object).or_default().push(RawHolder {
                         native_id: Some(raw.native_id),
@@ -521,10 +524,10 @@ struct Reach<'h> {
 }
 
 impl Reach<'_> {
-    fn from_frame(&mut self, frame: &RawFrame) -> Vec<u64> {
+    fn within_frame(&mut self, frame: &RawFrame) -> Vec<u64> {
         let mut out = Vec::new();
         for (_, value) in slots::variables(self.heap, frame).unwrap_or_default() {
-            out.extend(self.from_object(value));
+            out.extend(self.within_object(value));
         }
         let code = frame.code.address;
         if !self.by_code.contains_key(&code) {
@@ -536,7 +539,7 @@ impl Reach<'_> {
             };
             let found = globals
                 .into_iter()
-                .flat_map(|(_, value)| self.from_object(value))
+                .flat_map(|(_, value)| self.within_object(value))
                 .collect();
             self.by_code.insert(code, found);
         }
@@ -544,7 +547,7 @@ impl Reach<'_> {
         out
     }
 
-    fn from_object(&mut self, object: u64) -> Vec<u64> {
+    fn within_object(&mut self, object: u64) -> Vec<u64> {
         if self.wanted.contains(&object) {
             return vec![object];
         }

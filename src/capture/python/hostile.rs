@@ -94,7 +94,7 @@ proptest! {
             let codes = CodeCache::default();
             let mut census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
             let _ = running_thread::correct(&heap, &mut census, &stacks);
-            let _ = waits::attribute(&heap, &census, &[waiter]);
+            let _ = waits::attribute(&heap, &census, BASE, &[waiter]);
             let _ = tasks::read(&heap, &codes, &census, &key, &DebugSection::default(), &arena);
             let _ = tasks::read_everywhere(&heap, &codes, &census, &key, (BASE..).step_by(16).take(64));
         }

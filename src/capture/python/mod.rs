@@ -12,6 +12,7 @@ mod lines;
 mod locals;
 mod names;
 mod offsets;
+mod process_locks;
 mod pyspy;
 mod qualname;
 mod running_thread;
@@ -36,6 +37,7 @@ use static_signals::StaticSignals;
 pub(crate) use holders::RawHolder;
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
+pub(crate) use process_locks::HeldProcessLock;
 pub(crate) use running_thread::{Stacks, ThreadStack};
 pub(crate) use runtime::{Located, Runtime, locate};
 pub(crate) use waits::{PythonWait, WaitTarget};
@@ -59,6 +61,7 @@ pub(crate) struct PythonPart {
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) thread_states: Vec<RawThreadState>,
     pub(crate) waits: Vec<(Tid, PythonWait)>,
+    pub(crate) process_locks: Vec<HeldProcessLock>,
     pub(crate) event_loops: Vec<EventLoop>,
     pub(crate) gaps: Vec<Gap>,
 }
@@ -164,7 +167,8 @@ impl PythonProcess {
             let notes_creators = self.notes_creators(census.interpreters.len());
             let placed = !notes_creators || running_thread::correct(&heap, &mut census, stacks);
             part.runtime.running_threads_known = notes_creators && placed;
-            part.waits = waits::attribute(&heap, &census, blocked);
+            part.waits = waits::attribute(&heap, &census, address, blocked);
+            part.process_locks = process_locks::held(&heap, &census);
             let (event_loops, tasks_missing) =
                 tasks::read(&heap, &codes, &census, key, &self.asyncio, memory);
             part.event_loops = event_loops;
@@ -289,6 +293,7 @@ impl PythonProcess {
             interpreters: Vec::new(),
             thread_states: Vec::new(),
             waits: Vec::new(),
+            process_locks: Vec::new(),
             event_loops: Vec::new(),
             gaps: Vec::new(),
         }

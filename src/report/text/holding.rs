@@ -1,7 +1,7 @@
-//! Who holds the lock that a thread waits for, or may.
+//! What a thread waits on in its program's words, and who holds it, or may.
 
 use super::super::{clean, clean_word};
-use crate::model::{Holder, HolderEvidence, Process, Thread, Wait, WaitKind};
+use crate::model::{Holder, HolderEvidence, Snapshot, Thread, Wait, WaitKind};
 
 /// "Lock `account.lock`": a kind of lock, and its name in the program.
 pub(super) fn named(kind: &str, wait: &Wait) -> String {
@@ -12,30 +12,44 @@ pub(super) fn named(kind: &str, wait: &Wait) -> String {
     )
 }
 
-/// Lines about the lock that a thread waits for; none where it waits for something else.
-pub(super) fn lines(process: &Process, thread: &Thread) -> Vec<String> {
+/// Lines about what a thread waits on; none where its program has no word for it.
+pub(super) fn lines(sample: &Snapshot, thread: &Thread) -> Vec<String> {
     let Some(wait) = &thread.wait else {
         return Vec::new();
     };
-    let is_lock = matches!(
-        wait.kind,
-        WaitKind::Lock | WaitKind::RLock | WaitKind::Futex | WaitKind::SharedFutex
-    );
-    let any = !wait.holders.is_empty() || wait.holder_unknown.is_some();
-    if !is_lock || !any {
-        return Vec::new();
-    }
     let mut lines: Vec<String> = wait
         .holders
         .iter()
-        .map(|holder| format!("{}, held by {}", what(wait), who(process, holder)))
+        .map(|holder| format!("{}, held by {}", what(wait), who(sample, holder)))
         .collect();
     if let Some(reason) = &wait.holder_unknown {
         lines.push(format!("{}, holder unknown: {}", what(wait), clean(reason)));
     }
+    if lines.is_empty()
+        && let Some(object) = &wait.object
+    {
+        let state = object
+            .state_words()
+            .map_or_else(String::new, |state| format!(": {}", clean(&state)));
+        lines.push(format!("{}{state}", what(wait)));
+    }
+    if let Some(call) = wait.native_call.as_ref().filter(|call| call.is_telling()) {
+        lines.push(format!("is in the C function {}", clean(&call.function)));
+    }
+    let may = if is_lock(wait) {
+        "may hold it"
+    } else {
+        "refers to it, too"
+    };
     let suspects = wait.suspects.iter();
-    lines.extend(suspects.map(|suspect| format!("may hold it: {}", who(process, suspect))));
+    lines.extend(suspects.map(|suspect| format!("{may}: {}", who(sample, suspect))));
     lines
+}
+
+/// Whether the program waits for a lock itself, not for something that is made of one.
+fn is_lock(wait: &Wait) -> bool {
+    let itself = wait.object.as_ref().map(|object| object.address) == wait.address;
+    matches!(wait.kind, WaitKind::Lock | WaitKind::RLock) && itself
 }
 
 /// "waits for `account.lock` (_thread.lock)".
@@ -50,8 +64,8 @@ fn what(wait: &Wait) -> String {
 }
 
 /// "transfer-2 (tid 7) since transfer (bank.py:12) (by a `with` block)".
-fn who(process: &Process, holder: &Holder) -> String {
-    let thread = holder.thread.as_ref().and_then(|key| process.thread(key));
+fn who(sample: &Snapshot, holder: &Holder) -> String {
+    let thread = holder.thread.as_ref().and_then(|key| sample.thread(key));
     let name = match (thread, holder.by) {
         (Some(thread), _) => format!("{} (tid {})", clean(thread.display_name()), thread.tid),
         (None, HolderEvidence::ProcessLock) => "a thread of another process".to_owned(),

@@ -8,13 +8,14 @@ use super::layout::{Page, cut};
 use super::signals;
 use super::tasks;
 use crate::model::{
-    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, SocketState, Thread,
-    ThreadKind, ThreadState, Trigger, Wait, WaitKind,
+    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Snapshot, SocketState,
+    Thread, ThreadKind, ThreadState, Trigger, Wait, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Threads of one process that are listed one by one; identical ones beyond are folded.
+/// Threads of one process that are listed one by one, and stacks of those involved in a finding; identical ones beyond are
+/// folded.
 const MAX_LISTED: usize = 40;
 /// Fewest frames of the test runner in a row that are worth folding.
 const MIN_FOLDED: usize = 3;
@@ -70,10 +71,25 @@ pub(super) fn write_one(
     write_process(page, style, report, process);
     write_table(page, process, &context.motions, &context.involved);
     tasks::write(page, report, process);
-    for thread in &process.threads {
-        if report.options.all || context.involved.contains(&thread.key) {
-            write_stacks(page, style, process, thread, report.options.all);
-        }
+    let Some(sample) = report.samples.last() else {
+        return;
+    };
+    let all = report.options.all;
+    let shown: Vec<&Thread> = process
+        .threads
+        .iter()
+        .filter(|thread| all || context.involved.contains(&thread.key))
+        .collect();
+    let most = if all { shown.len() } else { MAX_LISTED };
+    for thread in shown.iter().take(most) {
+        write_stacks(page, style, sample, thread, all);
+    }
+    if shown.len() > most {
+        page.gap();
+        page.line(&format!(
+            "  … and the stacks of {} more of them: --all",
+            shown.len() - most
+        ));
     }
 }
 
@@ -177,7 +193,7 @@ fn write_table(
         ];
         // With many threads, those that do the same at the same place share a line.
         if fold
-            && !involved.contains(&thread.key)
+            && (involved.len() > MAX_LISTED || !involved.contains(&thread.key))
             && let Some(row) = index.get(&what)
         {
             rows[*row].1 += 1;
@@ -283,7 +299,9 @@ fn doing(process: &Process, thread: &Thread) -> String {
             Some(call) => format!("{call} (RLock)"),
             None => holding::named("RLock", wait),
         },
-        WaitKind::Futex => call.unwrap_or_else(|| "lock or semaphore".to_owned()),
+        WaitKind::Futex => call
+            .or_else(|| Some(clean(&wait.native_call.as_ref()?.function)))
+            .unwrap_or_else(|| "lock or semaphore".to_owned()),
         WaitKind::SharedFutex => "lock between processes".to_owned(),
         WaitKind::Sleep => "sleep".to_owned(),
         WaitKind::Read => format!("read{}", file()),
@@ -308,6 +326,11 @@ fn doing(process: &Process, thread: &Thread) -> String {
             .map(clean_word)
             .unwrap_or_else(|| "system call".to_owned()),
     };
+    if wait.kind != WaitKind::Futex
+        && let Some(call) = wait.native_call.as_ref().filter(|call| call.is_telling())
+    {
+        text = format!("{}: {text}", clean(&call.function));
+    }
     if let Some(left) = wait.remaining_ms {
         text.push_str(&format!(" {} s left", left / 1000));
     } else if let Some(length) = wait.length_ms {
@@ -365,11 +388,11 @@ pub(super) fn spot(frame: &Frame) -> String {
     format!("{} ({file}{line})", clean(&frame.function))
 }
 
-fn write_stacks(page: &mut Page, style: Style, process: &Process, thread: &Thread, all: bool) {
+fn write_stacks(page: &mut Page, style: Style, sample: &Snapshot, thread: &Thread, all: bool) {
     let title = format!("{} (tid {})", clean(thread.display_name()), thread.tid);
     page.gap();
     page.line(&format!("  {}", style.strong(&title)));
-    for line in holding::lines(process, thread) {
+    for line in holding::lines(sample, thread) {
         page.wrapped("    ", "      ", &line);
     }
     for state in &thread.python {

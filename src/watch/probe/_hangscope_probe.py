@@ -555,7 +555,10 @@ class Probe:
     # records
 
     def _here(self):
-        """Whether to record: not on other threads, and after a fork into a ring of its own."""
+        """Whether to record: not on other threads, and after a fork into a ring of its own.
+
+        Hooks that run for each test call it only if pid or thread is another one.
+        """
         if getpid() != self.pid:
             self._enter_child()
         return get_ident() == self.thread
@@ -776,10 +779,12 @@ class Probe:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
-        # two of three tell nothing
-        if report.when == "teardown" or report.outcome != "passed" or hasattr(report, "wasxfail"):
-            if self.logs:
+        try:
+            plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
+            if (report.when == "teardown" or not plain) and self.logs:  # others tell nothing
                 self.report(report)
+        except Exception:
+            pass
 
     def report(self, report):
         """Tells of a report; the one of the teardown is the end of the test."""

@@ -6,6 +6,9 @@ use crate::model::{
     Certainty, Evidence, Grade, Holder, HolderEvidence, Key, Thread, Wait, WaitKind,
 };
 
+/// Most threads that one fact refers to.
+const MAX_REFERENCES: usize = 16;
+
 /// A lock that `waiter` waits for and `holder` holds.
 #[derive(Clone, Copy)]
 pub(super) struct Hold<'c> {
@@ -154,6 +157,7 @@ pub(super) fn stillness(case: &Case<'_>, threads: &[&Thread]) -> Option<Evidence
     let first = threads.first()?;
     let at: Vec<(&Key, &str)> = threads
         .iter()
+        .take(MAX_REFERENCES)
         .map(|thread| (&thread.key, "python"))
         .collect();
     let subject = if threads.len() == 1 {

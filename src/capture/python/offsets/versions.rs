@@ -38,6 +38,8 @@ fn exception_table(push_exc_info: u8, with_except_start: u8, two_slots: bool) ->
 fn v3_9() -> Offsets {
     Offsets {
         minor: 9,
+        runtime_size: 656,
+        interpreter_size: 5656,
         thread_cframe: None,
         frame_instruction: 104,
         instruction: InstructionLayout::Index(1),
@@ -60,6 +62,8 @@ fn v3_9() -> Offsets {
 fn v3_10() -> Offsets {
     Offsets {
         minor: 10,
+        runtime_size: 672,
+        interpreter_size: 113528,
         thread_cframe: Some(48),
         runtime_interpreters_head: 32,
         runtime_finalizing: 16,
@@ -107,6 +111,8 @@ fn v3_10() -> Offsets {
 fn v3_11() -> Offsets {
     Offsets {
         minor: 11,
+        runtime_size: 166688,
+        interpreter_size: 107752,
         runtime_interpreters_head: 40,
         runtime_finalizing: 24,
         runtime_gil: Some(360),
@@ -180,6 +186,8 @@ fn v3_11() -> Offsets {
 fn v3_12() -> Offsets {
     Offsets {
         minor: 12,
+        runtime_size: 459944,
+        interpreter_size: 383552,
         runtime_gil: None,
         runtime_current: None,
         runtime_signals: Some(SignalOffsets {
@@ -227,6 +235,8 @@ fn v3_12() -> Offsets {
 fn v3_13() -> Offsets {
     Offsets {
         minor: 13,
+        runtime_size: 283320,
+        interpreter_size: 194968,
         thread_cframe: None,
         runtime_interpreters_head: 632,
         runtime_finalizing: 608,
@@ -268,6 +278,8 @@ fn v3_13() -> Offsets {
 fn v3_14() -> Offsets {
     Offsets {
         minor: 14,
+        runtime_size: 316616,
+        interpreter_size: 225864,
         runtime_interpreters_head: 808,
         runtime_finalizing: 784,
         runtime_signals: Some(SignalOffsets {
@@ -299,6 +311,8 @@ fn v3_14() -> Offsets {
 fn v3_15() -> Offsets {
     Offsets {
         minor: 15,
+        runtime_size: 346560,
+        interpreter_size: 226232,
         runtime_interpreters_head: 936,
         runtime_finalizing: 912,
         runtime_signals: Some(SignalOffsets {

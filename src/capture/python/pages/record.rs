@@ -178,6 +178,13 @@ fn machine(python: &Path) -> Vec<String> {
     names.extend(std::env::var("HOME"));
     names.push(env!("CARGO_MANIFEST_DIR").to_owned());
     names.push(installation(python).to_string_lossy().into_owned());
+    // A path may have begun on the page before.
+    let ends: Vec<String> = names
+        .iter()
+        .flat_map(|name| name.match_indices('/').map(|(at, _)| name[at..].to_owned()))
+        .filter(|end| end.matches('/').count() > 1)
+        .collect();
+    names.extend(ends);
     // A shorter one is part of other words.
     names.retain(|name| name.len() > 3);
     names

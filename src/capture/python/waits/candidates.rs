@@ -15,6 +15,8 @@ const FRAMES: usize = 4;
 const MAX_OBJECTS: usize = 64;
 /// Largest object that an address is looked for in.
 const MAX_SIZE: u64 = 4096;
+/// Most bytes of an object that are searched for a pointer to its lock.
+const MAX_SEARCHED: u64 = 512;
 
 /// What the innermost frames refer to: directly, by a bound method, or by an attribute of a variable. What lies on an
 /// evaluation stack may be left over from before, so whoever uses one of these must find it confirmed.
@@ -63,23 +65,40 @@ fn direct(heap: &Heap<'_>, frame: &RawFrame) -> Vec<u64> {
     out
 }
 
-/// 3.13+: the object that a parked address lies in, such as a `SimpleQueue`.
+/// 3.13+: the object that a parked address lies in, such as a `SimpleQueue`, or that has its lock there.
 pub(super) fn containing(
     heap: &Heap<'_>,
     waiter: &RawThreadState,
     address: u64,
 ) -> Option<WaitTarget> {
-    candidates(heap, waiter).into_iter().find_map(|object| {
-        let distance = address.checked_sub(object)?;
-        if !(16..MAX_SIZE).contains(&distance) {
-            return None;
-        }
-        let kind = heap.type_of(object).ok()?;
-        let size = heap
-            .memory
-            .u64(kind.wrapping_add(fixed::TYPE_BASIC_SIZE))
-            .ok()?;
-        (distance < size && heap.looks_like_object(object))
-            .then_some(WaitTarget::Object(Addr(object)))
-    })
+    let candidates = candidates(heap, waiter);
+    let within = candidates.iter().copied().find(|object| {
+        let distance = address.wrapping_sub(*object);
+        (fixed::SIZE..MAX_SIZE).contains(&distance)
+            && size_of_objects_like(heap, *object).is_some_and(|size| distance < size)
+    });
+    within
+        .map(|object| WaitTarget::Object(Addr(object)))
+        .or_else(|| pointing_at(heap, &candidates, address))
+}
+
+/// An object with a lock of its own elsewhere, such as an `_io.BufferedWriter`: one of its fields points at the lock.
+pub(super) fn pointing_at(heap: &Heap<'_>, candidates: &[u64], lock: u64) -> Option<WaitTarget> {
+    let found = candidates.iter().copied().find(|object| {
+        let size = size_of_objects_like(heap, *object).unwrap_or(0);
+        (fixed::SIZE..size.min(MAX_SEARCHED))
+            .step_by(8)
+            .any(|offset| heap.memory.u64(object.wrapping_add(offset)) == Ok(lock))
+    });
+    found.map(|object| WaitTarget::Object(Addr(object)))
+}
+
+/// `tp_basicsize` of an object's type, if it is an object.
+fn size_of_objects_like(heap: &Heap<'_>, object: u64) -> Option<u64> {
+    if !heap.looks_like_object(object) {
+        return None;
+    }
+    let kind = heap.type_of(object).ok()?;
+    let size = kind.wrapping_add(fixed::TYPE_BASIC_SIZE);
+    heap.memory.u64(size).ok()
 }

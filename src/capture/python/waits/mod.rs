@@ -14,7 +14,7 @@ use super::heap::Heap;
 use super::holders::{self, RawHolder};
 use super::interpreter::{Census, RawThreadState};
 use super::offsets::{LockLayout, fixed};
-use crate::model::{Addr, Foreign, Key, NativeCall, Tid, WaitObject};
+use crate::model::{Addr, Foreign, Grade, Key, NativeCall, Tid, WaitObject};
 use std::collections::BTreeMap;
 
 pub(super) use import_lock::owner as import_owner;
@@ -53,6 +53,8 @@ pub(crate) enum WaitTarget {
     Import(Addr),
     /// Another object that has a lock of its own, such as a `SimpleQueue`.
     Object(Addr),
+    /// A lock within the runtime or an interpreter, and where there.
+    Runtime(Addr, String),
     /// Parked on an address that belongs to no object known to us.
     Parked(Addr),
 }
@@ -109,13 +111,16 @@ pub(super) fn is_locked(heap: &Heap<'_>, lock: u64) -> bool {
 /// Everything that attributing a wait needs.
 struct Attributor<'c> {
     heap: &'c Heap<'c>,
+    census: &'c Census,
+    /// Address of `_PyRuntime`.
+    runtime: u64,
     gils: BTreeMap<u64, Key>,
     by_ident: BTreeMap<u64, &'c RawThreadState>,
     by_tid: BTreeMap<Tid, Vec<&'c RawThreadState>>,
 }
 
 impl<'c> Attributor<'c> {
-    fn new(heap: &'c Heap<'c>, census: &'c Census) -> Self {
+    fn new(heap: &'c Heap<'c>, census: &'c Census, runtime: u64) -> Self {
         let gils = census
             .interpreters
             .iter()
@@ -136,6 +141,8 @@ impl<'c> Attributor<'c> {
         }
         Self {
             heap,
+            census,
+            runtime,
             gils,
             by_ident,
             by_tid,
@@ -151,11 +158,20 @@ impl<'c> Attributor<'c> {
         let object = match &target {
             Some(WaitTarget::Gil(_)) => None,
             Some(WaitTarget::Import(lock)) => import_lock::describe(self.heap, lock.0),
+            Some(WaitTarget::Runtime(lock, place)) => Some(WaitObject {
+                type_name: "lock of CPython itself".into(),
+                address: *lock,
+                name: Some(place.as_str().into()),
+                state: Vec::new(),
+                grade: Grade::Derived,
+            }),
             _ => object::describe(self.heap, top, target.as_ref()),
         };
         // A waiter for a GIL may be anywhere in Python code, and locks are told by themselves.
         let native_call = match target {
-            None | Some(WaitTarget::Parked(_)) => native_call::called(self.heap, top),
+            None | Some(WaitTarget::Parked(_) | WaitTarget::Object(_)) => {
+                native_call::called(self.heap, top)
+            }
             Some(_) => None,
         };
         if target.is_none() && object.is_none() && native_call.is_none() {
@@ -196,7 +212,28 @@ impl<'c> Attributor<'c> {
                 }
                 target => target,
             })
+            .or_else(|| self.runtimes_own(parked.unwrap_or(futex)))
             .or_else(|| parked.map(|address| WaitTarget::Parked(Addr(address))))
+    }
+
+    /// An address within `_PyRuntime` or a `PyInterpreterState`.
+    fn runtimes_own(&self, address: u64) -> Option<WaitTarget> {
+        let offsets = self.heap.offsets;
+        let runtime = (self.runtime, offsets.runtime_size, "_PyRuntime".to_owned());
+        let interpreters = self.census.interpreters.iter().map(|interpreter| {
+            let name = format!("interpreter {}", interpreter.id);
+            (interpreter.address.0, offsets.interpreter_size, name)
+        });
+        // The main interpreter lies within the runtime from 3.11 on.
+        interpreters
+            .chain([runtime])
+            .find_map(|(start, size, name)| {
+                let distance = address
+                    .checked_sub(start)
+                    .filter(|distance| *distance < size)?;
+                let place = format!("{name} + {distance:#x}");
+                Some(WaitTarget::Runtime(Addr(address), place))
+            })
     }
 
     /// A condition variable or mutex within a GIL.
@@ -211,9 +248,10 @@ impl<'c> Attributor<'c> {
 pub(super) fn attribute(
     heap: &Heap<'_>,
     census: &Census,
+    runtime: u64,
     threads: &[BlockedThread],
 ) -> Vec<(Tid, PythonWait)> {
-    let attributor = Attributor::new(heap, census);
+    let attributor = Attributor::new(heap, census, runtime);
     // The wait entries lie on the waiters' own stacks, each on a page of its own.
     heap.memory.prefetch(
         threads

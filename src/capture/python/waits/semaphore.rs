@@ -1,7 +1,7 @@
 //! Locks that are a pointer to a `sem_t`: all of Python's up to 3.12, `Lock` and `RLock` on 3.13, and those of
 //! `multiprocessing`. The futex is the semaphore itself, so a candidate object proves itself by pointing at it.
 
-use super::candidates::candidates;
+use super::candidates::{candidates, pointing_at};
 use super::{Attributor, LockWait, WaitTarget};
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
@@ -10,8 +10,10 @@ use crate::model::Addr;
 
 /// The object that the innermost frames refer to and whose semaphore is waited for.
 pub(super) fn target(heap: &Heap<'_>, waiter: &RawThreadState, futex: u64) -> Option<WaitTarget> {
-    candidates(heap, waiter)
-        .into_iter()
+    let candidates = candidates(heap, waiter);
+    candidates
+        .iter()
+        .copied()
         .find_map(|object| match &*heap.type_name(object).ok()? {
             "_thread.lock" | "_thread.RLock"
                 if points_at(heap, object, fixed::LOCK_BODY, futex) =>
@@ -26,6 +28,7 @@ pub(super) fn target(heap: &Heap<'_>, waiter: &RawThreadState, futex: u64) -> Op
             }
             _ => None,
         })
+        .or_else(|| pointing_at(heap, &candidates, futex))
 }
 
 fn points_at(heap: &Heap<'_>, object: u64, offset: u64, futex: u64) -> bool {
