@@ -3,7 +3,7 @@
 use super::{progress, wait_graph};
 use crate::model::{
     Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot, Thread,
-    ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
+    ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,11 +31,13 @@ pub(super) enum Standing {
     Unclear,
 }
 
-/// Signals whose handlers programs use to be told something: HUP, QUIT, USR1, USR2, ALRM, TERM. Python itself catches
-/// INT, and faulthandler those of crashes.
-const WAKING_SIGNALS: [i32; 6] = [1, 3, 10, 12, 14, 15];
-/// Real-time signals come after it.
-const LAST_STANDARD_SIGNAL: i32 = 33;
+/// Signals that are caught without the program's doing: INT by Python, those of crashes by faulthandler (ILL, ABRT, BUS,
+/// FPE, SEGV), WINCH by the readline library. The handler of any other may wake a thread.
+const PYTHONS_OWN_SIGNALS: [i32; 7] = [2, 4, 6, 7, 8, 11, 28];
+/// glibc's own and real-time signals come after it.
+const LAST_STANDARD_SIGNAL: i32 = 31;
+/// Signals from here on are for programs; before come glibc's own.
+const FIRST_REALTIME_SIGNAL: i32 = 34;
 
 /// Newest CPython minor version whose sub-interpreters' thread states may name the wrong thread.
 const LAST_MINOR_WITH_CREATORS_IDS: u8 = 12;
@@ -183,6 +185,9 @@ impl<'a> Case<'a> {
             }
             match self.standing(thread) {
                 Standing::Internal => {}
+                Standing::Timed | Standing::FarOff(_) if is_watchdog(thread) => {
+                    closure = Closure::Unclear;
+                }
                 Standing::Unclear => closure = Closure::Unclear,
                 _ => return Closure::OpenThread(thread.key.clone()),
             }
@@ -197,7 +202,9 @@ impl<'a> Case<'a> {
     fn waking_signal(&self, process: &Process) -> Option<i32> {
         let ours = self.run.and_then(|run| run.process(&process.key)?.signal);
         process.caught_signals.iter().copied().find(|signal| {
-            let may_wake = WAKING_SIGNALS.contains(signal) || *signal > LAST_STANDARD_SIGNAL;
+            let standard = (1..=LAST_STANDARD_SIGNAL).contains(signal);
+            let may_wake = (standard && !PYTHONS_OWN_SIGNALS.contains(signal))
+                || *signal >= FIRST_REALTIME_SIGNAL;
             may_wake && Some(*signal) != ours
         })
     }
@@ -247,6 +254,15 @@ fn idles_in_pool(thread: &Thread) -> bool {
         .as_ref()
         .and_then(|wait| wait.call.as_ref())
         .is_some_and(|call| call.untrusted().starts_with("idle "))
+}
+
+/// A native thread that waits on a lock for a time, as faulthandler's watchdog does: rarely does it wake Python code.
+fn is_watchdog(thread: &Thread) -> bool {
+    let waits_for_lock = thread
+        .wait
+        .as_ref()
+        .is_some_and(|wait| wait.kind == WaitKind::Futex);
+    thread.kind == ThreadKind::Native && waits_for_lock
 }
 
 /// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,

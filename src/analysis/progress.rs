@@ -44,9 +44,15 @@ fn progress(samples: &[Snapshot], key: &Key) -> ThreadProgress {
     let cpu = percent(first.kernel.cpu_ns, last.kernel.cpu_ns);
     let delay = percent(first.kernel.run_delay_ns, last.kernel.run_delay_ns);
     let threads: Vec<&Thread> = views.iter().map(|(_, thread)| *thread).collect();
+    // Our own stop makes each thread run once, and so tells nothing of whether it was woken.
+    let process = key.of_process();
+    let was_stopped = samples
+        .iter()
+        .flat_map(|sample| &sample.pauses)
+        .any(|pause| pause.process == process);
     ThreadProgress {
         thread: key.clone(),
-        motion: motion(&threads, cpu, delay),
+        motion: motion(&threads, cpu, delay, was_stopped),
         cpu_percent: u32::try_from(cpu).ok(),
     }
 }
@@ -59,7 +65,7 @@ fn unknown(key: &Key) -> ThreadProgress {
     }
 }
 
-fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
+fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64, was_stopped: bool) -> Motion {
     let positions: BTreeSet<Position<'_>> = views.iter().map(|thread| position(thread)).collect();
     let computes = cpu_percent >= STARVED_PERCENT
         && cpu_percent.saturating_add(delay_percent) >= COMPUTING_PERCENT;
@@ -72,7 +78,10 @@ fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64) -> Motion {
         return Motion::Moving;
     }
     if positions.len() == 1 {
-        return match (computes, ran(views) || cpu_percent > IDLE_PERCENT) {
+        return match (
+            computes,
+            (ran(views) && !was_stopped) || cpu_percent > IDLE_PERCENT,
+        ) {
             (true, _) => Motion::Busy,
             (false, true) => Motion::Stirring,
             (false, false) => Motion::Still,

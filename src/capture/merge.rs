@@ -284,7 +284,11 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
     wait.holders = python.holders.into_iter().map(&holder).collect();
     wait.holders
         .sort_by_key(|holder| std::cmp::Reverse(holder.grade));
-    wait.suspects = python.suspects.into_iter().map(&holder).collect();
+    let suspect = |raw: RawHolder| Holder {
+        grade: Grade::Guessed,
+        ..holder(raw)
+    };
+    wait.suspects = python.suspects.into_iter().map(suspect).collect();
     wait.holder_unknown = python.holder_unknown;
 }
 

@@ -6,7 +6,7 @@ use crate::model::{
     Foreign, Grade, Holder, HolderEvidence, Key, Pid, Process, SharedLock, Snapshot, Thread, Tid,
     WaitKind,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names the holders that other processes of the sample have told, for waiters that know none.
 pub(super) fn resolve(snapshot: &mut Snapshot) {
@@ -18,13 +18,39 @@ pub(super) fn resolve(snapshot: &mut Snapshot) {
                 .push(lock.clone());
         }
     }
+    let forked = forked_by_hand(snapshot);
     let all_read = snapshot.gaps.iter().all(|gap| !gap.kind.is_incomplete());
     for process in &mut snapshot.processes {
-        resolve_in(process, &held, all_read);
+        let is_copy = forked.contains(&process.key);
+        resolve_in(process, &held, all_read, is_copy);
     }
 }
 
-fn resolve_in(process: &mut Process, held: &BTreeMap<Foreign, Vec<SharedLock>>, all_read: bool) {
+/// Processes that go on where their parent was when it forked (`os.fork`): their frames may be in blocks of the parent's,
+/// of locks that they do not hold. `multiprocessing` starts its own below frames of its own.
+fn forked_by_hand(snapshot: &Snapshot) -> BTreeSet<Key> {
+    let is_copy = |process: &&Process| {
+        let parent = snapshot
+            .processes
+            .iter()
+            .find(|parent| parent.pid == process.ppid);
+        let of_multiprocessing = process
+            .threads
+            .iter()
+            .flat_map(Thread::frames)
+            .any(|frame| frame.in_file("multiprocessing/process.py"));
+        parent.is_some_and(|parent| parent.argv == process.argv) && !of_multiprocessing
+    };
+    let copies = snapshot.processes.iter().filter(is_copy);
+    copies.map(|process| process.key.clone()).collect()
+}
+
+fn resolve_in(
+    process: &mut Process,
+    held: &BTreeMap<Foreign, Vec<SharedLock>>,
+    all_read: bool,
+    is_copy: bool,
+) {
     for thread in &mut process.threads {
         let settled = thread.settled;
         let Some(wait) = &mut thread.wait else {
@@ -33,16 +59,31 @@ fn resolve_in(process: &mut Process, held: &BTreeMap<Foreign, Vec<SharedLock>>, 
         let Some(memory) = wait.shared_memory.as_ref() else {
             continue;
         };
-        if wait.kind != WaitKind::SharedFutex || !wait.holders.is_empty() {
+        if wait.kind != WaitKind::SharedFutex {
             continue;
         }
-        let holders = held.get(memory).into_iter().flatten();
+        let holders = held.get(memory).map_or(&[][..], Vec::as_slice);
+        // A process that was forked within the block has a copy of it: then it is open which of them has the lock.
+        let processes: BTreeSet<Key> = holders
+            .iter()
+            .map(|lock| lock.thread.of_process())
+            .collect();
+        let is_open = processes.len() > 1;
+        if !wait.holders.is_empty() {
+            if is_open || is_copy {
+                for holder in &mut wait.holders {
+                    holder.grade = Grade::Guessed;
+                }
+            }
+            continue;
+        }
         wait.holders = holders
+            .iter()
             .map(|lock| Holder {
                 thread: Some(lock.thread.clone()),
                 by: HolderEvidence::WithBlock,
                 place: Some(lock.place.clone()),
-                grade: if settled && lock.settled {
+                grade: if settled && lock.settled && !is_open {
                     Grade::Derived
                 } else {
                     Grade::Guessed

@@ -61,7 +61,7 @@ pub(crate) fn await_chain(heap: &Heap<'_>, codes: &CodeCache, outermost: u64) ->
         let awaited = if suspended {
             awaited_by(heap, &frame)
         } else {
-            chain.executing = true;
+            chain.executing = executes(heap, next);
             None
         };
         chain.frames.push(frame);
@@ -95,12 +95,27 @@ pub(crate) fn frame_of(
             frame: offset,
             state,
             suspended: (first, last),
+            ..
         } => {
             let state = memory.u8(generator.wrapping_add(state)).ok()?.cast_signed();
             let frame = frame::at(heap, codes, generator.wrapping_add(offset))
                 .ok()
                 .flatten()?;
             Some((frame, (first..=last).contains(&state)))
+        }
+    }
+}
+
+/// Whether a generator that is not suspended executes: it may not have begun.
+fn executes(heap: &Heap<'_>, generator: u64) -> bool {
+    match heap.offsets.generator {
+        // One that has not begun keeps the depth of its stack, and so counts as suspended.
+        GeneratorLayout::Pointer(_) => true,
+        GeneratorLayout::Embedded {
+            state, executing, ..
+        } => {
+            let state = heap.memory.u8(generator.wrapping_add(state));
+            state.is_ok_and(|state| state.cast_signed() == executing)
         }
     }
 }

@@ -7,11 +7,12 @@ use super::frame::RawFrame;
 use super::generator;
 use super::heap::Heap;
 use super::interpreter::{Census, RawThreadState};
+use super::library;
 use super::offsets::fixed;
 use super::slots;
 use super::waits::{self, LockWait, PythonWait, WaitTarget};
 use super::with_blocks;
-use crate::model::{Foreign, HolderEvidence, Tid};
+use crate::model::{Foreign, HolderEvidence, Tid, WaitObject};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most frames of one thread that are searched for `with` blocks.
@@ -53,17 +54,22 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
         .iter()
         .flat_map(|(_, _, wait)| lockable(wait))
         .collect();
-    if wanted.is_empty() {
+    let imports = waits
+        .iter()
+        .any(|(_, _, wait)| matches!(wait.target, Some(WaitTarget::Import(_))));
+    if wanted.is_empty() && !imports {
         return;
     }
     let mut search = Search {
         heap,
         wanted,
         found: BTreeMap::new(),
+        generators: BTreeMap::new(),
     };
     for raw in &census.thread_states {
         search.with_blocks(raw);
     }
+    search.generators_locks();
     let idents: BTreeMap<u64, &RawThreadState> = census
         .thread_states
         .iter()
@@ -72,6 +78,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     for (_, native_id, wait) in waits.iter_mut() {
         search.fill(wait, *native_id, &idents);
     }
+    contest(heap, census, waits);
     let open: BTreeSet<u64> = waits
         .iter()
         .filter(|(_, native_id, wait)| no_other_holds(wait, *native_id))
@@ -80,7 +87,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     if open.is_empty() {
         return;
     }
-    let mut reached = reached(heap, census, &open);
+    let mut reached = reached(heap, census, &open, &|_, _| true);
     // Whoever waits for the same does not hold it.
     let mut fellows: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
     for (_, native_id, wait) in waits.iter() {
@@ -110,11 +117,65 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
         wait.suspects = suspects;
         if let Some(WaitTarget::Lock(lock)) = &wait.target
             && wait.holders.is_empty()
+            && wait.holder_unknown.is_none()
             && !lock.recursive
             && is_the_lock_itself(wait)
         {
             wait.holder_unknown = Some(
                 "it was taken by acquire() rather than by a with block, and a plain lock does not note by whom".into(),
+            );
+        }
+    }
+}
+
+/// A plain lock that is given up within its block may have been taken since by another thread's `acquire()`. If there is one
+/// whose code does that and refers to the lock, it is open who holds it.
+fn contest(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, PythonWait)]) {
+    let plain = |wait: &PythonWait| match &wait.target {
+        Some(WaitTarget::Lock(lock)) if !lock.recursive && !wait.holders.is_empty() => {
+            Some(lock.object.0)
+        }
+        _ => None,
+    };
+    let wanted: BTreeSet<u64> = waits
+        .iter()
+        .filter_map(|(_, _, wait)| plain(wait))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let mut waiting: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
+    for (_, native_id, wait) in waits.iter() {
+        if let Some(lock) = plain(wait) {
+            waiting.entry(lock).or_default().insert(*native_id);
+        }
+    }
+    let rivals = reached(heap, census, &wanted, &names_acquire);
+    for (_, _, wait) in waits.iter_mut() {
+        let Some(lock) = plain(wait) else { continue };
+        let is_rival = |rival: &&RawHolder| {
+            let waits = rival
+                .native_id
+                .is_some_and(|id| waiting.get(&lock).is_some_and(|all| all.contains(&id)));
+            let holds = wait
+                .holders
+                .iter()
+                .any(|holder| holder.native_id == rival.native_id);
+            !waits && !holds
+        };
+        let rivals: Vec<RawHolder> = rivals
+            .get(&lock)
+            .into_iter()
+            .flatten()
+            .filter(is_rival)
+            .cloned()
+            .collect();
+        if !rivals.is_empty() {
+            wait.suspects.append(&mut wait.holders);
+            wait.suspects.extend(rivals);
+            wait.suspects.truncate(MAX_TOLD);
+            wait.holder_unknown = Some(
+                "one thread is in a with block of it, and another's code takes it by acquire(): either may hold it".into(),
             );
         }
     }
@@ -147,7 +208,7 @@ fn lockable(wait: &PythonWait) -> Vec<u64> {
     let semaphore = wait
         .object
         .as_ref()
-        .filter(|object| object.type_name.untrusted().contains("Semaphore"))
+        .filter(|object| is_semaphore(object))
         .map(|object| object.address.0);
     [target]
         .into_iter()
@@ -173,6 +234,8 @@ struct Search<'h> {
     heap: &'h Heap<'h>,
     wanted: BTreeSet<u64>,
     found: BTreeMap<u64, Vec<RawHolder>>,
+    /// Generators that frames refer to, with the threads of these.
+    generators: BTreeMap<u64, BTreeSet<Tid>>,
 }
 
 impl Search<'_> {
@@ -180,7 +243,15 @@ impl Search<'_> {
     fn with_blocks(&mut self, raw: &RawThreadState) {
         // Conditions that the frames inwards of the present one wait on: they have released their locks.
         let mut released = BTreeSet::new();
+        // Code that gives a lock up within a block of it (`lock.release()`) leaves the block as it was.
+        let mut may_release = false;
         for frame in raw.raw_frames.iter().take(MAX_FRAMES) {
+            may_release |= frame
+                .code
+                .names(self.heap)
+                .iter()
+                .any(|name| name == "release")
+                && !library::is_in_library(&frame.code.file);
             if frame.code.name == "wait"
                 && frame.code.file.untrusted().ends_with("/threading.py")
                 && let Some(condition) = slots::variable(self.heap, frame, "self")
@@ -192,37 +263,49 @@ impl Search<'_> {
             for block in with_blocks::active(self.heap, frame) {
                 let place = Some(place_at(self.heap, frame, block.entered));
                 let native_id = Some(raw.native_id);
-                self.note(block.manager, &released, native_id, &place);
+                self.note(block.manager, &released, native_id, &place, may_release);
             }
             self.generators(raw, frame);
         }
     }
 
-    /// Suspended generators that a frame refers to and that are in a `with` block.
+    /// Suspended generators that a frame refers to, by a variable or in a `for` loop, and that are in a `with` block.
     fn generators(&mut self, raw: &RawThreadState, frame: &RawFrame) {
-        let codes = CodeCache::default();
-        for (_, value) in slots::variables(self.heap, frame).unwrap_or_default() {
+        let variables = slots::variables(self.heap, frame).unwrap_or_default();
+        let stack = slots::stack(self.heap, frame).unwrap_or_default();
+        let values = variables.into_iter().map(|(_, value)| value);
+        for value in values.chain(stack.values.into_iter().filter(|value| *value != 0)) {
             if generator::is_generator(self.heap, value) {
-                self.generator(&codes, raw, value);
+                self.generators
+                    .entry(value)
+                    .or_default()
+                    .insert(raw.native_id);
             }
         }
     }
 
-    fn generator(&mut self, codes: &CodeCache, raw: &RawThreadState, object: u64) {
-        let Some((inner, true)) = generator::frame_of(self.heap, codes, object) else {
-            return;
-        };
-        for block in with_blocks::active(self.heap, &inner) {
-            for lock in self.locks_of(block.manager) {
-                self.add(
-                    lock,
-                    RawHolder {
-                        native_id: Some(raw.native_id),
-                        by: HolderEvidence::SuspendedWithBlock,
-                        place: Some(place_at(self.heap, &inner, block.entered)),
-                        direct: lock == block.manager,
-                    },
-                );
+    /// Who has a generator that is in a block of a lock: the one thread that refers to it. Several may each drive it.
+    fn generators_locks(&mut self) {
+        let codes = CodeCache::default();
+        for (object, threads) in std::mem::take(&mut self.generators) {
+            let (1, Some(native_id)) = (threads.len(), threads.first()) else {
+                continue;
+            };
+            let Some((inner, true)) = generator::frame_of(self.heap, &codes, object) else {
+                continue;
+            };
+            for block in with_blocks::active(self.heap, &inner) {
+                for lock in self.locks_of(block.manager) {
+                    self.add(
+                        lock,
+                        RawHolder {
+                            native_id: Some(*native_id),
+                            by: HolderEvidence::SuspendedWithBlock,
+                            place: Some(place_at(self.heap, &inner, block.entered)),
+                            direct: lock == block.manager,
+                        },
+                    );
+                }
             }
         }
     }
@@ -233,10 +316,12 @@ impl Search<'_> {
         released: &BTreeSet<u64>,
         native_id: Option<Tid>,
         place: &Option<Foreign>,
+        may_release: bool,
     ) {
         for lock in self.locks_of(manager) {
             if !released.contains(&lock) && !released.contains(&manager) {
-                let direct = lock == manager || self.heap.is_instance(manager, "Condition");
+                let direct = !may_release
+                    && (lock == manager || self.heap.is_instance(manager, "Condition"));
                 self.add(
                     lock,
                     RawHolder {
@@ -249,7 +334,8 @@ impl Search<'_> {
             }
         }
         // `@contextmanager`: the block's body is where the generator is suspended.
-        if let Ok(Some(generator)) = self.heap.attribute(manager, "gen")
+        if self.heap.is_instance(manager, "_GeneratorContextManager")
+            && let Ok(Some(generator)) = self.heap.attribute(manager, "gen")
             && let Some((inner, true)) =
                 generator::frame_of(self.heap, &CodeCache::default(), generator)
         {
@@ -308,18 +394,24 @@ impl Search<'_> {
         out
     }
 
-    /// Whether the manager's `__enter__` has to do with the lock of this name, as far as the names in it tell. Many a class
-    /// with a lock is a context manager for other reasons, such as a pool.
+    /// Whether a manager takes its lock of this name in `__enter__` and gives it back in `__exit__`, as far as the names in
+    /// them tell. Many a class with a lock is a context manager for other reasons, such as a pool, and takes it for a
+    /// moment only: a block in `__enter__` itself speaks against it.
     fn takes_on_entry(&self, manager: u64, attribute: &str) -> bool {
-        let takes = |name: &String| {
-            name == attribute
-                || name == "__enter__"
-                || name.contains("acquire")
-                || name.contains("lock")
+        let names = |method: &str| {
+            let method = self.heap.method(manager, method)?;
+            Some((method.names, method.has_blocks))
         };
-        self.heap
-            .method_names(manager, "__enter__")
-            .is_some_and(|names| names.iter().any(takes))
+        let (Some((entry, blocks)), Some((exit, _))) = (names("__enter__"), names("__exit__"))
+        else {
+            return false;
+        };
+        let has = |names: &[String], wanted: &str| names.iter().any(|name| name == wanted);
+        !blocks
+            && has(&entry, attribute)
+            && (has(&entry, "acquire") || has(&entry, "__enter__"))
+            && has(&exit, attribute)
+            && (has(&exit, "release") || has(&exit, "__exit__"))
     }
 
     fn add(&mut self, lock: u64, holder: RawHolder) {
@@ -347,12 +439,18 @@ impl Search<'_> {
                 holders.push(holder.clone());
             }
         }
+        // An RLock knows better than a block: it may have been given up within that.
+        if let Some(WaitTarget::Lock(lock)) = &wait.target
+            && let Some(owner) = lock.owner.and_then(|ident| idents.get(&ident))
+        {
+            holders.retain(|holder| holder.native_id == Some(owner.native_id));
+        }
         match &wait.target {
             Some(WaitTarget::Lock(lock)) => match self.owner(lock, &holders, idents) {
                 Some(owner) if owner.by == HolderEvidence::BareOwnerField => {
                     wait.suspects.push(owner);
                     wait.holder_unknown = Some(
-                        "its owner field names a thread whose code does not refer to it: the owner has ended, and its \
+                        "its owner field names a thread whose code does not take it: the owner has ended, and its \
                          id was given to another thread since"
                             .into(),
                     );
@@ -373,7 +471,8 @@ impl Search<'_> {
             }
             Some(WaitTarget::ProcessLock(lock)) => {
                 let (holder, unknown) = self.process_lock(lock.0, idents);
-                holders.extend(
+                // A process that was forked while the lock was held has a copy of that note.
+                wait.suspects.extend(
                     holder.filter(|own| {
                         !holders.iter().any(|known| known.native_id == own.native_id)
                     }),
@@ -384,8 +483,8 @@ impl Search<'_> {
             }
             _ => {}
         }
-        // A waiter that is in a block of the very object that it waits on waits within it, as for a Condition.
-        if !is_lock_target(wait) {
+        // One that is in a block of a semaphore may well take it again.
+        if wait.object.as_ref().is_some_and(is_semaphore) {
             holders.retain(|holder| holder.native_id != Some(native_id));
         }
         holders.truncate(MAX_TOLD);
@@ -422,7 +521,9 @@ impl Search<'_> {
             .raw_frames
             .iter()
             .take(MAX_SUSPECT_FRAMES)
-            .find(|frame| reaches(self.heap, frame, lock.object.0));
+            .find(|frame| {
+                names_acquire(self.heap, frame) && reaches(self.heap, frame, lock.object.0)
+            });
         let contradicted = !holders.is_empty();
         Some(RawHolder {
             native_id: Some(raw.native_id),
@@ -465,8 +566,8 @@ impl Search<'_> {
     }
 }
 
-fn is_lock_target(wait: &PythonWait) -> bool {
-    is_the_lock_itself(wait) || matches!(wait.target, Some(WaitTarget::Import(_)))
+fn is_semaphore(object: &WaitObject) -> bool {
+    object.type_name.untrusted().contains("Semaphore")
 }
 
 /// "function (file.py:7)", as reports show it.
@@ -479,6 +580,11 @@ fn place_at(heap: &Heap<'_>, frame: &RawFrame, offset: i64) -> Foreign {
     code.frame(heap, frame.address, offset).place().into()
 }
 
+/// Whether a frame's code has an `acquire` in it.
+fn names_acquire(heap: &Heap<'_>, frame: &RawFrame) -> bool {
+    frame.code.names(heap).iter().any(|name| name == "acquire")
+}
+
 /// Whether a frame refers to an object: by a variable, an attribute of one, or a global that its code uses.
 fn reaches(heap: &Heap<'_>, frame: &RawFrame, object: u64) -> bool {
     waits::name_of(heap, frame, object).is_some()
@@ -489,6 +595,7 @@ fn reached(
     heap: &Heap<'_>,
     census: &Census,
     wanted: &BTreeSet<u64>,
+    counts: &dyn Fn(&Heap<'_>, &RawFrame) -> bool,
 ) -> BTreeMap<u64, Vec<RawHolder>> {
     let mut out: BTreeMap<u64, Vec<RawHolder>> = BTreeMap::new();
     let mut search = Reach {
@@ -499,7 +606,8 @@ fn reached(
     };
     for raw in &census.thread_states {
         let mut known = BTreeSet::new();
-        for frame in raw.raw_frames.iter().take(MAX_SUSPECT_FRAMES) {
+        let frames = raw.raw_frames.iter().take(MAX_SUSPECT_FRAMES);
+        for frame in frames.filter(|frame| counts(heap, frame)) {
             for object in search.within_frame(frame) {
                 if known.insert(object) {
                     out.entry(object).or_default().push(RawHolder {

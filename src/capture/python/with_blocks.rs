@@ -202,6 +202,25 @@ fn old_setup(heap: &Heap<'_>, code: u64, handler: u64, unit: u64) -> Option<i64>
     None
 }
 
+/// Whether a code object has any `try` or `with` block.
+pub(crate) fn has_any(heap: &Heap<'_>, code: u64) -> bool {
+    match heap.offsets.with_blocks {
+        WithBlocks::ExceptionTable { .. } => !exception_table(heap, code).is_empty(),
+        WithBlocks::BlockStack { .. } => {
+            let bytes = heap
+                .memory
+                .u64(code.wrapping_add(heap.offsets.code_instructions))
+                .map_err(ObjectError::from)
+                .and_then(|object| heap.byte_string(object, MAX_OLD_CODE as u64));
+            bytes.is_ok_and(|bytes| {
+                bytes.chunks_exact(2).any(|pair| {
+                    pair[0] == OLD_SETUP_WITH || i32::from(pair[0]) == OLD_SETUP_FINALLY
+                })
+            })
+        }
+    }
+}
+
 /// Reads a code object's exception table (CPython's `InternalDocs/exception_handling.md`).
 pub(super) fn exception_table(heap: &Heap<'_>, code: u64) -> Vec<ExceptionEntry> {
     let WithBlocks::ExceptionTable { table, .. } = heap.offsets.with_blocks else {

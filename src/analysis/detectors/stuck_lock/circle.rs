@@ -112,6 +112,17 @@ fn certainty(
     if by_signal || (any_plain && *closure != Closure::Closed) {
         certainty = certainty.min(Certainty::Probable);
     }
+    // Who holds a lock is not read but derived, and somebody goes on who may be the one that has it.
+    let derived = steps
+        .iter()
+        .filter_map(|step| step.hold)
+        .any(|hold| hold.ceiling(case) < Certainty::Certain);
+    if derived && matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_)) {
+        if !case.overdue {
+            return None;
+        }
+        certainty = certainty.min(Certainty::Possible);
+    }
     Some(certainty)
 }
 

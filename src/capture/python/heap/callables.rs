@@ -2,9 +2,18 @@
 
 use super::{Heap, ObjectError};
 use crate::capture::python::offsets::fixed;
+use crate::capture::python::with_blocks;
 
 /// How many wrappers around a function are looked through.
 const MAX_WRAPPERS: u8 = 4;
+
+/// What is to be known of a method's code.
+pub(crate) struct Method {
+    /// Names of the globals and attributes that it uses.
+    pub(crate) names: Vec<String>,
+    /// It has a `try` or `with`.
+    pub(crate) has_blocks: bool,
+}
 
 impl Heap<'_> {
     /// The bare name of a callable (`__exit__`, `acquire`), where its type is known.
@@ -37,8 +46,8 @@ impl Heap<'_> {
         })
     }
 
-    /// Names of the globals and attributes that a method of an object's class uses, if it is made in Python.
-    pub(crate) fn method_names(&self, object: u64, method: &str) -> Option<Vec<String>> {
+    /// A method of an object's class, if it is made in Python.
+    pub(crate) fn method(&self, object: u64, method: &str) -> Option<Method> {
         let kind = self.type_of(object).ok()?;
         let function = self.bases(kind).ok()?.into_iter().find_map(|base| {
             let dict = self.memory.u64(base.wrapping_add(fixed::TYPE_DICT)).ok()?;
@@ -50,10 +59,14 @@ impl Heap<'_> {
         let pointer = |object: u64, offset: u64| self.memory.u64(object.wrapping_add(offset)).ok();
         let code = pointer(function, self.offsets.function_code)?;
         let names = self.tuple(pointer(code, self.offsets.code_names)?).ok()?;
-        names
+        let names = names
             .into_iter()
             .map(|name| self.string(name).ok())
-            .collect()
+            .collect::<Option<Vec<String>>>()?;
+        Some(Method {
+            names,
+            has_blocks: with_blocks::has_any(self, code),
+        })
     }
 
     /// The object that a method is bound to.

@@ -241,6 +241,8 @@ pub(crate) enum GeneratorLayout {
         state: u64,
         /// Values of `gi_frame_state` that mean suspended: from the first to the second.
         suspended: (i8, i8),
+        /// The value that means that it executes.
+        executing: i8,
     },
 }
 
