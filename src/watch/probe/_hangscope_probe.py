@@ -533,15 +533,13 @@ class Probe:
         self.controller = False
         self.logs = True  # whether logged reports are of tests of this process
         self.signal = 0
-        self.handler = self._on_request  # one object, to be known again
+        self.handler = None
         self.limits = Limits()
-        self.busy = False  # in the middle of a record
-        self.phase = 0  # SETUP, CALL or TEARDOWN while code of the test runs
-        self.pending = None  # text of the request that was acted on in this phase
         self.serial = 0  # of the last test that began
         self.running = 0  # the same, and 0 when it has ended
         self.test = None  # text of its SETUP
         self.result = PASSED
+        self.early = None  # a report of a test that we were not told of yet
         self.last = 0  # time of the last record with counts
         self._open(CAPACITY)
 
@@ -569,7 +567,6 @@ class Probe:
         running = self.running
         self._open(FORKED_CAPACITY)
         self.serial = self.running = 0
-        self.busy = False
         self._session(forked=True)
         if self.logs:
             self.logs = False
@@ -579,12 +576,8 @@ class Probe:
             self._put(SETUP, self.test)
 
     def _put(self, kind, text=b"", flags=0):
-        """A record without counts. It can be one within a phase, where a request may come."""
-        self.busy = True
-        try:
-            self.ring.put(monotonic_ns(), self.running, NOTHING_COUNTED, kind, flags, text)
-        finally:
-            self.busy = False
+        """A record without counts."""
+        self.ring.put(monotonic_ns(), self.running, NOTHING_COUNTED, kind, flags, text)
 
     def _boundary(self, kind, text=b"", flags=0):
         """A record with all counts, and what was born since the last one."""
@@ -657,7 +650,7 @@ class Probe:
                 self.hidden.restore_environment()  # for workers, also for those started later
             else:
                 self.hidden.environment()
-            self._install_handler()
+            self._install_handler(sys._getframe(1).f_code)
             if self._here():
                 self._session()
         except Exception:
@@ -749,31 +742,59 @@ class Probe:
         except Exception:
             pass
 
+    def _install_handler(self, multicall):
+        """`multicall` is the code by which pluggy calls hooks."""
+        # Nothing to do, so that there is no handler to be seen.
+
     # tests
 
-    def _begin(self, item):
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
         try:
             if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
                 return
-            if self.running:  # pytest-rerunfailures tells not of the end of a failed try
-                self._end()
             limits = self.limits
             known = item.parent is limits.parent and not limits.marked and not item.own_markers
             limit = "" if known else limits.of(item)
             file, line, _ = item.location
             line = "" if line is None else line + 1
             file = file.replace("\n", "\\n")
-            text = self.test = _bytes(f"{line}\n{limit}\n{file}\n{item.nodeid}")
-            self.serial = self.running = self.serial + 1
-            self.result = PASSED
-            now = monotonic_ns()
-            counter = self.counter
-            # so short after the end of a test the counts of that hold
-            counts = counter.all if now - self.last < SAME else counter.count_all()
-            self.last = now
-            self.ring.put(now, self.running, counts, SETUP, 0, text)
-            if counter.moved:
-                self._births(SETUP, counts)
+            self._begin(_bytes(f"{line}\n{limit}\n{file}\n{item.nodeid}"))
+        except Exception:
+            pass
+
+    def _begin(self, text):
+        if self.running:  # pytest-rerunfailures tells not of the end of a failed try
+            self._end()
+        self.test = text
+        self.serial = self.running = self.serial + 1
+        self.result = PASSED
+        now = monotonic_ns()
+        counter = self.counter
+        # so short after the end of a test the counts of that hold
+        counts = counter.all if now - self.last < SAME else counter.count_all()
+        self.last = now
+        self.ring.put(now, self.running, counts, SETUP, 0, text)
+        if counter.moved:
+            self._births(SETUP, counts)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self):
+        self._step(CALL)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item):
+        if not self.running:
+            self._begin_late(item)
+        self._step(TEARDOWN)
+
+    def _begin_late(self, item):
+        """The setup was ended, as by a skip, by a hook that was called before ours."""
+        try:
+            report, self.early = self.early, None
+            self.pytest_runtest_setup(item)
+            if self.running and report is not None and report.nodeid == item.nodeid:
+                self._outcome(report)
         except Exception:
             pass
 
@@ -790,6 +811,7 @@ class Probe:
         """Tells of a report; the one of the teardown is the end of the test."""
         try:
             if not self.running:
+                self.early = report
                 return
             if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
                 return
@@ -830,107 +852,6 @@ class Probe:
         phase = ("setup", "call", "teardown").index(report.when) + 1
         self._put(REPORT, _bytes("%s\n%s" % (shown, message)), phase)
 
-    # interruption
-
-    def _install_handler(self):
-        if not isinstance(self, Interrupter):
-            return  # so that there is no handler to be seen
-        first = signal.SIGRTMIN + 11
-        try:
-            for number in range(first, signal.SIGRTMAX + 1):
-                if getsignal(number) is signal.SIG_DFL:
-                    signal.signal(number, self.handler)
-                    self.signal = number
-                    return
-        except ValueError:  # not the main thread of the main interpreter: can't be interrupted
-            pass
-
-    def _accept(self):
-        """The watcher's request, if it is for the code that runs right now."""
-        if getpid() != self.pid or not self.phase or self.busy or self.ring is None:
-            return None
-        serial, stage, text = self.ring.request()
-        return (stage, text) if serial == self.serial and stage in (1, 2) else None
-
-    def _on_request(self, _number, frame):
-        __tracebackhide__ = True
-        try:
-            request = self._accept()
-        except Exception:
-            return
-        if request is None:
-            return
-        stage, text = request
-        soft = getsignal(signal.SIGINT) if stage == 1 else None
-        if callable(soft):
-            # An exception in the middle of trio or asyncio would break them for the tests to
-            # come. Their SIGINT handlers know when it is safe, and end the main task if not.
-            name = getattr(soft, "__qualname__", None) or type(soft).__qualname__
-            self._acted(stage, text, "called the SIGINT handler %s" % name)
-            try:
-                soft(signal.SIGINT, frame)
-                return
-            except KeyboardInterrupt:
-                pass
-        else:
-            self._acted(stage, text, "raised a failure")
-        # A failure, unlike an interrupt, is a thing that fixtures and unittest expect. But
-        # asyncio keeps a failure of a task for itself, and an interrupt ends it.
-        if self.phase == CALL and _asyncio_runs():
-            raise KeyboardInterrupt
-        raise pytest.fail.Exception(text)
-
-    def _acted(self, stage, text, what):
-        self.pending = text
-        try:
-            self.ring.forget_request()
-            self._put(INTERRUPTED, _bytes(what), stage)
-        except Exception:
-            pass
-
-    def _settle(self, outcome, item=None, nextitem=None):
-        """The phase that was interrupted has ended: it has failed, whatever became of that."""
-        text, self.pending = self.pending, None
-        try:
-            error = outcome.excinfo[1] if outcome.excinfo else None
-            if error is not None and not _is_interrupt(error):
-                return  # it failed by itself, or by our failure
-            failure = pytest.fail.Exception(text, pytrace=error is not None)
-            if error is not None:
-                if isinstance(error, KeyboardInterrupt):
-                    failure.__cause__ = error.__cause__
-                    failure.__context__ = error.__context__
-                    failure.__suppress_context__ = error.__suppress_context__
-                else:
-                    failure.__cause__ = error
-                failure.__traceback__ = error.__traceback__
-                if item is not None:
-                    self._finish_teardown(item, nextitem)
-            if hasattr(outcome, "force_exception"):
-                outcome.force_exception(failure)
-            else:  # pluggy 1.0
-                outcome._excinfo = (type(failure), failure, failure.__traceback__)
-        except Exception:
-            pass
-
-    def _finish_teardown(self, item, nextitem):
-        # An interrupt makes pytest leave its teardown half done; the next test would fail by
-        # "previous item was not torn down properly". It has forgotten the other fixtures of
-        # the test, but these know themselves that they are still set up.
-        self.phase = TEARDOWN
-        try:
-            fixtures = list(item._request._fixture_defs.values())
-            left = [one.finish for one in fixtures if one.scope == "function" and one.cached_result]
-            nodes = functools.partial(item.session._setupstate.teardown_exact, nextitem)
-            for finish in [functools.partial(one, item._request) for one in left[::-1]] + [nodes]:
-                try:
-                    finish()
-                except (Exception, pytest.fail.Exception, pytest.skip.Exception):
-                    pass
-        finally:
-            self.phase = 0
-            self.pending = None
-
 
 class ForkedReports:
     """pytest-forked logs no report in its child, but it makes them there."""
@@ -945,54 +866,229 @@ class ForkedReports:
             self.probe.report(outcome.get_result())
 
 
-class Follower(Probe):
-    """Tells of the tests, and can fail none: what nobody will ask for costs nothing."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item):
-        self._begin(item)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self):
-        self._step(CALL)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_teardown(self):
-        self._step(TEARDOWN)
+# --- failing a test
 
 
 class Interrupter(Probe):
-    """Can also fail a test when it is asked to."""
+    """Can also fail a test when it is asked to.
 
-    # Wrappers of the old style: pluggy throws no exception into them, so that no frame of ours
-    # gets into a traceback; and pytest 7 knows no other.
+    An exception that a signal's handler raises comes out of whatever runs just then. It must be
+    code that a hook of the asked test's phase has called: pytest's own code around that does not
+    expect one. So the handler looks at the stack, and nothing has to be noted for each phase.
+    """
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item):
-        self._begin(item)
-        self.phase = SETUP
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome)
+    def __init__(self, hidden):
+        super().__init__(hidden)
+        self.handler = self._on_request  # one object, to be known again
+        self.multicall = None  # the code by which pluggy calls hooks
+        self.interruption = None  # the phase that is being failed
+        self.nextitem = None
+        self.torn_down = 0  # serial of the last test that came to its teardown
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_call(self):
-        self._step(CALL)
-        self.phase = CALL
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome)
-
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, item, nextitem):
+        if not self.running:
+            self._begin_late(item)
+        self.nextitem = nextitem
+        self.torn_down = self.running
         self._step(TEARDOWN)
-        self.phase = TEARDOWN
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome, item, nextitem)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item, call):
+        if self.interruption is not None:
+            self._settle(item, call)
+
+    def _install_handler(self, multicall):
+        if "from_current" not in FROM_CALL.co_names:
+            return  # a pytest that Interruption does not know
+        self.multicall = multicall
+        first = signal.SIGRTMIN + 11
+        try:
+            for number in range(first, signal.SIGRTMAX + 1):
+                if getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, self.handler)
+                    self.signal = number
+                    return
+        except ValueError:  # not the main thread of the main interpreter: can't be interrupted
+            pass
+
+    def _phase_of(self, interrupted):
+        """The frame that takes what is raised in the interrupted one; None if none does that."""
+        phase = None
+        hooked = False  # whether a hook has called the interrupted frame
+        for frame in _stack(interrupted):
+            code = frame.f_code
+            if frame.f_globals is NAMES:
+                # Not in the middle of our own work, but in what that has called of the tests.
+                if frame is interrupted or code not in (FINISH_TEARDOWN, ON_REQUEST):
+                    return None
+                if code is FINISH_TEARDOWN:
+                    return frame
+            elif code is self.multicall:
+                hooked = hooked or frame is not interrupted
+            elif code is FROM_CALL:
+                # The outermost one: those within are of tests that a test runs (pytester).
+                phase = frame if hooked else None
+        return phase
+
+    def _accept(self, interrupted):
+        """The watcher's request if it is for the code that runs right now, and its phase."""
+        if getpid() != self.pid or self.ring is None:
+            return None
+        serial, stage, text = self.ring.request()
+        if not serial or serial != self.running or stage not in (1, 2):
+            return None
+        phase = self._phase_of(interrupted)
+        if phase is None:
+            return None
+        when = phase.f_locals.get("when")
+        if when == "setup" and serial == self.torn_down:
+            return None  # it is the setup of another test (or try) that we were not told of yet
+        return stage, text, phase, when
+
+    def _on_request(self, _number, frame):
+        __tracebackhide__ = True
+        try:
+            request = self._accept(frame)
+        except Exception:
+            return
+        if request is None:
+            return
+        stage, text, phase, when = request
+        soft = getsignal(signal.SIGINT) if stage == 1 else None
+        if callable(soft):
+            # An exception in the middle of trio or asyncio would break them for the tests to
+            # come. Their SIGINT handlers know when it is safe, and end the main task if not.
+            name = getattr(soft, "__qualname__", None) or type(soft).__qualname__
+            self._acted(stage, text, phase, "called the SIGINT handler %s" % name)
+            try:
+                soft(signal.SIGINT, frame)
+                return
+            except KeyboardInterrupt:
+                pass
+        else:
+            self._acted(stage, text, phase, "raised a failure")
+        # A failure, unlike an interrupt, is a thing that fixtures and unittest expect. But
+        # asyncio keeps a failure of a task for itself, and an interrupt ends it.
+        if when == "call" and _asyncio_runs():
+            raise KeyboardInterrupt
+        raise pytest.fail.Exception(text)
+
+    def _acted(self, stage, text, phase, what):
+        if self.interruption is None:
+            self.interruption = Interruption(phase)
+        self.interruption.text = text
+        try:
+            self.ring.forget_request()
+            self._put(INTERRUPTED, _bytes(what), stage)
+        except Exception:
+            pass
+
+    def _settle(self, item, call):
+        """The phase that was interrupted has ended: it has failed, whatever became of that."""
+        try:
+            interruption = self.interruption
+            if any(frame is interruption.phase for frame in _stack(sys._getframe())):
+                return  # it has not: this is the report of a subtest
+            self.interruption = None
+            interruption.end()
+            cut_short = interruption.cut_short
+            text = interruption.text
+            error = None if call.excinfo is None else call.excinfo.value
+            if error is None:
+                # by pytest's own function, so that no frame of ours is to be seen
+                fail = functools.partial(pytest.fail, text, pytrace=False)
+                call.excinfo = pytest.CallInfo.from_call(fail, call.when).excinfo
+            elif not cut_short and _is_interrupt(error):
+                call.excinfo = _failure(text, error)
+                cut_short = True
+            # else it failed by itself, or by our failure
+            if cut_short and call.when == "teardown":
+                self._finish_teardown(item)
+        except Exception:
+            pass
+
+    def _finish_teardown(self, item):
+        # An interrupt makes pytest leave its teardown half done; the next test would fail by
+        # "previous item was not torn down properly". It has forgotten the other fixtures of
+        # the test, but these know themselves that they are still set up.
+        fixtures = list(item._request._fixture_defs.values())
+        left = [one.finish for one in fixtures if one.scope == "function" and one.cached_result]
+        nodes = functools.partial(item.session._setupstate.teardown_exact, self.nextitem)
+        for finish in [functools.partial(one, item._request) for one in left[::-1]] + [nodes]:
+            try:
+                finish()
+            except BaseException as error:
+                expected = (Exception, pytest.fail.Exception, pytest.skip.Exception)
+                if self.interruption is None and not isinstance(error, expected):
+                    raise
+            finally:
+                if self.interruption is not None:  # it hung, too
+                    self.interruption.end()
+                    self.interruption = None
+
+
+class Interruption:
+    """A phase of a test that is being failed, from the request to pytest's report.
+
+    pytest lets a KeyboardInterrupt end the session, and the SIGINT handlers of asyncio and trio
+    make one. Wrappers of the phases' hooks could turn it into a failure, but would cost each
+    test more than all other hooks of ours. What pytest calls when an exception has ended a phase
+    is ExceptionInfo.from_current: as long as we fail a phase, that is ours.
+    """
+
+    def __init__(self, phase):
+        self.phase = phase  # the frame of pytest's CallInfo.from_call
+        self.text = ""
+        self.cut_short = False  # whether a KeyboardInterrupt has ended it
+        self.from_current = vars(pytest.ExceptionInfo)["from_current"]
+        self.replaced = self._from_current
+        pytest.ExceptionInfo.from_current = self.replaced
+
+    def end(self):
+        if vars(pytest.ExceptionInfo)["from_current"] is self.replaced:
+            pytest.ExceptionInfo.from_current = self.from_current
+
+    def _from_current(self, *args, **kwargs):
+        original = self.from_current.__get__(None, pytest.ExceptionInfo)
+        found = original(*args, **kwargs)
+        if sys._getframe(1) is self.phase and isinstance(found.value, KeyboardInterrupt):
+            self.cut_short = True
+            return _failure(self.text, found.value)
+        return found
+
+
+FROM_CALL = pytest.CallInfo.from_call.__code__
+FINISH_TEARDOWN = Interrupter._finish_teardown.__code__
+ON_REQUEST = Interrupter._on_request.__code__
+NAMES = globals()
+
+
+def _stack(frame):
+    """A frame and its callers. Exceptions that end a greenlet go on in its parent."""
+    greenlets = sys.modules.get("greenlet")
+    current = greenlets.getcurrent() if greenlets is not None else None
+    while True:
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+        current = getattr(current, "parent", None)
+        if current is None:
+            return
+        frame = current.gr_frame
+
+
+def _failure(text, error):
+    """Our failure in the place of an interrupt, as pytest knows exceptions."""
+    failure = pytest.fail.Exception(text)
+    if isinstance(error, KeyboardInterrupt):
+        failure.__cause__ = error.__cause__
+        failure.__context__ = error.__context__
+        failure.__suppress_context__ = error.__suppress_context__
+    else:
+        failure.__cause__ = error
+    failure.__traceback__ = error.__traceback__
+    return pytest.ExceptionInfo.from_exc_info((type(failure), failure, failure.__traceback__))
 
 
 def _asyncio_runs():
@@ -1022,6 +1118,6 @@ def pytest_load_initial_conftests(early_config):
             hidden.environment()
         if hidden.run and mmap is not None and sys.byteorder == "little":
             asked = os.path.exists(os.path.join(hidden.run, INTERRUPTS))
-            pluginmanager.register(Interrupter(hidden) if asked else Follower(hidden))
+            pluginmanager.register(Interrupter(hidden) if asked else Probe(hidden))
     except Exception:
         pass
