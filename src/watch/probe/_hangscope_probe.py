@@ -104,7 +104,7 @@ class Ring:
         self.at = HEADER  # where the next record goes
         self.end = HEADER + capacity
         self.seq = 0
-        self.total = 0
+        self.passed = -HEADER  # what to add to `at` for the number of bytes ever written
         self.words = memoryview(self.map)[:HEADER].cast("Q")
         struct.pack_into("<I", self.map, 8, getpid())
         struct.pack_into("<QQ", self.map, 16, ticks, capacity)
@@ -135,7 +135,7 @@ class Ring:
             _pack_into(self.map, at, RECORD_SIZE, self.seq, now, serial, counts, kind, flags, 0)
             self.at = after
             self.seq += 1
-            self.words[TOTAL] = self.total = self.total + RECORD_SIZE  # as in put()
+            self.words[TOTAL] = after + self.passed  # as in put()
         else:
             self.put(now, serial, counts, kind, flags, b"")
 
@@ -153,9 +153,9 @@ class Ring:
             self.map[at:self.end] = data[:room]
             self.at = HEADER + length - room
             self.map[HEADER:self.at] = data[room:]
+            self.passed += self.end - HEADER
         self.seq += 1
-        self.total += length
-        self.words[TOTAL] = self.total  # one store: from here on the record is there
+        self.words[TOTAL] = self.at + self.passed  # one store: from here on the record is there
 
     def request(self):
         """What the watcher asks for: serial of a test, stage, text."""
@@ -169,6 +169,36 @@ class Ring:
         struct.pack_into("<I", self.map, REQUEST_AT + 8, 0)
 
 
+# --- this process
+
+MADV_WIPEONFORK = 18  # since Linux 4.14; the module mmap has no name for it
+
+
+def _mark_of_process():
+    """Its first item is true in this process, and in none that is forked from it.
+
+    To read it asks the kernel nothing, and is also right where a child of another namespace has
+    the same pid.
+    """
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(MADV_WIPEONFORK)
+    except OSError:
+        return MarkByPid()
+    page[0] = 1
+    return page
+
+
+class MarkByPid:
+    """The same for kernels that wipe no pages."""
+
+    def __init__(self):
+        self.pid = getpid()
+
+    def __getitem__(self, _):
+        return getpid() == self.pid
+
+
 # --- counting
 
 
@@ -180,6 +210,7 @@ class Counter:
 
     def __init__(self):
         self.moved = True  # whether something came or went since the last births()
+        self.alone = False  # nothing did, and Python has but one thread: as at most tests
         self.threads = 0
         self.modules = 0
         self.tids = ()
@@ -195,8 +226,8 @@ class Counter:
         self.known_children = set()
         # Through /proc/self it takes a fifth longer; but /proc may be of another namespace.
         folder = "/proc/%d/" % getpid() if _in_proc(getpid()) else "/proc/self/"
-        self.task = folder + "task"
-        self.fd = folder + "fd"
+        self.task = (folder + "task").encode()
+        self.fd = (folder + "fd").encode()
 
     def look_at_threads(self):
         """Those of threading. Callers see for themselves that there is but one, as mostly."""
@@ -208,6 +239,7 @@ class Counter:
             self.threads = threads
             self.tids = tids
             self.moved = True
+            self.alone = False
 
     def count_all(self, fds=True):
         """All counts, as a record holds them."""
@@ -257,6 +289,7 @@ class Counter:
     def births(self):
         """What is new and what is gone since the last call, in pieces that fit a record."""
         self.moved = False
+        self.alone = self.threads == 1
         threads = {}
         own = get_ident()
         for ident, thread in list(_active.items()):
@@ -545,6 +578,7 @@ class Probe:
 
     def _open(self, capacity):
         self.pid = getpid()
+        self.own = _mark_of_process()
         self.thread = self.ring = None
         self.counter = Counter()
         self.ring = Ring(self.run, capacity)
@@ -555,9 +589,9 @@ class Probe:
     def _here(self):
         """Whether to record: not on other threads, and after a fork into a ring of its own.
 
-        Hooks that run for each test call it only if pid or thread is another one.
+        Hooks that run for each test call it only if process or thread is another one.
         """
-        if getpid() != self.pid:
+        if not self.own[0]:
             self._enter_child()
         return get_ident() == self.thread
 
@@ -590,22 +624,29 @@ class Probe:
     def _step(self, kind):
         """CALL or TEARDOWN, with the counts that are cheap."""
         try:
-            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
+            if (not self.own[0] or get_ident() != self.thread) and not self._here():
                 return
             now = monotonic_ns()
-            counter = self.counter
-            if len(_active) != 1 or counter.threads != 1:
-                counter.look_at_threads()
-            if counter.moved or now - self.last > NOTHING_STARTS:
-                counts = counter.count_all(fds=False)
+            if len(_active) == 1 and self.counter.alone and now - self.last < NOTHING_STARTS:
+                self.ring.mark(now, self.running, self.counter.pythons, kind, 0)
+                self.last = now
             else:
-                counts = counter.pythons
-            self.last = now
-            self.ring.mark(now, self.running, counts, kind, 0)
-            if counter.moved:
-                self._births(kind, counts)
+                self._counted_step(now, kind)
         except Exception:
             pass
+
+    def _counted_step(self, now, kind):
+        counter = self.counter
+        if len(_active) != 1 or counter.threads != 1:
+            counter.look_at_threads()
+        if counter.moved or now - self.last > NOTHING_STARTS:
+            counts = counter.count_all(fds=False)
+        else:
+            counts = counter.pythons
+        self.last = now
+        self.ring.mark(now, self.running, counts, kind, 0)
+        if counter.moved:
+            self._births(kind, counts)
 
     def _births(self, kind, counts):
         for births in self.counter.births():
@@ -751,32 +792,28 @@ class Probe:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
         try:
-            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
+            if (not self.own[0] or get_ident() != self.thread) and not self._here():
                 return
+            if self.running:  # pytest-rerunfailures tells not of the end of a failed try
+                self._end()
             limits = self.limits
             known = item.parent is limits.parent and not limits.marked and not item.own_markers
             limit = "" if known else limits.of(item)
             file, line, _ = item.location
             line = "" if line is None else line + 1
             file = file.replace("\n", "\\n")
-            self._begin(_bytes(f"{line}\n{limit}\n{file}\n{item.nodeid}"))
+            text = self.test = _bytes(f"{line}\n{limit}\n{file}\n{item.nodeid}")
+            self.serial = self.running = self.serial + 1
+            self.result = PASSED
+            now = monotonic_ns()
+            if now - self.last < SAME:
+                # so short after the end of a test the counts of that hold
+                self.ring.put(now, self.running, self.counter.all, SETUP, 0, text)
+                self.last = now
+            else:
+                self._boundary(SETUP, text)
         except Exception:
             pass
-
-    def _begin(self, text):
-        if self.running:  # pytest-rerunfailures tells not of the end of a failed try
-            self._end()
-        self.test = text
-        self.serial = self.running = self.serial + 1
-        self.result = PASSED
-        now = monotonic_ns()
-        counter = self.counter
-        # so short after the end of a test the counts of that hold
-        counts = counter.all if now - self.last < SAME else counter.count_all()
-        self.last = now
-        self.ring.put(now, self.running, counts, SETUP, 0, text)
-        if counter.moved:
-            self._births(SETUP, counts)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self):
@@ -801,9 +838,12 @@ class Probe:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
         try:
-            plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
-            if (report.when == "teardown" or not plain) and self.logs:  # others tell nothing
-                self.report(report)
+            if report.outcome != "passed" or hasattr(report, "wasxfail"):
+                if self.logs:
+                    self.report(report)
+            elif report.when == "teardown" and self.logs and self.running:
+                if (self.own[0] and get_ident() == self.thread) or self._here():
+                    self._end()
         except Exception:
             pass
 
@@ -813,7 +853,7 @@ class Probe:
             if not self.running:
                 self.early = report
                 return
-            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
+            if (not self.own[0] or get_ident() != self.thread) and not self._here():
                 return
             if report.outcome != "passed" or hasattr(report, "wasxfail"):
                 self._outcome(report)
@@ -824,10 +864,9 @@ class Probe:
 
     def _end(self):
         now = self.last = monotonic_ns()
-        counter = self.counter
-        counts = counter.count_all()
+        counts = self.counter.count_all()
         self.ring.mark(now, self.running, counts, END, self.result)
-        if counter.moved:
+        if self.counter.moved:
             self._births(END, counts)
         self.running = 0
 
@@ -933,7 +972,7 @@ class Interrupter(Probe):
 
     def _accept(self, interrupted):
         """The watcher's request if it is for the code that runs right now, and its phase."""
-        if getpid() != self.pid or self.ring is None:
+        if not self.own[0] or self.ring is None:
             return None
         serial, stage, text = self.ring.request()
         if not serial or serial != self.running or stage not in (1, 2):
