@@ -921,21 +921,17 @@ class Interrupter(Probe):
         self.handler = self._on_request  # one object, to be known again
         self.multicall = None  # the code by which pluggy calls hooks
         self.interruption = None  # the phase that is being failed
-        self.nextitem = None
+        self.item = self.nextitem = None  # of the teardown
         self.torn_down = 0  # serial of the last test that came to its teardown
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, item, nextitem):
         if not self.running:
             self._begin_late(item)
+        self.item = item
         self.nextitem = nextitem
         self.torn_down = self.running
         self._step(TEARDOWN)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, item, call):
-        if self.interruption is not None:
-            self._settle(item, call)
 
     def _install_handler(self, multicall):
         if "from_current" not in FROM_CALL.co_names:
@@ -1014,8 +1010,8 @@ class Interrupter(Probe):
         raise pytest.fail.Exception(text)
 
     def _acted(self, stage, text, phase, what):
-        if self.interruption is None:
-            self.interruption = Interruption(phase)
+        if self.interruption is None or self.interruption.phase is not phase:
+            self.interruption = Interruption(phase, self._settle)
         self.interruption.text = text
         try:
             self.ring.forget_request()
@@ -1023,13 +1019,10 @@ class Interrupter(Probe):
         except Exception:
             pass
 
-    def _settle(self, item, call):
+    def _settle(self, call):
         """The phase that was interrupted has ended: it has failed, whatever became of that."""
         try:
-            interruption = self.interruption
-            if any(frame is interruption.phase for frame in _stack(sys._getframe())):
-                return  # it has not: this is the report of a subtest
-            self.interruption = None
+            interruption, self.interruption = self.interruption, None
             interruption.end()
             cut_short = interruption.cut_short
             text = interruption.text
@@ -1043,7 +1036,7 @@ class Interrupter(Probe):
                 cut_short = True
             # else it failed by itself, or by our failure
             if cut_short and call.when == "teardown":
-                self._finish_teardown(item)
+                self._finish_teardown(self.item)
         except Exception:
             pass
 
@@ -1068,33 +1061,43 @@ class Interrupter(Probe):
 
 
 class Interruption:
-    """A phase of a test that is being failed, from the request to pytest's report.
+    """A phase of a test that is being failed, from the request to the end of the phase.
 
     pytest lets a KeyboardInterrupt end the session, and the SIGINT handlers of asyncio and trio
     make one. Wrappers of the phases' hooks could turn it into a failure, but would cost each
-    test more than all other hooks of ours. What pytest calls when an exception has ended a phase
-    is ExceptionInfo.from_current: as long as we fail a phase, that is ours.
+    test more than all other hooks of ours. So we change what CallInfo.from_call calls when the
+    phase has ended: ExceptionInfo.from_current if by an exception, then CallInfo(...); and only
+    as long as a phase is being failed.
     """
 
-    def __init__(self, phase):
-        self.phase = phase  # the frame of pytest's CallInfo.from_call
+    def __init__(self, phase, settle):
+        self.phase = phase  # the frame of from_call
         self.text = ""
         self.cut_short = False  # whether a KeyboardInterrupt has ended it
         self.from_current = vars(pytest.ExceptionInfo)["from_current"]
-        self.replaced = self._from_current
-        pytest.ExceptionInfo.from_current = self.replaced
+        self.call_info = call_info = pytest.CallInfo.__init__
+
+        def from_current(*args, **kwargs):
+            found = self.from_current.__get__(None, pytest.ExceptionInfo)(*args, **kwargs)
+            if sys._getframe(1) is phase:
+                if isinstance(found.value, KeyboardInterrupt):
+                    self.cut_short = True
+                    return _failure(self.text, found.value)
+                if isinstance(found.value, pytest.exit.Exception):
+                    self.end()  # from_call raises it again: there will be no CallInfo
+            return found
+
+        def init(call, *args, **kwargs):
+            call_info(call, *args, **kwargs)
+            if sys._getframe(1) is phase:
+                settle(call)
+
+        pytest.ExceptionInfo.from_current = from_current
+        pytest.CallInfo.__init__ = init
 
     def end(self):
-        if vars(pytest.ExceptionInfo)["from_current"] is self.replaced:
-            pytest.ExceptionInfo.from_current = self.from_current
-
-    def _from_current(self, *args, **kwargs):
-        original = self.from_current.__get__(None, pytest.ExceptionInfo)
-        found = original(*args, **kwargs)
-        if sys._getframe(1) is self.phase and isinstance(found.value, KeyboardInterrupt):
-            self.cut_short = True
-            return _failure(self.text, found.value)
-        return found
+        pytest.ExceptionInfo.from_current = self.from_current
+        pytest.CallInfo.__init__ = self.call_info
 
 
 FROM_CALL = pytest.CallInfo.from_call.__code__
