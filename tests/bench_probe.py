@@ -39,7 +39,7 @@ def implementations(caller):
 def pytest_runtestloop(session):
     manager = session.config.pluginmanager
     plugins = [
-        [plugin for plugin in manager.get_plugins() if type(plugin).__name__ in ("Follower", "Interrupter")],
+        [plugin for plugin in manager.get_plugins() if type(plugin).__name__ in ("Probe", "Interrupter")],
         [manager.get_plugin("timeout")],
         [manager.get_plugin("faulthandler")],
     ]

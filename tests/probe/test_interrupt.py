@@ -404,20 +404,58 @@ def wait_until_delivered(suite, process, number):
     suite.wait_for(delivered, process)
 
 
-@pytest.mark.parametrize("where", ["collection", "between", "finish"])
+# Where an exception of ours would not end a phase, but the session.
+OUTSIDE = {
+    "collection": "def pytest_collection_modifyitems(): wait()",
+    "report": "def pytest_runtest_makereport(): wait()",
+    "between": "def pytest_runtest_logfinish(): wait()",
+    "finish": "def pytest_sessionfinish(): wait()",
+    "call_info": """
+import _pytest.runner
+class Timing:
+    def __getattr__(self, name):
+        if "PYTEST_CURRENT_TEST" in os.environ:
+            wait()
+        return getattr(timing, name)
+timing = _pytest.runner.timing
+_pytest.runner.timing = Timing()
+""",
+    "hook_caller": """
+def before(hook_name, methods, kwargs):
+    if hook_name == "pytest_runtest_call":
+        wait()
+def pytest_configure(config):
+    config.pluginmanager.add_hookcall_monitoring(before, lambda *_: None)
+""",
+    "next_try": """
+import pytest
+from _pytest.runner import runtestprotocol
+tries = []
+def pytest_runtest_protocol(item, nextitem):
+    runtestprotocol(item, log=False, nextitem=nextitem)
+    item._initrequest()
+    runtestprotocol(item, log=False, nextitem=nextitem)
+    return True
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    tries.append(1)
+    if len(tries) == 2:
+        wait()
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.stats["passed"] = tries[1:]
+""",
+}
+
+
+@pytest.mark.parametrize("where", OUTSIDE)
 def test_a_request_outside_of_tests_does_nothing(suite, where):
-    hooks = {
-        "collection": "pytest_collection_modifyitems(items)",
-        "between": "pytest_runtest_logfinish(nodeid)",
-        "finish": "pytest_sessionfinish(session)",
-    }
     (suite.folder / "conftest.py").write_text("""
 import os, time
-def %s:
+def wait():
     open("ready", "w").close()
     while not os.path.exists("go-on"):
         time.sleep(0.01)
-""" % hooks[where])
+""" + OUTSIDE[where])
     (suite.folder / "test_a.py").write_text("def test_one(): pass\n")
     watcher = Watcher(suite)
     suite.wait_for(lambda: os.path.exists(suite.path("ready")), watcher.process)
@@ -429,6 +467,70 @@ def %s:
     open(suite.path("go-on"), "w").close()
     result = watcher.finish()
     assert result.code == 0 and suite.outcomes(result) == {"passed": 1}, result.out
+    assert "INTERRUPTED" not in ring.kinds()
+
+
+def test_a_hook_that_wraps_a_phase_hangs(suite):
+    suite.write("conftest.py", """
+        import os, time
+        import pytest
+        @pytest.hookimpl(hookwrapper=True)
+        def pytest_runtest_call(item):
+            if item.name == "test_before":
+                hang()
+            yield
+            if item.name == "test_after":
+                hang()
+        def hang():
+            with open("ready.new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename("ready.new", "ready")
+            time.sleep(1000)
+    """)
+    suite.write("test_a.py", """
+        def test_before(): pass
+        def test_next(): pass
+        def test_after(): pass
+    """)
+    watcher = Watcher(suite)
+    for _ in range(2):
+        watcher.interrupt(watcher.ready(), 1)
+    assert suite.outcomes(watcher.finish()) == {"failed": 2, "passed": 1}
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="subtests came with pytest 9")
+def test_a_test_with_subtests(suite):
+    (suite.folder / "test_a.py").write_text(IMPORTS + """
+def test_hangs(subtests):
+    with subtests.test("passes"):
+        pass
+    with subtests.test("hangs"):
+        ready()
+        time.sleep(1000)
+    with subtests.test("passes, too"):
+        pass
+def test_next():
+    works()
+""")
+    watcher = Watcher(suite)
+    watcher.interrupt(watcher.ready(), 1)
+    result = watcher.finish()
+    assert suite.outcomes(result) == {"failed": 2, "passed": 1}, result.out
+    assert "INTERNALERROR" not in result.out
+
+
+def test_pytest_is_left_as_it_was(suite):
+    write_hangs(suite, ["sleep", "asyncio", "trio"])
+    suite.write("test_b.py", """
+        import pytest
+        def test_pytest():
+            for function in pytest.ExceptionInfo.from_current, pytest.CallInfo.__init__:
+                assert "hangscope" not in function.__code__.co_filename
+    """)
+    watcher = Watcher(suite)
+    for _ in range(3):
+        watcher.interrupt(watcher.ready(), 1)
+    assert suite.outcomes(watcher.finish()) == {"failed": 3, "passed": 4}
 
 
 def test_the_users_interrupt_after_one_of_ours(suite):

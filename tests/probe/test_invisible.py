@@ -189,7 +189,7 @@ def test_code_of_the_project_sees_nothing(suite, distributed):
         found = seen(suite, when)
         handler = found["signals"].pop("45")
         assert plain[when]["signals"].pop("45") == "<Handlers.SIG_DFL: 0>"
-        assert ("Probe" in handler) == (when in ("test", "unconfigure"))
+        assert ("Interrupter" in handler) == (when in ("test", "unconfigure"))
         if sys.version_info < (3, 13):  # mmap holds a duplicate
             rings = [fd for fd in found["fds"] if fd.startswith(run.path)]
             assert len(rings) == 1

@@ -110,6 +110,27 @@ def test_outcomes(suite):
     assert len(reports[-1][2]) <= 4096 + 10
 
 
+def test_a_setup_that_ends_before_our_hook(suite):
+    suite.write("conftest.py", """
+        import pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_setup(item):
+            if item.name == "test_skipped":
+                pytest.skip("not here")
+    """)
+    suite.write("test_a.py", """
+        def test_one(): pass
+        def test_skipped(): pass
+        def test_two(): pass
+    """)
+    result = suite.watched()
+    assert result.rings[0].tests() == [
+        ("test_a.py::test_one", ["SETUP", "CALL", "TEARDOWN", "END"], 0),
+        ("test_a.py::test_skipped", ["SETUP", "REPORT", "TEARDOWN", "END"], 3),
+        ("test_a.py::test_two", ["SETUP", "CALL", "TEARDOWN", "END"], 0),
+    ]
+
+
 def test_node_ids_of_all_kinds(suite):
     suite.write("test_a.py", """
         # -*- coding: utf-8 -*-

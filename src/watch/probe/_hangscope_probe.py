@@ -104,7 +104,7 @@ class Ring:
         self.at = HEADER  # where the next record goes
         self.end = HEADER + capacity
         self.seq = 0
-        self.total = 0
+        self.passed = -HEADER  # what to add to `at` for the number of bytes ever written
         self.words = memoryview(self.map)[:HEADER].cast("Q")
         struct.pack_into("<I", self.map, 8, getpid())
         struct.pack_into("<QQ", self.map, 16, ticks, capacity)
@@ -135,7 +135,7 @@ class Ring:
             _pack_into(self.map, at, RECORD_SIZE, self.seq, now, serial, counts, kind, flags, 0)
             self.at = after
             self.seq += 1
-            self.words[TOTAL] = self.total = self.total + RECORD_SIZE  # as in put()
+            self.words[TOTAL] = after + self.passed  # as in put()
         else:
             self.put(now, serial, counts, kind, flags, b"")
 
@@ -153,9 +153,9 @@ class Ring:
             self.map[at:self.end] = data[:room]
             self.at = HEADER + length - room
             self.map[HEADER:self.at] = data[room:]
+            self.passed += self.end - HEADER
         self.seq += 1
-        self.total += length
-        self.words[TOTAL] = self.total  # one store: from here on the record is there
+        self.words[TOTAL] = self.at + self.passed  # one store: from here on the record is there
 
     def request(self):
         """What the watcher asks for: serial of a test, stage, text."""
@@ -169,6 +169,36 @@ class Ring:
         struct.pack_into("<I", self.map, REQUEST_AT + 8, 0)
 
 
+# --- this process
+
+MADV_WIPEONFORK = 18  # since Linux 4.14; the module mmap has no name for it
+
+
+def _mark_of_process():
+    """Its first item is true in this process, and in none that is forked from it.
+
+    To read it asks the kernel nothing, and is also right where a child of another namespace has
+    the same pid.
+    """
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(MADV_WIPEONFORK)
+    except OSError:
+        return MarkByPid()
+    page[0] = 1
+    return page
+
+
+class MarkByPid:
+    """The same for kernels that wipe no pages."""
+
+    def __init__(self):
+        self.pid = getpid()
+
+    def __getitem__(self, _):
+        return getpid() == self.pid
+
+
 # --- counting
 
 
@@ -180,6 +210,7 @@ class Counter:
 
     def __init__(self):
         self.moved = True  # whether something came or went since the last births()
+        self.alone = False  # nothing did, and Python has but one thread: as at most tests
         self.threads = 0
         self.modules = 0
         self.tids = ()
@@ -195,8 +226,8 @@ class Counter:
         self.known_children = set()
         # Through /proc/self it takes a fifth longer; but /proc may be of another namespace.
         folder = "/proc/%d/" % getpid() if _in_proc(getpid()) else "/proc/self/"
-        self.task = folder + "task"
-        self.fd = folder + "fd"
+        self.task = (folder + "task").encode()
+        self.fd = (folder + "fd").encode()
 
     def look_at_threads(self):
         """Those of threading. Callers see for themselves that there is but one, as mostly."""
@@ -208,6 +239,7 @@ class Counter:
             self.threads = threads
             self.tids = tids
             self.moved = True
+            self.alone = False
 
     def count_all(self, fds=True):
         """All counts, as a record holds them."""
@@ -257,6 +289,7 @@ class Counter:
     def births(self):
         """What is new and what is gone since the last call, in pieces that fit a record."""
         self.moved = False
+        self.alone = self.threads == 1
         threads = {}
         own = get_ident()
         for ident, thread in list(_active.items()):
@@ -533,20 +566,19 @@ class Probe:
         self.controller = False
         self.logs = True  # whether logged reports are of tests of this process
         self.signal = 0
-        self.handler = self._on_request  # one object, to be known again
+        self.handler = None
         self.limits = Limits()
-        self.busy = False  # in the middle of a record
-        self.phase = 0  # SETUP, CALL or TEARDOWN while code of the test runs
-        self.pending = None  # text of the request that was acted on in this phase
         self.serial = 0  # of the last test that began
         self.running = 0  # the same, and 0 when it has ended
         self.test = None  # text of its SETUP
         self.result = PASSED
+        self.early = None  # a report of a test that we were not told of yet
         self.last = 0  # time of the last record with counts
         self._open(CAPACITY)
 
     def _open(self, capacity):
         self.pid = getpid()
+        self.own = _mark_of_process()
         self.thread = self.ring = None
         self.counter = Counter()
         self.ring = Ring(self.run, capacity)
@@ -557,9 +589,9 @@ class Probe:
     def _here(self):
         """Whether to record: not on other threads, and after a fork into a ring of its own.
 
-        Hooks that run for each test call it only if pid or thread is another one.
+        Hooks that run for each test call it only if process or thread is another one.
         """
-        if getpid() != self.pid:
+        if not self.own[0]:
             self._enter_child()
         return get_ident() == self.thread
 
@@ -569,7 +601,6 @@ class Probe:
         running = self.running
         self._open(FORKED_CAPACITY)
         self.serial = self.running = 0
-        self.busy = False
         self._session(forked=True)
         if self.logs:
             self.logs = False
@@ -579,12 +610,8 @@ class Probe:
             self._put(SETUP, self.test)
 
     def _put(self, kind, text=b"", flags=0):
-        """A record without counts. It can be one within a phase, where a request may come."""
-        self.busy = True
-        try:
-            self.ring.put(monotonic_ns(), self.running, NOTHING_COUNTED, kind, flags, text)
-        finally:
-            self.busy = False
+        """A record without counts."""
+        self.ring.put(monotonic_ns(), self.running, NOTHING_COUNTED, kind, flags, text)
 
     def _boundary(self, kind, text=b"", flags=0):
         """A record with all counts, and what was born since the last one."""
@@ -597,22 +624,29 @@ class Probe:
     def _step(self, kind):
         """CALL or TEARDOWN, with the counts that are cheap."""
         try:
-            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
+            if (not self.own[0] or get_ident() != self.thread) and not self._here():
                 return
             now = monotonic_ns()
-            counter = self.counter
-            if len(_active) != 1 or counter.threads != 1:
-                counter.look_at_threads()
-            if counter.moved or now - self.last > NOTHING_STARTS:
-                counts = counter.count_all(fds=False)
+            if len(_active) == 1 and self.counter.alone and now - self.last < NOTHING_STARTS:
+                self.ring.mark(now, self.running, self.counter.pythons, kind, 0)
+                self.last = now
             else:
-                counts = counter.pythons
-            self.last = now
-            self.ring.mark(now, self.running, counts, kind, 0)
-            if counter.moved:
-                self._births(kind, counts)
+                self._counted_step(now, kind)
         except Exception:
             pass
+
+    def _counted_step(self, now, kind):
+        counter = self.counter
+        if len(_active) != 1 or counter.threads != 1:
+            counter.look_at_threads()
+        if counter.moved or now - self.last > NOTHING_STARTS:
+            counts = counter.count_all(fds=False)
+        else:
+            counts = counter.pythons
+        self.last = now
+        self.ring.mark(now, self.running, counts, kind, 0)
+        if counter.moved:
+            self._births(kind, counts)
 
     def _births(self, kind, counts):
         for births in self.counter.births():
@@ -657,7 +691,7 @@ class Probe:
                 self.hidden.restore_environment()  # for workers, also for those started later
             else:
                 self.hidden.environment()
-            self._install_handler()
+            self._install_handler(sys._getframe(1).f_code)
             if self._here():
                 self._session()
         except Exception:
@@ -749,11 +783,16 @@ class Probe:
         except Exception:
             pass
 
+    def _install_handler(self, multicall):
+        """`multicall` is the code by which pluggy calls hooks."""
+        # Nothing to do, so that there is no handler to be seen.
+
     # tests
 
-    def _begin(self, item):
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
         try:
-            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
+            if (not self.own[0] or get_ident() != self.thread) and not self._here():
                 return
             if self.running:  # pytest-rerunfailures tells not of the end of a failed try
                 self._end()
@@ -767,22 +806,44 @@ class Probe:
             self.serial = self.running = self.serial + 1
             self.result = PASSED
             now = monotonic_ns()
-            counter = self.counter
-            # so short after the end of a test the counts of that hold
-            counts = counter.all if now - self.last < SAME else counter.count_all()
-            self.last = now
-            self.ring.put(now, self.running, counts, SETUP, 0, text)
-            if counter.moved:
-                self._births(SETUP, counts)
+            if now - self.last < SAME:
+                # so short after the end of a test the counts of that hold
+                self.ring.put(now, self.running, self.counter.all, SETUP, 0, text)
+                self.last = now
+            else:
+                self._boundary(SETUP, text)
+        except Exception:
+            pass
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self):
+        self._step(CALL)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item):
+        if not self.running:
+            self._begin_late(item)
+        self._step(TEARDOWN)
+
+    def _begin_late(self, item):
+        """The setup was ended, as by a skip, by a hook that was called before ours."""
+        try:
+            report, self.early = self.early, None
+            self.pytest_runtest_setup(item)
+            if self.running and report is not None and report.nodeid == item.nodeid:
+                self._outcome(report)
         except Exception:
             pass
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
         try:
-            plain = report.outcome == "passed" and not hasattr(report, "wasxfail")
-            if (report.when == "teardown" or not plain) and self.logs:  # others tell nothing
-                self.report(report)
+            if report.outcome != "passed" or hasattr(report, "wasxfail"):
+                if self.logs:
+                    self.report(report)
+            elif report.when == "teardown" and self.logs and self.running:
+                if (self.own[0] and get_ident() == self.thread) or self._here():
+                    self._end()
         except Exception:
             pass
 
@@ -790,8 +851,9 @@ class Probe:
         """Tells of a report; the one of the teardown is the end of the test."""
         try:
             if not self.running:
+                self.early = report
                 return
-            if (getpid() != self.pid or get_ident() != self.thread) and not self._here():
+            if (not self.own[0] or get_ident() != self.thread) and not self._here():
                 return
             if report.outcome != "passed" or hasattr(report, "wasxfail"):
                 self._outcome(report)
@@ -802,10 +864,9 @@ class Probe:
 
     def _end(self):
         now = self.last = monotonic_ns()
-        counter = self.counter
-        counts = counter.count_all()
+        counts = self.counter.count_all()
         self.ring.mark(now, self.running, counts, END, self.result)
-        if counter.moved:
+        if self.counter.moved:
             self._births(END, counts)
         self.running = 0
 
@@ -830,107 +891,6 @@ class Probe:
         phase = ("setup", "call", "teardown").index(report.when) + 1
         self._put(REPORT, _bytes("%s\n%s" % (shown, message)), phase)
 
-    # interruption
-
-    def _install_handler(self):
-        if not isinstance(self, Interrupter):
-            return  # so that there is no handler to be seen
-        first = signal.SIGRTMIN + 11
-        try:
-            for number in range(first, signal.SIGRTMAX + 1):
-                if getsignal(number) is signal.SIG_DFL:
-                    signal.signal(number, self.handler)
-                    self.signal = number
-                    return
-        except ValueError:  # not the main thread of the main interpreter: can't be interrupted
-            pass
-
-    def _accept(self):
-        """The watcher's request, if it is for the code that runs right now."""
-        if getpid() != self.pid or not self.phase or self.busy or self.ring is None:
-            return None
-        serial, stage, text = self.ring.request()
-        return (stage, text) if serial == self.serial and stage in (1, 2) else None
-
-    def _on_request(self, _number, frame):
-        __tracebackhide__ = True
-        try:
-            request = self._accept()
-        except Exception:
-            return
-        if request is None:
-            return
-        stage, text = request
-        soft = getsignal(signal.SIGINT) if stage == 1 else None
-        if callable(soft):
-            # An exception in the middle of trio or asyncio would break them for the tests to
-            # come. Their SIGINT handlers know when it is safe, and end the main task if not.
-            name = getattr(soft, "__qualname__", None) or type(soft).__qualname__
-            self._acted(stage, text, "called the SIGINT handler %s" % name)
-            try:
-                soft(signal.SIGINT, frame)
-                return
-            except KeyboardInterrupt:
-                pass
-        else:
-            self._acted(stage, text, "raised a failure")
-        # A failure, unlike an interrupt, is a thing that fixtures and unittest expect. But
-        # asyncio keeps a failure of a task for itself, and an interrupt ends it.
-        if self.phase == CALL and _asyncio_runs():
-            raise KeyboardInterrupt
-        raise pytest.fail.Exception(text)
-
-    def _acted(self, stage, text, what):
-        self.pending = text
-        try:
-            self.ring.forget_request()
-            self._put(INTERRUPTED, _bytes(what), stage)
-        except Exception:
-            pass
-
-    def _settle(self, outcome, item=None, nextitem=None):
-        """The phase that was interrupted has ended: it has failed, whatever became of that."""
-        text, self.pending = self.pending, None
-        try:
-            error = outcome.excinfo[1] if outcome.excinfo else None
-            if error is not None and not _is_interrupt(error):
-                return  # it failed by itself, or by our failure
-            failure = pytest.fail.Exception(text, pytrace=error is not None)
-            if error is not None:
-                if isinstance(error, KeyboardInterrupt):
-                    failure.__cause__ = error.__cause__
-                    failure.__context__ = error.__context__
-                    failure.__suppress_context__ = error.__suppress_context__
-                else:
-                    failure.__cause__ = error
-                failure.__traceback__ = error.__traceback__
-                if item is not None:
-                    self._finish_teardown(item, nextitem)
-            if hasattr(outcome, "force_exception"):
-                outcome.force_exception(failure)
-            else:  # pluggy 1.0
-                outcome._excinfo = (type(failure), failure, failure.__traceback__)
-        except Exception:
-            pass
-
-    def _finish_teardown(self, item, nextitem):
-        # An interrupt makes pytest leave its teardown half done; the next test would fail by
-        # "previous item was not torn down properly". It has forgotten the other fixtures of
-        # the test, but these know themselves that they are still set up.
-        self.phase = TEARDOWN
-        try:
-            fixtures = list(item._request._fixture_defs.values())
-            left = [one.finish for one in fixtures if one.scope == "function" and one.cached_result]
-            nodes = functools.partial(item.session._setupstate.teardown_exact, nextitem)
-            for finish in [functools.partial(one, item._request) for one in left[::-1]] + [nodes]:
-                try:
-                    finish()
-                except (Exception, pytest.fail.Exception, pytest.skip.Exception):
-                    pass
-        finally:
-            self.phase = 0
-            self.pending = None
-
 
 class ForkedReports:
     """pytest-forked logs no report in its child, but it makes them there."""
@@ -945,54 +905,232 @@ class ForkedReports:
             self.probe.report(outcome.get_result())
 
 
-class Follower(Probe):
-    """Tells of the tests, and can fail none: what nobody will ask for costs nothing."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item):
-        self._begin(item)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self):
-        self._step(CALL)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_teardown(self):
-        self._step(TEARDOWN)
+# --- failing a test
 
 
 class Interrupter(Probe):
-    """Can also fail a test when it is asked to."""
+    """Can also fail a test when it is asked to.
 
-    # Wrappers of the old style: pluggy throws no exception into them, so that no frame of ours
-    # gets into a traceback; and pytest 7 knows no other.
+    An exception that a signal's handler raises comes out of whatever runs just then. It must be
+    code that a hook of the asked test's phase has called: pytest's own code around that does not
+    expect one. So the handler looks at the stack, and nothing has to be noted for each phase.
+    """
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item):
-        self._begin(item)
-        self.phase = SETUP
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome)
+    def __init__(self, hidden):
+        super().__init__(hidden)
+        self.handler = self._on_request  # one object, to be known again
+        self.multicall = None  # the code by which pluggy calls hooks
+        self.interruption = None  # the phase that is being failed
+        self.item = self.nextitem = None  # of the teardown
+        self.torn_down = 0  # serial of the last test that came to its teardown
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_call(self):
-        self._step(CALL)
-        self.phase = CALL
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome)
-
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, item, nextitem):
+        if not self.running:
+            self._begin_late(item)
+        self.item = item
+        self.nextitem = nextitem
+        self.torn_down = self.running
         self._step(TEARDOWN)
-        self.phase = TEARDOWN
-        outcome = yield
-        self.phase = 0
-        if self.pending is not None:
-            self._settle(outcome, item, nextitem)
+
+    def _install_handler(self, multicall):
+        if "from_current" not in FROM_CALL.co_names:
+            return  # a pytest that Interruption does not know
+        self.multicall = multicall
+        first = signal.SIGRTMIN + 11
+        try:
+            for number in range(first, signal.SIGRTMAX + 1):
+                if getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, self.handler)
+                    self.signal = number
+                    return
+        except ValueError:  # not the main thread of the main interpreter: can't be interrupted
+            pass
+
+    def _phase_of(self, interrupted):
+        """The frame that takes what is raised in the interrupted one; None if none does that."""
+        phase = None
+        hooked = False  # whether a hook has called the interrupted frame
+        for frame in _stack(interrupted):
+            code = frame.f_code
+            if frame.f_globals is NAMES:
+                # Not in the middle of our own work, but in what that has called of the tests.
+                if frame is interrupted or code not in (FINISH_TEARDOWN, ON_REQUEST):
+                    return None
+                if code is FINISH_TEARDOWN:
+                    return frame
+            elif code is self.multicall:
+                hooked = hooked or frame is not interrupted
+            elif code is FROM_CALL:
+                # The outermost one: those within are of tests that a test runs (pytester).
+                phase = frame if hooked else None
+        return phase
+
+    def _accept(self, interrupted):
+        """The watcher's request if it is for the code that runs right now, and its phase."""
+        if not self.own[0] or self.ring is None:
+            return None
+        serial, stage, text = self.ring.request()
+        if not serial or serial != self.running or stage not in (1, 2):
+            return None
+        phase = self._phase_of(interrupted)
+        if phase is None:
+            return None
+        when = phase.f_locals.get("when")
+        if when == "setup" and serial == self.torn_down:
+            return None  # it is the setup of another test (or try) that we were not told of yet
+        return stage, text, phase, when
+
+    def _on_request(self, _number, frame):
+        __tracebackhide__ = True
+        try:
+            request = self._accept(frame)
+        except Exception:
+            return
+        if request is None:
+            return
+        stage, text, phase, when = request
+        soft = getsignal(signal.SIGINT) if stage == 1 else None
+        if callable(soft):
+            # An exception in the middle of trio or asyncio would break them for the tests to
+            # come. Their SIGINT handlers know when it is safe, and end the main task if not.
+            name = getattr(soft, "__qualname__", None) or type(soft).__qualname__
+            self._acted(stage, text, phase, "called the SIGINT handler %s" % name)
+            try:
+                soft(signal.SIGINT, frame)
+                return
+            except KeyboardInterrupt:
+                pass
+        else:
+            self._acted(stage, text, phase, "raised a failure")
+        # A failure, unlike an interrupt, is a thing that fixtures and unittest expect. But
+        # asyncio keeps a failure of a task for itself, and an interrupt ends it.
+        if when == "call" and _asyncio_runs():
+            raise KeyboardInterrupt
+        raise pytest.fail.Exception(text)
+
+    def _acted(self, stage, text, phase, what):
+        if self.interruption is None or self.interruption.phase is not phase:
+            self.interruption = Interruption(phase, self._settle)
+        self.interruption.text = text
+        try:
+            self.ring.forget_request()
+            self._put(INTERRUPTED, _bytes(what), stage)
+        except Exception:
+            pass
+
+    def _settle(self, call):
+        """The phase that was interrupted has ended: it has failed, whatever became of that."""
+        try:
+            interruption, self.interruption = self.interruption, None
+            interruption.end()
+            cut_short = interruption.cut_short
+            text = interruption.text
+            error = None if call.excinfo is None else call.excinfo.value
+            if error is None:
+                # by pytest's own function, so that no frame of ours is to be seen
+                fail = functools.partial(pytest.fail, text, pytrace=False)
+                call.excinfo = pytest.CallInfo.from_call(fail, call.when).excinfo
+            elif not cut_short and _is_interrupt(error):
+                call.excinfo = _failure(text, error)
+                cut_short = True
+            # else it failed by itself, or by our failure
+            if cut_short and call.when == "teardown":
+                self._finish_teardown(self.item)
+        except Exception:
+            pass
+
+    def _finish_teardown(self, item):
+        # An interrupt makes pytest leave its teardown half done; the next test would fail by
+        # "previous item was not torn down properly". It has forgotten the other fixtures of
+        # the test, but these know themselves that they are still set up.
+        fixtures = list(item._request._fixture_defs.values())
+        left = [one.finish for one in fixtures if one.scope == "function" and one.cached_result]
+        nodes = functools.partial(item.session._setupstate.teardown_exact, self.nextitem)
+        for finish in [functools.partial(one, item._request) for one in left[::-1]] + [nodes]:
+            try:
+                finish()
+            except BaseException as error:
+                expected = (Exception, pytest.fail.Exception, pytest.skip.Exception)
+                if self.interruption is None and not isinstance(error, expected):
+                    raise
+            finally:
+                if self.interruption is not None:  # it hung, too
+                    self.interruption.end()
+                    self.interruption = None
+
+
+class Interruption:
+    """A phase of a test that is being failed, from the request to the end of the phase.
+
+    pytest lets a KeyboardInterrupt end the session, and the SIGINT handlers of asyncio and trio
+    make one. Wrappers of the phases' hooks could turn it into a failure, but would cost each
+    test more than all other hooks of ours. So we change what CallInfo.from_call calls when the
+    phase has ended: ExceptionInfo.from_current if by an exception, then CallInfo(...); and only
+    as long as a phase is being failed.
+    """
+
+    def __init__(self, phase, settle):
+        self.phase = phase  # the frame of from_call
+        self.text = ""
+        self.cut_short = False  # whether a KeyboardInterrupt has ended it
+        self.from_current = vars(pytest.ExceptionInfo)["from_current"]
+        self.call_info = call_info = pytest.CallInfo.__init__
+
+        def from_current(*args, **kwargs):
+            found = self.from_current.__get__(None, pytest.ExceptionInfo)(*args, **kwargs)
+            if sys._getframe(1) is phase:
+                if isinstance(found.value, KeyboardInterrupt):
+                    self.cut_short = True
+                    return _failure(self.text, found.value)
+                if isinstance(found.value, pytest.exit.Exception):
+                    self.end()  # from_call raises it again: there will be no CallInfo
+            return found
+
+        def init(call, *args, **kwargs):
+            call_info(call, *args, **kwargs)
+            if sys._getframe(1) is phase:
+                settle(call)
+
+        pytest.ExceptionInfo.from_current = from_current
+        pytest.CallInfo.__init__ = init
+
+    def end(self):
+        pytest.ExceptionInfo.from_current = self.from_current
+        pytest.CallInfo.__init__ = self.call_info
+
+
+FROM_CALL = pytest.CallInfo.from_call.__code__
+FINISH_TEARDOWN = Interrupter._finish_teardown.__code__
+ON_REQUEST = Interrupter._on_request.__code__
+NAMES = globals()
+
+
+def _stack(frame):
+    """A frame and its callers. Exceptions that end a greenlet go on in its parent."""
+    greenlets = sys.modules.get("greenlet")
+    current = greenlets.getcurrent() if greenlets is not None else None
+    while True:
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+        current = getattr(current, "parent", None)
+        if current is None:
+            return
+        frame = current.gr_frame
+
+
+def _failure(text, error):
+    """Our failure in the place of an interrupt, as pytest knows exceptions."""
+    failure = pytest.fail.Exception(text)
+    if isinstance(error, KeyboardInterrupt):
+        failure.__cause__ = error.__cause__
+        failure.__context__ = error.__context__
+        failure.__suppress_context__ = error.__suppress_context__
+    else:
+        failure.__cause__ = error
+    failure.__traceback__ = error.__traceback__
+    return pytest.ExceptionInfo.from_exc_info((type(failure), failure, failure.__traceback__))
 
 
 def _asyncio_runs():
@@ -1022,6 +1160,6 @@ def pytest_load_initial_conftests(early_config):
             hidden.environment()
         if hidden.run and mmap is not None and sys.byteorder == "little":
             asked = os.path.exists(os.path.join(hidden.run, INTERRUPTS))
-            pluginmanager.register(Interrupter(hidden) if asked else Follower(hidden))
+            pluginmanager.register(Interrupter(hidden) if asked else Probe(hidden))
     except Exception:
         pass
