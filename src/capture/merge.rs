@@ -264,6 +264,7 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
             | HolderEvidence::SuspendedWithBlock
             | HolderEvidence::ImportLock
             | HolderEvidence::OwnerField
+            | HolderEvidence::PthreadMutex
             | HolderEvidence::ProcessLock => Grade::Derived,
             HolderEvidence::BareOwnerField | HolderEvidence::Reference => Grade::Guessed,
         };

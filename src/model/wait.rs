@@ -172,6 +172,8 @@ pub enum HolderEvidence {
     ImportLock,
     /// A `multiprocessing` lock's note that a thread of this process holds it.
     ProcessLock,
+    /// The owner that a mutex of the C library notes (`pthread_mutex_t.__data.__owner`).
+    PthreadMutex,
     /// A frame reaches the object by a variable: a suspect, no more.
     Reference,
 }
@@ -321,6 +323,7 @@ impl HolderEvidence {
             }
             Self::ImportLock => "by the import system's own note",
             Self::ProcessLock => "by the lock's own note",
+            Self::PthreadMutex => "by the mutex's owner field",
             Self::Reference => "as it can reach the lock",
         }
     }

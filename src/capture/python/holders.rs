@@ -426,7 +426,7 @@ impl Search<'_> {
 
     /// What was found of a wait, and what its lock notes itself.
     fn fill(&self, wait: &mut PythonWait, native_id: Tid, idents: &BTreeMap<u64, &RawThreadState>) {
-        let mut holders: Vec<RawHolder> = Vec::new();
+        let mut holders = std::mem::take(&mut wait.holders);
         for holder in lockable(wait)
             .iter()
             .filter_map(|object| self.found.get(object))

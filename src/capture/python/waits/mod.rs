@@ -7,6 +7,7 @@ mod naming;
 mod native_call;
 mod object;
 mod parking;
+mod pthread;
 mod semaphore;
 
 use super::BlockedThread;
@@ -14,7 +15,7 @@ use super::heap::Heap;
 use super::holders::{self, RawHolder};
 use super::interpreter::{Census, RawThreadState};
 use super::offsets::{LockLayout, fixed};
-use crate::model::{Addr, Foreign, Grade, Key, NativeCall, Tid, WaitObject};
+use crate::model::{Addr, Foreign, Grade, HolderEvidence, Key, NativeCall, Tid, WaitObject};
 use std::collections::BTreeMap;
 
 pub(super) use import_lock::owner as import_owner;
@@ -174,13 +175,27 @@ impl<'c> Attributor<'c> {
             }
             Some(_) => None,
         };
-        if target.is_none() && object.is_none() && native_call.is_none() {
+        let owner = match target {
+            None | Some(WaitTarget::Object(_)) => thread
+                .futex
+                .and_then(|mutex| pthread::owner(self.heap, mutex))
+                .filter(|owner| self.by_tid.contains_key(owner)),
+            Some(_) => None,
+        };
+        if target.is_none() && object.is_none() && native_call.is_none() && owner.is_none() {
             return None;
         }
+        let holder = |owner| RawHolder {
+            native_id: Some(owner),
+            by: HolderEvidence::PthreadMutex,
+            place: None,
+            direct: true,
+        };
         Some(PythonWait {
             target,
             object,
             native_call,
+            holders: owner.map(holder).into_iter().collect(),
             ..PythonWait::default()
         })
     }
