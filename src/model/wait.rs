@@ -122,8 +122,15 @@ impl NativeCall {
     /// does not.
     #[must_use]
     pub fn is_telling(&self) -> bool {
-        const PLAIN: [&str; 7] = [
-            "time.", "select.", "posix.", "_socket.", "_thread.", "_queue.", "_signal.",
+        const PLAIN: [&str; 8] = [
+            "time.",
+            "select.",
+            "posix.",
+            "_socket.",
+            "_thread.",
+            "_queue.",
+            "_signal.",
+            "_contextvars.",
         ];
         let function = self.function.untrusted();
         !PLAIN.iter().any(|module| function.starts_with(module))
