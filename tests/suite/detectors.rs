@@ -524,6 +524,14 @@ mod join_on_blocked_thread {
             "worker",
             &["at <module> (hang.py:14) joins `worker`", "waits in Event.wait at worker (hang.py:8)"],
         );
+        watchdog [py39 py312 py314] Hang {
+            fixture: "join-on-blocked-thread/hang_watchdog.py",
+            id: ID,
+            certainty: Certainty::Probable,
+            waiter: "main",
+            culprit: Some("worker"),
+            says: &["some threads of the process could not be judged"],
+        };
         chain [py39 py310 py311 py312 py313 py314 py315] join(
             "join-on-blocked-thread/hang_chain.py",
             "packer",
@@ -542,6 +550,7 @@ mod join_on_blocked_thread {
             "worker",
             &["`worker`, which waits for data on fd", "(UNIX socket to fd", "at worker (hang_socket.py:9)"],
         );
+        near_miss_handler [py39 py312 py314] silent("join-on-blocked-thread/near_miss_handler.py");
         near_miss_compute [py39 py310 py311 py312 py313 py314 py315] silent("join-on-blocked-thread/near_miss.py compute");
         near_miss_sleep [py39 py310 py311 py313 py315] silent("join-on-blocked-thread/near_miss.py sleep");
         near_miss_socket [py39 py310 py311 py312 py314] silent("join-on-blocked-thread/near_miss.py socket");
@@ -773,6 +782,9 @@ mod stuck_lock {
         near_miss_condition [py39 py310 py311 py312 py313 py314 py315] silent_for("lock-order-cycle/near_miss_condition.py rlock", 5);
         near_miss_condition_of_a_lock [py39 py310 py311 py312 py313 py314 py315] silent_for("lock-order-cycle/near_miss_condition.py lock", 5);
         near_miss_manager [py39 py310 py311 py312 py313 py314 py315] silent("lock-order-cycle/near_miss_manager.py");
+        near_miss_counted [py39 py310 py311 py312 py313 py314 py315] silent("lock-order-cycle/near_miss_manager.py counted");
+        near_miss_released [py39 py310 py311 py312 py313 py314 py315] silent("lock-order-cycle/near_miss_released.py");
+        near_miss_handed [py39 py310 py311 py312 py313 py314 py315] silent("lock-order-cycle/near_miss_released.py handed");
 
         own_lock [py39 py310 py311 py312 py313 py314 py315] own(
             "lock-self-deadlock/hang.py",
