@@ -130,9 +130,9 @@ fn no_signal_is_lost() {
     let Some(python) = pythons::python("3.14") else {
         return;
     };
-    let script = "import signal, threading, time\n\
+    let script = "import os, signal, threading, time\n\
                   count = 0\n\
-                  def handler(*_):\n    global count\n    count += 1\n    print('got', count, flush=True)\n\
+                  def handler(*_):\n    global count\n    count += 1\n    os.write(1, b'got %d\\n' % count)\n\
                   signal.signal(signal.SIGUSR1, handler)\n\
                   signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n\
                   [threading.Thread(target=time.sleep, args=(1000,), daemon=True).start() for _ in range(8)]\n\
