@@ -361,8 +361,9 @@ fn an_archive_that_is_deleted_in_the_middle_costs_one_line() {
 #[test]
 fn an_archive_that_is_deleted_after_a_dump_changes_nothing() {
     let place = Place::new();
-    let script =
-        "echo READY; until [ -e .hangscope/latest ]; do sleep 0.01; done; rm -r .hangscope; exit 5";
+    // Some of it may still be written while it is removed.
+    let script = "echo READY; until [ -e .hangscope/latest ]; do sleep 0.01; done; \
+                  while [ -e .hangscope ]; do rm -rf .hangscope; sleep 0.05; done; exit 5";
     let mut run = Run::start(&mut place.watch(&["--samples", "1", "--", "sh", "-c", script]));
     run.ready();
     run.signal(Signal::USR1);
