@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Starts a program of `fixtures/programs` and returns it with the lines that it printed before `READY`.
-fn start(version: &str, name: &str, args: &[&str]) -> Option<(Program, Vec<String>)> {
+pub(crate) fn start(version: &str, name: &str, args: &[&str]) -> Option<(Program, Vec<String>)> {
     let python = pythons::python(version)?;
     let script = repository("fixtures/programs").join(format!("{name}_program.py"));
     let mut program = Program::start(Command::new(python).arg(script).args(args));

@@ -1,19 +1,20 @@
 //! `dump --stop`: a process that never stands still is read at one instant, and goes on as if nothing had been.
 
+use crate::capture::start;
 use crate::support::hangscope::{command, dump_with};
 use crate::support::program::{Program, until};
-use crate::support::{pythons, repository};
+use crate::support::pythons;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::process::{Command, Stdio};
 
-fn start(version: &str, name: &str) -> Option<Program> {
-    let python = pythons::python(version)?;
-    let script = repository("fixtures/programs").join(format!("{name}_program.py"));
-    let mut program = Program::start(Command::new(python).arg(script));
-    program.wait_for("READY");
-    Some(program)
+/// A hangscope that stops a process a hundred times.
+fn many_dumps(pid: i32) -> Command {
+    let mut dumps = command();
+    dumps.args(["dump", &pid.to_string(), "--stop"]);
+    dumps.args(["--samples", "100", "--interval", "1ms"]);
+    dumps
 }
 
 /// State letters of all threads.
@@ -35,7 +36,7 @@ fn assert_runs(pid: i32) {
 }
 
 fn check_busy(version: &str) {
-    let Some(program) = start(version, "busy") else {
+    let Some((program, _)) = start(version, "busy", &[]) else {
         return;
     };
     for _ in 0..10 {
@@ -78,21 +79,11 @@ fn a_busy_process_py314() {
 
 #[test]
 fn hangscope_killed_leaves_nothing_stopped() {
-    let Some(program) = start("3.14", "busy") else {
+    let Some((program, _)) = start("3.14", "busy", &[]) else {
         return;
     };
-    let pid = program.pid().to_string();
     for round in 0_u64..40 {
-        let mut child = command()
-            .args([
-                "dump",
-                &pid,
-                "--stop",
-                "--samples",
-                "100",
-                "--interval",
-                "1ms",
-            ])
+        let mut child = many_dumps(program.pid())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -107,7 +98,7 @@ fn hangscope_killed_leaves_nothing_stopped() {
 
 #[test]
 fn what_was_stopped_before_stays_stopped() {
-    let Some(program) = start("3.14", "waiting") else {
+    let Some((program, _)) = start("3.14", "waiting", &[]) else {
         return;
     };
     let pid = Pid::from_raw(program.pid());
@@ -141,17 +132,7 @@ fn no_signal_is_lost() {
                   while True: time.sleep(0.01)\n";
     let mut program = Program::start(Command::new(python).args(["-c", script]));
     program.wait_for("READY");
-    let pid = program.pid().to_string();
-    let mut dumps = command()
-        .args([
-            "dump",
-            &pid,
-            "--stop",
-            "--samples",
-            "100",
-            "--interval",
-            "1ms",
-        ])
+    let mut dumps = many_dumps(program.pid())
         .stdout(Stdio::null())
         .spawn()
         .expect("starts");

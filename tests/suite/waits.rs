@@ -1,13 +1,13 @@
 //! What each blocked thread waits for and who holds it, against what the process itself says.
 
+use crate::capture::{on_versions, start};
 use crate::support::hangscope::dump_with;
 use crate::support::program::{Program, until};
-use crate::support::{pythons, repository};
+use crate::support::pythons;
 use hangscope::model::{
     Grade, Holder, HolderEvidence, Process, Report, RuntimeKind, Thread, Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
 /// What the program says of one of its waiters.
 #[derive(Debug, serde::Deserialize)]
@@ -20,14 +20,6 @@ struct Truth {
     holders: Vec<Option<String>>,
     by: Option<String>,
     state: BTreeMap<String, String>,
-}
-
-fn start(version: &str, name: &str, args: &[&str]) -> Option<(Program, Vec<String>)> {
-    let python = pythons::python(version)?;
-    let script = repository("fixtures/programs").join(format!("{name}_program.py"));
-    let mut program = Program::start(Command::new(python).arg(script).args(args));
-    let lines = program.wait_for("READY");
-    Some((program, lines))
 }
 
 /// The process asked for, or the Python that it has started, not counting `multiprocessing`'s helper.
@@ -332,17 +324,6 @@ fn check_busy(version: &str) {
             }
         }
     }
-}
-
-macro_rules! on_versions {
-    ($($module:ident: $check:ident [$($version:ident)*];)*) => {$(
-        mod $module {
-            $(#[test]
-            fn $version() {
-                super::$check(&stringify!($version).replace("py3", "3."));
-            })*
-        }
-    )*};
 }
 
 on_versions! {

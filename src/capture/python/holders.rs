@@ -89,12 +89,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     }
     let mut reached = reached(heap, census, &open, &|_, _| true);
     // Whoever waits for the same does not hold it.
-    let mut fellows: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
-    for (_, native_id, wait) in waits.iter() {
-        for object in suspicious(wait) {
-            fellows.entry(object).or_default().insert(*native_id);
-        }
-    }
+    let fellows = waiters_by_object(waits, &suspicious);
     for (object, threads) in &mut reached {
         if let Some(fellows) = fellows.get(object) {
             threads.retain(|suspect| suspect.native_id.is_none_or(|id| !fellows.contains(&id)));
@@ -128,6 +123,20 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     }
 }
 
+/// The threads that wait for each object, of those that `objects` tells of a wait.
+fn waiters_by_object(
+    waits: &[(Tid, Tid, PythonWait)],
+    objects: &dyn Fn(&PythonWait) -> Vec<u64>,
+) -> BTreeMap<u64, BTreeSet<Tid>> {
+    let mut waiters: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
+    for (_, native_id, wait) in waits {
+        for object in objects(wait) {
+            waiters.entry(object).or_default().insert(*native_id);
+        }
+    }
+    waiters
+}
+
 /// A plain lock that is given up within its block may have been taken since by another thread's `acquire()`. If there is one
 /// whose code does that and refers to the lock, it is open who holds it.
 fn contest(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, PythonWait)]) {
@@ -144,12 +153,7 @@ fn contest(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, PythonWait)
     if wanted.is_empty() {
         return;
     }
-    let mut waiting: BTreeMap<u64, BTreeSet<Tid>> = BTreeMap::new();
-    for (_, native_id, wait) in waits.iter() {
-        if let Some(lock) = plain(wait) {
-            waiting.entry(lock).or_default().insert(*native_id);
-        }
-    }
+    let waiting = waiters_by_object(waits, &|wait| plain(wait).into_iter().collect());
     let rivals = reached(heap, census, &wanted, &names_acquire);
     for (_, _, wait) in waits.iter_mut() {
         let Some(lock) = plain(wait) else { continue };

@@ -1,7 +1,6 @@
 //! The object that a program would say it waits on: the queue of `jobs.get()`, not the lock within.
 
 use super::{WaitTarget, is_locked, naming};
-use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::library;
@@ -55,15 +54,11 @@ pub(super) fn describe(
         type_name: heap.full_type_name(object).ok()?.into(),
         address: Addr(object),
         name: caller
-            .and_then(|caller| name_from(heap, caller, object))
+            .and_then(|caller| naming::name_of(heap, caller, object))
             .map(Into::into),
         state: state(heap, object),
         grade,
     })
-}
-
-fn name_from(heap: &Heap<'_>, caller: &RawFrame, object: u64) -> Option<String> {
-    naming::name_of(heap, caller, object)
 }
 
 /// What an object of a known class says of itself.
@@ -77,8 +72,9 @@ fn state(heap: &Heap<'_>, object: u64) -> Vec<ObjectFact> {
         facts: Vec::new(),
     };
     match &*kind {
-        "_thread.lock" => facts.push("locked", is_locked(heap, object).to_string()),
-        "_thread.RLock" => facts.push("locked", is_locked(heap, object).to_string()),
+        "_thread.lock" | "_thread.RLock" => {
+            facts.push("locked", is_locked(heap, object).to_string());
+        }
         _ if heap.is_instance(object, "Queue") => {
             facts.length("qsize", "queue");
             facts.number("maxsize", "maxsize");
