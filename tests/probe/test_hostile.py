@@ -20,6 +20,8 @@ def test_all_descriptors_are_closed_and_their_numbers_used_again(suite):
             os.closerange(3, 4096)
             global files
             files = [open("file-%d" % n, "w") for n in range(300)]
+            with open("count", "w") as file:
+                file.write(str(len(os.listdir("/proc/self/fd")) - 2))  # its own, and the listing's
         def test_next():
             for number, file in enumerate(files):
                 file.write("of the test %d" % number)
@@ -36,6 +38,8 @@ def test_all_descriptors_are_closed_and_their_numbers_used_again(suite):
     ]
     assert result.code == suite.pytest("-s").code
     assert "FINISH" in ring.kinds()
+    with open(suite.path("count")) as file:
+        assert [r.fds for r in ring.records() if r.kind == "END"][0] == int(file.read())
     for number in range(300):
         with open(suite.path("file-%d" % number)) as file:
             assert file.read() == "of the test %d" % number
@@ -221,18 +225,34 @@ def test_no_proc(suite):
     assert watched.rings == []
 
 
-def test_proc_goes_away_in_a_test(suite):
+@pytest.mark.parametrize("replaced", [False, True], ids=["held", "replaced"])
+def test_proc_goes_away_in_a_test(suite, replaced):
     if os.geteuid():
         pytest.skip("chroot needs root")
     suite.write("test_a.py", """
-        import os
+        import os, time
         def test_chroot(tmp_path):
+            other = os.open("/proc", os.O_RDONLY)
+            for fd in os.listdir("/proc/self/fd") * %d:
+                path = "/proc/self/fd/" + fd
+                if os.path.islink(path) and os.readlink(path).startswith("/proc/"):
+                    os.dup2(other, int(fd))
+            os.close(other)
             os.chroot(str(tmp_path))
+            time.sleep(0.002)  # after 1 ms threads are counted at the teardown, too
         def test_next(): pass
-    """)
+    """ % replaced)
     plain, watched = suite.pytest("-q"), suite.watched("-q")
     assert watched.code == plain.code
     ring, = watched.rings
     assert [(kinds, flags) for _, kinds, flags in ring.tests()] == [(FULL, 0)] * 2
-    last = [r for r in ring.records() if r.kind == "END"][-1]
-    assert (last.threads, last.os_threads, last.children, last.fds) == (1, None, None, None)
+    counts = [(r.threads, r.os_threads, r.children, r.fds)
+              for r in ring.records() if r.kind == "END"]
+    teardown = [r for r in ring.records() if r.kind == "TEARDOWN"][0]
+    if os.stat("/proc/self/fd").st_size and not replaced:  # the plugin holds its folders of /proc
+        before = [r for r in ring.records() if r.kind == "SETUP"][0]
+        assert counts == [(1, 1, 0, before.fds)] * 2
+        assert teardown.os_threads == 1
+    else:
+        assert counts == [(1, None, None, None)] * 2
+        assert teardown.os_threads is None

@@ -117,6 +117,7 @@ LOOKS = r"""
         for fd in sorted(os.listdir(pid + "fd"), key=int):
             try:
                 target = os.readlink(pid + "fd/" + fd)
+                target = target.replace("/%d/" % os.getpid(), "/PID/")
                 fds.append(re.sub(r"\[\d+\]|#\d+", "N", target))
             except OSError:
                 pass
@@ -194,6 +195,10 @@ def test_code_of_the_project_sees_nothing(suite, distributed):
             rings = [fd for fd in found["fds"] if fd.startswith(run.path)]
             assert len(rings) == 1
             found["fds"].remove(rings[0])
+        if when in ("test", "unconfigure") and os.stat("/proc/self/fd").st_size:
+            # the two that are held, see test_held.py; the highest
+            assert found["fds"][-2:] == ["/proc/PID/task", "/proc/PID/fd"]
+            del found["fds"][-2:]
         assert found == plain[when]
         assert run.path not in json.dumps(found)
 

@@ -6,8 +6,10 @@ that the watcher polls, and fails the running test when the watcher asks for tha
 of the ring is described in docs/watch-protocol.md.
 
 The tests must not be able to tell that it is there. So: no output, no warning, no exception, no
-thread, no open file; once loaded it takes itself out of sys.path, sys.modules, the environment
-and pytest's list of plugins. If anything is not as it should be, it does nothing at all.
+thread; once loaded it takes itself out of sys.path, sys.modules, the environment and pytest's
+list of plugins. If anything is not as it should be, it does nothing at all. Open are two
+descriptors (see "held descriptors"), from the session's start to pytest's end, at high numbers
+and not counted with those of the tests; and before Python 3.13 the one that mmap keeps.
 Functions of the standard library are bound here, before a test can patch them.
 """
 import functools
@@ -18,7 +20,8 @@ import signal
 import struct
 import sys
 import threading
-from os import P_ALL, WEXITED, WNOHANG, WNOWAIT, getpid, listdir, stat, waitid
+from os import P_ALL, WEXITED, WNOHANG, WNOWAIT, fstat, getpid, listdir, stat, waitid
+from os import close as os_close, open as os_open, sysconf
 from signal import getsignal
 from threading import _active, get_ident, get_native_id
 from time import monotonic_ns  # CLOCK_MONOTONIC on Linux
@@ -29,6 +32,13 @@ try:
     import mmap
 except ImportError:  # a build of Python without it: without us, then
     mmap = None
+try:
+    known = "fcntl" in sys.modules
+    from fcntl import F_DUPFD_CLOEXEC, fcntl
+    if not known:
+        del sys.modules["fcntl"]  # the tests' Python has not loaded it
+except ImportError:
+    fcntl = None
 
 INTERRUPTS = "interrupts"  # a file of the run folder: the watcher may ask us to fail a test
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -53,6 +63,9 @@ NOT_COUNTED = 0xFFFFFFFF
 NOTHING_COUNTED = COUNTS.pack(*[NOT_COUNTED] * 5)
 ANY_CHILD = WEXITED | WNOHANG | WNOWAIT  # for waitid: asks, and takes nothing
 NO_CHILDREN = []
+USUAL_LIMIT = 1024  # of descriptors; with less room for them we hold none
+HIGHEST_LIMIT = 4096  # the kernel's table of descriptors reaches to the highest, in each fork, too
+BELOW_LIMIT = 16  # descriptors
 MAX_LISTED = 32  # threads and such in one record, and
 MAX_NAME = 64  # characters of a thread's name in it, so that it stays below MAX_TEXT
 SAME = 1000000  # ns: so short after the end of a test its counts still hold
@@ -199,6 +212,54 @@ class MarkByPid:
         return getpid() == self.pid
 
 
+# --- held descriptors
+#
+# To find /proc/PID/task and /proc/PID/fd by their names costs more than half of what the kernel
+# does for us at the end of a test. So both are held open, by O_PATH: such a descriptor can be
+# asked by fstat, and neither read nor written, so whatever tests do with it, no byte gets lost.
+# A number may be closed and taken by a test at any time, and a fork inherits those of its parent.
+# So each answer is looked at for whether it is of the file that was opened.
+
+
+def _held(path, lowest):
+    """A descriptor of a folder, with a number so high that tests get those they would get."""
+    low = os_open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        fd = fcntl(low, F_DUPFD_CLOEXEC, lowest)
+    finally:
+        os_close(low)
+    return fd, fstat(fd)[1:3]  # st_ino and st_dev
+
+
+def _still_held(held):
+    """Those that nobody has closed, nor put another file in their place."""
+    still = []
+    for fd, identity in held:
+        try:
+            if fstat(fd)[1:3] == identity:
+                still.append((fd, identity))
+        except FileNotFoundError:  # the parent's /proc/PID/fd, and the parent has ended
+            still.append((fd, identity))
+        except OSError:
+            pass
+    return still
+
+
+def _let_go(held, task):
+    """Closes what is surely ours, and tells what is left."""
+    left = []
+    for fd, identity in _still_held(held):
+        try:
+            # another thread could put a file of its own there, just now
+            if stat(task).st_nlink == 3 and fstat(fd)[1:3] == identity:
+                os_close(fd)
+                continue
+        except OSError:
+            pass
+        left.append((fd, identity))
+    return left
+
+
 # --- counting
 
 
@@ -208,7 +269,7 @@ class Counter:
     Python's numbers are had in a fraction of a microsecond, the kernel's in some.
     """
 
-    def __init__(self):
+    def __init__(self, inherited):
         self.moved = True  # whether something came or went since the last births()
         self.alone = False  # nothing did, and Python has but one thread: as at most tests
         self.threads = 0
@@ -228,6 +289,37 @@ class Counter:
         folder = "/proc/%d/" % getpid() if _in_proc(getpid()) else "/proc/self/"
         self.task = (folder + "task").encode()
         self.fd = (folder + "fd").encode()
+        # Descriptors and identities of these two; of the parent's, if they could not be closed.
+        self.held = _let_go(inherited, self.task)
+        self.holds = False  # whether both are held, and are this process's
+        self.task_fd = self.task_identity = self.fd_fd = self.fd_identity = None
+
+    def hold(self):
+        """From now on the kernel is asked by descriptors, if they can be had."""
+        try:
+            limit = min(sysconf("SC_OPEN_MAX"), HIGHEST_LIMIT)  # the soft RLIMIT_NOFILE
+            if self.held or fcntl is None or limit < USUAL_LIMIT or not stat(self.fd).st_size:
+                return
+            for path in (self.task, self.fd):
+                self.held.append(_held(path, limit - BELOW_LIMIT))
+            (self.task_fd, self.task_identity), (self.fd_fd, self.fd_identity) = self.held
+            self.holds = True
+        except OSError:
+            self.let_go()
+
+    def let_go(self):
+        self.holds = False
+        self.held = _let_go(self.held, self.task)
+
+    def _opened(self):
+        """Number of descriptors but ours."""
+        # Since Linux 6.2 the size of the folder is their number, before it is 0; the listing has
+        # one of its own.
+        opened = stat(self.fd).st_size or len(listdir(self.fd)) - 1
+        if self.held:
+            self.held = _still_held(self.held)
+            opened -= len(self.held)
+        return opened if opened >= 0 else NOT_COUNTED
 
     def look_at_threads(self):
         """Those of threading. Callers see for themselves that there is but one, as mostly."""
@@ -255,12 +347,24 @@ class Counter:
                 self.moved = True
         os_threads = opened = NOT_COUNTED
         children = None
+        if self.holds:
+            try:
+                found = fstat(self.task_fd)
+                self.holds = found[1:3] == self.task_identity
+                os_threads = found.st_nlink - 2
+                if fds:
+                    found = fstat(self.fd_fd)
+                    if found[1:3] != self.fd_identity or found.st_size < 2:
+                        self.holds = False
+                    opened = found.st_size - 2
+            except OSError:  # closed by a test; it will do so again, so we do without
+                self.holds = False
         try:
-            os_threads = stat(self.task).st_nlink - 2
-            if fds:
-                # Since Linux 6.2 the size of the folder is their number, before it is 0; the
-                # listing has one of its own.
-                opened = stat(self.fd).st_size or len(listdir(self.fd)) - 1
+            if not self.holds:
+                os_threads = opened = NOT_COUNTED
+                os_threads = stat(self.task).st_nlink - 2
+                if fds:
+                    opened = self._opened()
             waitid(P_ALL, 0, ANY_CHILD)
             children = _children(os_threads)
         except ChildProcessError:
@@ -574,13 +678,13 @@ class Probe:
         self.result = PASSED
         self.early = None  # a report of a test that we were not told of yet
         self.last = 0  # time of the last record with counts
-        self._open(CAPACITY)
+        self._open(CAPACITY, [])
 
-    def _open(self, capacity):
+    def _open(self, capacity, inherited):
         self.pid = getpid()
         self.own = _mark_of_process()
         self.thread = self.ring = None
-        self.counter = Counter()
+        self.counter = Counter(inherited)
         self.ring = Ring(self.run, capacity)
         self.thread = get_ident()  # the only one that records; none without a ring
 
@@ -599,7 +703,7 @@ class Probe:
         # pytest-forked, or a fork in a test whose child came back to pytest. The parent's
         # ring is mapped here, too, but is the parent's.
         running = self.running
-        self._open(FORKED_CAPACITY)
+        self._open(FORKED_CAPACITY, self.counter.held)
         self.serial = self.running = 0
         self._session(forked=True)
         if self.logs:
@@ -677,6 +781,8 @@ class Probe:
             "func_only": str(_ini(config, "timeout_func_only")).lower() in TRUE,
             "ppid": os.getppid(),
         })
+        if not self.controller:
+            self.counter.hold()
         self._boundary(SESSION, text)
 
     @pytest.hookimpl(tryfirst=True)
@@ -764,6 +870,7 @@ class Probe:
                 self.hidden.environment()
             if self._here():
                 self._boundary(UNCONFIGURE)
+                self.counter.let_go()
             if self.signal and getsignal(self.signal) is self.handler:
                 signal.signal(self.signal, signal.SIG_DFL)
         except Exception:
