@@ -164,6 +164,7 @@ fn thread(
         kernel: kernel::kernel_thread(&raw.stat, &raw.look, raw.wchan),
         kind,
         python,
+        native: None,
         wait,
         settled: raw.settled,
     }

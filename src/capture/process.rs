@@ -85,6 +85,14 @@ impl ProcessReader {
         }
     }
 
+    /// The CPython that was found in it.
+    pub(super) fn python(&self) -> Option<&PythonProcess> {
+        match &self.known.as_ref()?.located {
+            Kind::Python(python) => Some(python),
+            _ => None,
+        }
+    }
+
     /// One sample.
     pub(super) fn sample(&mut self, files: &FileIndex) -> ProcessResult {
         let pid = self.pid;
@@ -113,6 +121,7 @@ impl ProcessReader {
         let pause = pass.held.map(|held| Pause {
             process: key.clone(),
             stopped_us: held.for_us,
+            native: false,
         });
         let (process, gaps) = assemble(key, &leader, (pid, alive), runtime, pass, gaps, files);
         Ok(ProcessSample {

@@ -2,6 +2,7 @@
 
 mod code;
 pub(super) mod environ;
+mod evaluations;
 mod frame;
 mod generator;
 mod heap;
@@ -34,6 +35,7 @@ use heap::Heap;
 use interpreter::Skeleton;
 use static_signals::StaticSignals;
 
+pub(crate) use evaluations::Evaluation;
 pub(crate) use holders::RawHolder;
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
