@@ -91,7 +91,7 @@ impl<'a> Case<'a> {
             .iter()
             .flat_map(|sample| &sample.processes)
             .flat_map(|process| &process.threads)
-            .any(|thread| !thread.python.is_empty())
+            .any(|thread| !thread.python.is_empty() || thread.native.is_some())
     }
 
     /// A fact that a finding rests on, with the places in the last sample that show it.

@@ -30,7 +30,8 @@ pub(super) fn place(thread: &Thread) -> Option<String> {
         let call = thread.wait.as_ref()?.call.as_ref()?;
         thread.frames().find(|frame| &frame.function == call)
     });
-    shown.or_else(|| thread.frames().next()).map(Frame::place)
+    let python = shown.or_else(|| thread.frames().next()).map(Frame::place);
+    python.or_else(|| Some(thread.native.as_ref()?.own_frame()?.place()))
 }
 
 /// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe from pid 5)".

@@ -267,7 +267,9 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
             | HolderEvidence::OwnerField
             | HolderEvidence::PthreadMutex
             | HolderEvidence::ProcessLock => Grade::Derived,
-            HolderEvidence::BareOwnerField | HolderEvidence::Reference => Grade::Guessed,
+            HolderEvidence::BareOwnerField
+            | HolderEvidence::OnlyReference
+            | HolderEvidence::Reference => Grade::Guessed,
         };
         Holder {
             thread: thread.map(|(key, _)| key.clone()),

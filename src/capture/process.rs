@@ -221,7 +221,7 @@ impl ProcessReader {
             Some(Kind::NotPython) => {
                 gaps.push(gap(
                     GapKind::NotApplicable,
-                    "not a Python process; hangscope shows what the kernel knows of it".to_owned(),
+                    "not a Python process, and its native stacks were not taken".to_owned(),
                 ));
                 RuntimeKind::Other
             }

@@ -106,7 +106,7 @@ impl Key {
         &self.0
     }
     /// The thread id in the key of a thread.
-    pub(super) fn tid(&self) -> Option<Tid> {
+    pub fn tid(&self) -> Option<Tid> {
         self.0.split_once("/t")?.1.parse().ok()
     }
     pub(super) fn process_part(&self) -> &str {

@@ -179,8 +179,11 @@ pub enum HolderEvidence {
     ImportLock,
     /// A `multiprocessing` lock's note that a thread of this process holds it.
     ProcessLock,
-    /// The owner that a mutex of the C library notes (`pthread_mutex_t.__data.__owner`).
+    /// The owner that a mutex or read-write lock of the C library notes (`pthread_mutex_t.__data.__owner`,
+    /// `pthread_rwlock_t.__data.__cur_writer`).
     PthreadMutex,
+    /// The thread's stack is the only other one that refers to the lock, and a circle of waits closes by it.
+    OnlyReference,
     /// A frame reaches the object by a variable: a suspect, no more.
     Reference,
 }
@@ -316,6 +319,13 @@ impl Wait {
 }
 
 impl HolderEvidence {
+    /// Whether it is read from native stacks, which are taken once, after the last sample. Of Python's waits the owner of a
+    /// mutex is read in each sample, and that it is said of all of them does no harm.
+    #[must_use]
+    pub fn is_native(self) -> bool {
+        matches!(self, Self::PthreadMutex | Self::OnlyReference)
+    }
+
     /// What says so, in words that follow "holds it" or "may hold it".
     #[must_use]
     pub fn in_words(self) -> &'static str {
@@ -330,7 +340,8 @@ impl HolderEvidence {
             }
             Self::ImportLock => "by the import system's own note",
             Self::ProcessLock => "by the lock's own note",
-            Self::PthreadMutex => "by the mutex's owner field",
+            Self::PthreadMutex => "by the lock's note of its owner",
+            Self::OnlyReference => "as the only other thread whose stack refers to it, which closes a circle",
             Self::Reference => "as it can reach the lock",
         }
     }

@@ -3,11 +3,15 @@
 
 mod copy;
 mod splice;
+mod waits;
 
 use super::kernel;
 use super::maps;
 use super::memory::{CachedMemory, ProcessMemory};
-use super::native::{Images, ObjectCache, Registers, StackBytes, Unwinder, Walk, WalkEnd};
+use super::namespace::NamespaceIds;
+use super::native::{
+    Images, ObjectCache, Registers, StackBytes, Symbol, Symbolizer, Unwinder, Walk, WalkEnd,
+};
 use super::python::{Evaluation, PythonProcess};
 use super::stop::Held;
 use crate::model::{
@@ -17,9 +21,13 @@ use crate::model::{
 use copy::{Copied, stack_pointer};
 use nix::libc::user_regs_struct;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Most running Python threads whose frames are read while the process stands still; a GIL lets one of an interpreter run.
 const MAX_RUNNING: usize = 8;
+
+/// Longest that lines and inlined functions are looked for in one process.
+const MOST_FOR_LINES: Duration = Duration::from_secs(1);
 
 /// What came of it, beside the stacks in the process's threads.
 #[derive(Debug, Default)]
@@ -35,6 +43,8 @@ type Evaluations = BTreeMap<Tid, Result<Vec<Evaluation>, String>>;
 struct Unwound {
     walk: Walk,
     stack: StackBytes,
+    /// General registers that are known.
+    registers: Vec<u64>,
     moved: bool,
     grade: Grade,
 }
@@ -97,6 +107,9 @@ pub(super) fn add(
         }
         None => (without_stop(process, &unwinder, &live), Evaluations::new()),
     };
+    let with_lines = |module: usize| has_own_code(&images, module);
+    let until = Instant::now() + MOST_FOR_LINES;
+    let mut symbols = Symbolizer::new(&images, cache, &live, &with_lines, until);
     for thread in &mut process.threads {
         let Some(unwound) = unwound.get(&thread.tid) else {
             continue;
@@ -105,9 +118,24 @@ pub(super) fn add(
             Some(known) => known.clone(),
             None => evaluations_of(python, &live, thread),
         };
-        thread.native = Some(describe(thread, unwound, &images, calls));
+        thread.native = Some(describe(thread, unwound, &images, (&live, cache), &mut symbols, calls));
     }
+    let tids: Vec<Tid> = process.threads.iter().map(|thread| thread.tid).collect();
+    let namespace = NamespaceIds::of(process.pid, alive, &tids);
+    waits::tell(process, &unwound, &live, &namespace);
     outcome
+}
+
+/// Whether a file is the user's: of the system's libraries and of CPython functions are enough, and their debug
+/// information is large.
+fn has_own_code(images: &Images, module: usize) -> bool {
+    let path = images.path(module);
+    let name = images.name(module);
+    let is_python = name.starts_with("libpython") || name.starts_with("python");
+    let of_system = ["/lib/", "/usr/lib/", "/lib64/", "/usr/lib64/"]
+        .iter()
+        .any(|folder| path.starts_with(folder));
+    !is_python && !of_system && name != "[vdso]"
 }
 
 fn pause(process: &Process, held: Held) -> Pause {
@@ -215,6 +243,7 @@ fn after_stop(
             Unwound {
                 walk,
                 stack,
+                registers: registers.known().collect(),
                 moved,
                 grade: Grade::Read,
             },
@@ -246,6 +275,7 @@ fn without_stop(
             Unwound {
                 walk,
                 stack: StackBytes::default(),
+                registers: Vec::new(),
                 moved: !is_where_it_was(thread, sp, pc),
                 grade: Grade::Guessed,
             },
@@ -259,6 +289,8 @@ fn describe(
     thread: &Thread,
     unwound: &Unwound,
     images: &Images,
+    (memory, cache): (&CachedMemory<'_>, &ObjectCache),
+    symbols: &mut Symbolizer<'_>,
     calls: Result<Vec<Evaluation>, String>,
 ) -> NativeStack {
     let walk = &unwound.walk;
@@ -279,18 +311,26 @@ fn describe(
     };
     let mut frames = Vec::new();
     for (at, frame) in walk.frames.iter().enumerate() {
-        frames.push(NativeFrame {
+        let bare = NativeFrame {
             address: Addr(frame.pc),
             function: None,
             module: frame.module.map(|module| images.name(module).into()),
-            in_module: None,
+            in_module: images.in_file(frame.pc, memory, cache).map(Addr),
             file: None,
             line: None,
             inlined: false,
             signal: frame.signal,
             guessed: frame.guessed,
-            python_frames: counts.get(at).copied().unwrap_or(0),
-        });
+            python_frames: 0,
+        };
+        let functions = symbols.resolve(frame);
+        frames.extend(functions.iter().map(|symbol| named(&bare, symbol)));
+        if functions.is_empty() {
+            frames.push(bare);
+        }
+        if let Some(outermost) = frames.last_mut() {
+            outermost.python_frames = counts.get(at).copied().unwrap_or(0);
+        }
     }
     NativeStack {
         frames,
@@ -301,5 +341,16 @@ fn describe(
         moved: unwound.moved,
         apart: apart.map(Foreign::from),
         grade: unwound.grade,
+    }
+}
+
+fn named(bare: &NativeFrame, symbol: &Symbol) -> NativeFrame {
+    NativeFrame {
+        function: symbol.function.clone(),
+        file: symbol.file.clone(),
+        line: symbol.line,
+        inlined: symbol.inlined,
+        signal: bare.signal && !symbol.inlined,
+        ..bare.clone()
     }
 }

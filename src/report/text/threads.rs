@@ -9,7 +9,7 @@ use super::signals;
 use super::stacks;
 use super::tasks;
 use crate::model::{
-    Foreign, Frame, Key, Motion, NativeStack, Process, PythonReader, Report, RuntimeKind, Snapshot, SocketState,
+    Foreign, Frame, Key, Motion, NativeStack, Process, PythonReader, Report, RuntimeKind, SocketState,
     Thread, ThreadKind, Trigger, Wait, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
@@ -117,7 +117,7 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
             ));
         }
         (None, RuntimeKind::Unknown) => parts.push("unknown program".to_owned()),
-        (None, _) => parts.push("not Python".to_owned()),
+        (None, _) => parts.push("native program".to_owned()),
     }
     parts.push(plural(process.coverage.threads, "thread"));
     if process.coverage.interpreters > 0 {
