@@ -11,6 +11,12 @@ mod maps;
 pub mod memory;
 mod merge;
 mod namespace;
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "registers are not taken by a stop yet"
+)]
+mod native;
 mod process;
 mod python;
 mod sets;
