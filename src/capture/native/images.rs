@@ -16,6 +16,8 @@ type Opened = OnceLock<Result<Arc<ObjectFile>, String>>;
 pub(crate) struct Images {
     pub(super) arch: &'static Architecture,
     code: Code,
+    /// `/proc/PID/task/TID/root`: the directory tree that the process sees.
+    root: String,
     /// One for each of the modules, and a last one for the vdso.
     opened: Vec<Opened>,
 }
@@ -53,12 +55,18 @@ impl Images {
             );
             io::Error::new(io::ErrorKind::Unsupported, message)
         })?;
-        Ok(Self::new(arch, Code::read(pid, tid)?))
+        let root = format!("/proc/{pid}/task/{tid}/root");
+        Ok(Self::new(arch, Code::read(pid, tid)?, root))
     }
 
-    pub(super) fn new(arch: &'static Architecture, code: Code) -> Self {
+    pub(super) fn new(arch: &'static Architecture, code: Code, root: String) -> Self {
         let opened = (0..=code.modules.len()).map(|_| OnceLock::new()).collect();
-        Self { arch, code, opened }
+        Self {
+            arch,
+            code,
+            root,
+            opened,
+        }
     }
 
     /// Name of a module by its number: the last part of its path, or `[vdso]`.
@@ -72,6 +80,10 @@ impl Images {
     /// Its whole path, as the process sees it.
     pub(crate) fn path(&self, module: usize) -> &str {
         self.code.modules.get(module).map_or("[vdso]", Module::path)
+    }
+
+    pub(super) fn root(&self) -> &str {
+        &self.root
     }
 
     /// Number of the program itself.

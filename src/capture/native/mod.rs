@@ -12,6 +12,7 @@ mod live;
 mod object_file;
 mod stack;
 mod step;
+mod symbols;
 mod unwind;
 mod unwind_table;
 
@@ -19,4 +20,5 @@ pub(crate) use arch::Registers;
 pub(crate) use images::Images;
 pub(crate) use object_file::ObjectCache;
 pub(crate) use stack::StackBytes;
+pub(crate) use symbols::{Symbol, Symbolizer};
 pub(crate) use unwind::{NativeFrame, Unwinder, Walk, WalkEnd};

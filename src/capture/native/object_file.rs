@@ -2,6 +2,7 @@
 
 use super::arch::Architecture;
 use super::headers::{Headers, Section, Source};
+use super::symbols::FileSymbols;
 use super::unwind_table::{Placed, UnwindTable, eh_frame_of};
 use crate::capture::memory::CachedMemory;
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub(crate) struct ObjectFile {
     pub(super) headers: Headers,
     pub(super) build_id: Option<Vec<u8>>,
     unwind_table: OnceLock<Result<UnwindTable, &'static str>>,
+    pub(super) symbols: FileSymbols,
 }
 
 impl ObjectFile {
@@ -85,6 +87,7 @@ impl ObjectFile {
             headers,
             build_id,
             unwind_table: OnceLock::new(),
+            symbols: FileSymbols::default(),
         })
     }
 
