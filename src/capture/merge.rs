@@ -245,7 +245,12 @@ fn join_wait(
             wait.address = Some(*object);
         }
         Some(WaitTarget::Parked(address)) => wait.address = Some(*address),
-        None => {}
+        None => {
+            if let Some(joined) = meaning.joins {
+                wait.kind = WaitKind::ThreadExit;
+                wait.target = Some(process.thread(joined));
+            }
+        }
     }
     wait
 }
@@ -268,6 +273,7 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
             | HolderEvidence::PthreadMutex
             | HolderEvidence::ProcessLock => Grade::Derived,
             HolderEvidence::BareOwnerField
+            | HolderEvidence::DroppedGuard
             | HolderEvidence::OnlyReference
             | HolderEvidence::Reference => Grade::Guessed,
         };
@@ -315,7 +321,7 @@ fn resolve_idents(threads: &mut [Thread]) {
             continue;
         };
         owner.thread = by_ident.get(&owner.ident).cloned();
-        if wait.kind == WaitKind::ThreadExit {
+        if wait.kind == WaitKind::ThreadExit && wait.target.is_none() {
             wait.target = owner.thread.clone();
             wait.owner = None;
             continue;

@@ -326,6 +326,12 @@ impl ProcessReader {
         }
         let tids: Vec<Tid> = tasks.iter().map(|task| task.tid).collect();
         let namespace = NamespaceIds::of(self.pid, alive, &tids);
+        for meaning in meanings.values_mut() {
+            let mut ours = tids.iter().copied();
+            meaning.joins = meaning
+                .joins
+                .and_then(|joined| ours.find(|tid| namespace.inner(*tid) == joined));
+        }
         let blocked: Vec<BlockedThread> = meanings
             .iter()
             .map(|(tid, meaning)| BlockedThread {

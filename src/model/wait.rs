@@ -182,6 +182,9 @@ pub enum HolderEvidence {
     /// The owner that a mutex or read-write lock of the C library notes (`pthread_mutex_t.__data.__owner`,
     /// `pthread_rwlock_t.__data.__cur_writer`).
     PthreadMutex,
+    /// A frame of the thread refers to the lock and would drop a guard of that kind if a panic passed it, as its landing pad
+    /// (Itanium C++ ABI, exception handling) shows.
+    DroppedGuard,
     /// The thread's stack is the only other one that refers to the lock, and a circle of waits closes by it.
     OnlyReference,
     /// A frame reaches the object by a variable: a suspect, no more.
@@ -323,7 +326,10 @@ impl HolderEvidence {
     /// mutex is read in each sample, and that it is said of all of them does no harm.
     #[must_use]
     pub fn is_native(self) -> bool {
-        matches!(self, Self::PthreadMutex | Self::OnlyReference)
+        matches!(
+            self,
+            Self::PthreadMutex | Self::DroppedGuard | Self::OnlyReference
+        )
     }
 
     /// What says so, in words that follow "holds it" or "may hold it".
@@ -341,6 +347,7 @@ impl HolderEvidence {
             Self::ImportLock => "by the import system's own note",
             Self::ProcessLock => "by the lock's own note",
             Self::PthreadMutex => "by the lock's note of its owner",
+            Self::DroppedGuard => "by a guard that this function drops at its end",
             Self::OnlyReference => "as the only other thread whose stack refers to it, which closes a circle",
             Self::Reference => "as it can reach the lock",
         }

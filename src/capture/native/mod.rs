@@ -7,6 +7,7 @@ mod arch;
 mod guess;
 mod headers;
 mod images;
+mod landing;
 #[cfg(test)]
 mod live;
 mod object_file;
@@ -18,6 +19,7 @@ mod unwind_table;
 
 pub(crate) use arch::Registers;
 pub(crate) use images::Images;
+pub(crate) use landing::{Cleanup, cleanup};
 pub(crate) use object_file::ObjectCache;
 pub(crate) use stack::StackBytes;
 pub(crate) use symbols::{Symbol, Symbolizer};

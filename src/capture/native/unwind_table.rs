@@ -178,6 +178,21 @@ impl UnwindTable {
         })
     }
 
+    /// Where the function at an address begins, and its table of landing pads; `None` if it has none.
+    pub(super) fn landing_table(&self, address: u64) -> Option<(u64, u64)> {
+        let section = self.section();
+        let offset = EhFrameOffset(self.entry(address)?);
+        let fde = section
+            .fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset)
+            .ok()?;
+        match fde.lsda()? {
+            gimli::Pointer::Direct(table) if fde.contains(address) => {
+                Some((fde.initial_address(), table))
+            }
+            _ => None,
+        }
+    }
+
     /// Offset in `.eh_frame` of the entry that may hold an address.
     fn entry(&self, address: u64) -> Option<usize> {
         match &self.index {

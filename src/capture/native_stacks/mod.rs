@@ -122,7 +122,7 @@ pub(super) fn add(
     }
     let tids: Vec<Tid> = process.threads.iter().map(|thread| thread.tid).collect();
     let namespace = NamespaceIds::of(process.pid, alive, &tids);
-    waits::tell(process, &unwound, &live, &namespace);
+    waits::tell(process, &unwound, &live, &mut symbols, &namespace);
     outcome
 }
 

@@ -4,6 +4,7 @@
 //! any of them.
 
 pub(super) mod aarch64;
+pub(super) mod flow;
 pub(super) mod x86_64;
 
 use nix::libc::user_regs_struct;

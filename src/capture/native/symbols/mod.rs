@@ -49,6 +49,7 @@ pub(crate) struct Symbolizer<'i> {
     wants_lines: &'i dyn Fn(usize) -> bool,
     until: Instant,
     known: FnvHashMap<u64, Arc<[Symbol]>>,
+    functions: FnvHashMap<u64, Option<Foreign>>,
     without_lines: BTreeMap<usize, &'static str>,
 }
 
@@ -69,6 +70,7 @@ impl<'i> Symbolizer<'i> {
             wants_lines,
             until,
             known: FnvHashMap::default(),
+            functions: FnvHashMap::default(),
             without_lines: BTreeMap::new(),
         }
     }
@@ -82,6 +84,33 @@ impl<'i> Symbolizer<'i> {
         let symbols: Arc<[Symbol]> = self.look_up(address).into();
         self.known.insert(address, Arc::clone(&symbols));
         symbols
+    }
+
+    /// The function at an address by the symbol tables alone.
+    pub(in crate::capture::native) fn function_at(&mut self, address: u64) -> Option<Foreign> {
+        if let Some(known) = self.functions.get(&address) {
+            return known.clone();
+        }
+        let located = self.images.locate(address, self.memory, self.cache).ok();
+        let function = located.and_then(|located| {
+            let place = FilePlace {
+                object: located.object,
+                root: self.images.root(),
+                path: self.images.path(located.module),
+            };
+            named(place.function(located.address)?).function
+        });
+        self.functions.insert(address, function.clone());
+        function
+    }
+
+    /// Where in memory the function at an address begins, and its table of landing pads.
+    pub(in crate::capture::native) fn landing_table(&self, address: u64) -> Option<(u64, u64)> {
+        let located = self.images.locate(address, self.memory, self.cache).ok()?;
+        let table = located.object.unwind_table().ok()?;
+        let (start, landing) = table.landing_table(located.address)?;
+        let bias = address.wrapping_sub(located.address);
+        Some((start.wrapping_add(bias), landing.wrapping_add(bias)))
     }
 
     /// The modules whose lines were wanted and not found, and why.

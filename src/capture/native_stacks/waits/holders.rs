@@ -1,8 +1,11 @@
 //! Who holds a native lock. A pthread mutex notes its owner. Of Rust's locks the holder has to be looked for: by the
-//! references on all stacks, which make suspects; a suspect is believed where it is the only one and a circle closes by it.
+//! guards that frames own, and by the references on all stacks, which make suspects; a suspect is believed where it is the
+//! only one and a circle closes by it.
 
 use super::super::Unwound;
+use super::guards::Owning;
 use super::scan::{self, Hit};
+use super::shapes::Primitive;
 use super::{Owner, Waiter};
 use crate::capture::namespace::NamespaceIds;
 use crate::model::{
@@ -17,6 +20,7 @@ pub(super) fn find(
     process: &mut Process,
     waiters: &[Waiter],
     unwound: &BTreeMap<Tid, Unwound>,
+    owning: &BTreeMap<Tid, Vec<Owning>>,
     namespace: &NamespaceIds,
 ) {
     let by_inner: BTreeMap<Tid, Tid> = process
@@ -33,23 +37,27 @@ pub(super) fn find(
     let hits = scan::hits(&locks, unwound);
     let mut suspects: HashMap<Tid, Vec<Holder>> = HashMap::new();
     for waiter in waiters {
-        let found = match waiter.lock.owner {
-            Owner::Thread(inner) => {
-                let noted = noted(process, by_inner.get(&inner).copied());
-                with_wait(process, waiter.tid, |wait| wait.holders = vec![noted]);
-                continue;
-            }
-            Owner::NotNoted | Owner::Readers(_) => {
-                let hits = hits.get(&waiter.lock.address).map_or(&[][..], Vec::as_slice);
-                let waiting = waiting_for(waiters, waiter.lock.address);
-                suspects_of(process, waiter, hits, &waiting)
-            }
+        if let Owner::Thread(inner) = waiter.lock.owner {
+            let noted = noted(process, by_inner.get(&inner).copied());
+            with_wait(process, waiter.tid, |wait| wait.holders = vec![noted]);
+            continue;
+        }
+        let look = Look {
+            process,
+            waiter,
+            hits: hits.get(&waiter.lock.address).map_or(&[][..], Vec::as_slice),
+            owning,
+            waiting: waiting_for(waiters, waiter.lock.address),
         };
-        suspects.insert(waiter.tid, found);
+        let owners = look.owners();
+        if owners.is_empty() {
+            suspects.insert(waiter.tid, look.suspects());
+        } else {
+            with_wait(process, waiter.tid, |wait| wait.holders = owners);
+        }
     }
     let believed = closing_circles(process, &suspects);
     for (tid, mut found) in suspects {
-        let owner_unknown = "such locks do not note who holds them, and no other thread's stack refers to it";
         with_wait(process, tid, |wait| {
             if believed.contains(&tid) {
                 for holder in &mut found {
@@ -58,11 +66,129 @@ pub(super) fn find(
                 }
                 wait.holders = found;
             } else if found.is_empty() {
-                wait.holder_unknown = Some(Foreign::from(owner_unknown));
+                wait.holder_unknown = Some(Foreign::from(NOT_FOUND));
             } else {
                 wait.suspects = found;
             }
         });
+    }
+}
+
+/// Why no holder is known, where no stack has a trace of one.
+const NOT_FOUND: &str = "such locks do not note who holds them, and no thread's stack shows a guard of it: it may be kept \
+                         in a future that is suspended, in another object, or have been forgotten";
+
+/// What there is to judge one waiter by.
+struct Look<'l> {
+    process: &'l Process,
+    waiter: &'l Waiter,
+    hits: &'l [Hit],
+    owning: &'l BTreeMap<Tid, Vec<Owning>>,
+    /// Threads that wait for the same lock.
+    waiting: BTreeSet<Tid>,
+}
+
+impl Look<'_> {
+    /// Threads of which a frame both refers to the lock and owns a guard that keeps the waiter out.
+    fn owners(&self) -> Vec<Holder> {
+        let mut found = Vec::new();
+        for (tid, owners) in self.owning {
+            let own = *tid == self.waiter.tid;
+            if self.waiting.contains(tid) && !own {
+                continue;
+            }
+            let mut fitting = owners
+                .iter()
+                .filter(|owning| owning.keeps_out(self.waiter.shape.primitive))
+                // The frames of the wait itself have none that it has to wait for.
+                .filter(|owning| !own || owning.frame >= self.waiter.physical);
+            if let Some(owning) = fitting.find(|owning| self.is_of_lock(*tid, owning)) {
+                found.extend(self.holder(*tid, owning.frame, HolderEvidence::DroppedGuard));
+            }
+        }
+        if found.is_empty() {
+            found.extend(self.itself());
+        }
+        found
+    }
+
+    /// Whether a guard of this frame is that of the lock: its code names it, or the frame has a word like it.
+    fn is_of_lock(&self, tid: Tid, owning: &Owning) -> bool {
+        let own = tid == self.waiter.tid;
+        let of_frame = |hit: &&Hit| hit.tid == tid && hit.frame == owning.frame && hit.exact;
+        owning.names(self.waiter.lock.address)
+            || self.hits.iter().filter(of_frame).any(|hit| {
+                // The waiter refers to the lock to wait for it, too.
+                hit.like_a_guard || !own || self.waiter.shape.primitive == Primitive::StdOnce
+            })
+    }
+
+    /// The waiter itself, where it owns a guard of that kind and no other thread has a trace of the lock.
+    fn itself(&self) -> Option<Holder> {
+        let alone = self.hits.iter().all(|hit| hit.tid == self.waiter.tid);
+        // Nothing on a stack need refer to a static.
+        let refers = self.hits.iter().any(|hit| hit.exact);
+        let mut owners = self.owning.get(&self.waiter.tid)?.iter();
+        let owning = owners.find(|owning| {
+            owning.frame >= self.waiter.physical
+                && owning.keeps_out(self.waiter.shape.primitive)
+        })?;
+        if !alone || !refers {
+            return None;
+        }
+        self.holder(self.waiter.tid, owning.frame, HolderEvidence::DroppedGuard)
+    }
+
+    /// Threads other than those that wait for the lock whose stacks refer to it, the likeliest first.
+    fn suspects(&self) -> Vec<Holder> {
+        let mut best: BTreeMap<Tid, Hit> = BTreeMap::new();
+        let rank = |hit: &Hit| {
+            let owns = self.owning.get(&hit.tid).is_some_and(|owners| {
+                owners
+                    .iter()
+                    .any(|owning| owning.keeps_out(self.waiter.shape.primitive))
+            });
+            (owns, hit.exact, hit.like_a_guard)
+        };
+        for hit in self.hits.iter().filter(|hit| !self.waiting.contains(&hit.tid)) {
+            best.entry(hit.tid)
+                .and_modify(|known| {
+                    if rank(hit) > rank(known) {
+                        *known = *hit;
+                    }
+                })
+                .or_insert(*hit);
+        }
+        let any_exact = best.values().any(|hit| hit.exact);
+        let any_owns = best.values().any(|hit| rank(hit).0);
+        let mut ranked: Vec<Hit> = best
+            .into_values()
+            .filter(|hit| (hit.exact || !any_exact) && (rank(hit).0 || !any_owns))
+            .collect();
+        ranked.sort_by_key(|hit| (std::cmp::Reverse(rank(hit)), hit.tid));
+        ranked
+            .iter()
+            .take(MAX_SUSPECTS)
+            .filter_map(|hit| self.holder(hit.tid, hit.frame, HolderEvidence::Reference))
+            .collect()
+    }
+
+    fn holder(&self, tid: Tid, frame: usize, by: HolderEvidence) -> Option<Holder> {
+        let thread = self
+            .process
+            .threads
+            .iter()
+            .find(|thread| thread.tid == tid)?;
+        let grade = match by {
+            HolderEvidence::Reference => Grade::Guessed,
+            _ => Grade::Derived,
+        };
+        Some(Holder {
+            thread: Some(thread.key.clone()),
+            by,
+            place: place(thread, frame),
+            grade,
+        })
     }
 }
 
@@ -94,56 +220,6 @@ fn waiting_for(waiters: &[Waiter], lock: u64) -> BTreeSet<Tid> {
         .filter(|waiter| waiter.lock.address == lock)
         .map(|waiter| waiter.tid)
         .collect()
-}
-
-/// Threads other than those that wait for the lock whose stacks refer to it, the likeliest first.
-fn suspects_of(
-    process: &Process,
-    waiter: &Waiter,
-    hits: &[Hit],
-    waiting: &BTreeSet<Tid>,
-) -> Vec<Holder> {
-    let mut best: BTreeMap<Tid, Hit> = BTreeMap::new();
-    for hit in hits.iter().filter(|hit| !waiting.contains(&hit.tid)) {
-        let rank = |hit: &Hit| (hit.exact, hit.like_a_guard);
-        best.entry(hit.tid)
-            .and_modify(|known| {
-                if rank(hit) > rank(known) {
-                    *known = *hit;
-                }
-            })
-            .or_insert(*hit);
-    }
-    let any_exact = best.values().any(|hit| hit.exact);
-    let mut ranked: Vec<Hit> = best
-        .into_values()
-        .filter(|hit| hit.exact || !any_exact)
-        .collect();
-    ranked.sort_by_key(|hit| (std::cmp::Reverse((hit.exact, hit.like_a_guard)), hit.tid));
-    ranked
-        .iter()
-        .take(MAX_SUSPECTS)
-        .filter_map(|hit| {
-            let thread = process.threads.iter().find(|thread| thread.tid == hit.tid)?;
-            Some(Holder {
-                thread: Some(thread.key.clone()),
-                by: HolderEvidence::Reference,
-                place: place(thread, hit.frame),
-                grade: Grade::Guessed,
-            })
-        })
-        .chain(itself(process, waiter, hits, waiting))
-        .collect()
-}
-
-/// A thread that is alone with a lock that it waits for.
-fn itself(
-    _process: &Process,
-    _waiter: &Waiter,
-    _hits: &[Hit],
-    _waiting: &BTreeSet<Tid>,
-) -> Option<Holder> {
-    None
 }
 
 /// The first frame of the user's own code from physical frame `from` outwards.

@@ -1,5 +1,6 @@
 //! What native threads wait for, by the frames on their stacks and by what lies at the address that they wait on.
 
+mod guards;
 mod holders;
 mod names;
 mod objects;
@@ -9,6 +10,7 @@ mod shapes;
 use super::Unwound;
 use super::super::memory::CachedMemory;
 use super::super::namespace::NamespaceIds;
+use super::super::native::Symbolizer;
 use crate::model::{Addr, Foreign, Grade, Process, Thread, Tid, Wait, WaitKind, WaitObject};
 use objects::{Lock, Owner};
 use shapes::Shape;
@@ -18,6 +20,8 @@ use std::collections::BTreeMap;
 struct Waiter {
     tid: Tid,
     shape: Shape,
+    /// Number of its first physical frame that is not of the waiting itself.
+    physical: usize,
     lock: Lock,
 }
 
@@ -26,6 +30,7 @@ pub(super) fn tell(
     process: &mut Process,
     unwound: &BTreeMap<Tid, Unwound>,
     memory: &CachedMemory<'_>,
+    symbols: &mut Symbolizer<'_>,
     namespace: &NamespaceIds,
 ) {
     let key = process.key.clone();
@@ -51,11 +56,19 @@ pub(super) fn tell(
         wait.target = Some(key.lock(Addr(lock.address)));
         waiters.push(Waiter {
             tid: thread.tid,
+            physical: physical_frames(thread, shape.frames),
             shape,
             lock,
         });
     }
-    holders::find(process, &waiters, unwound, namespace);
+    let any_unnoted = waiters
+        .iter()
+        .any(|waiter| !matches!(waiter.lock.owner, Owner::Thread(_)));
+    let owning = match any_unnoted {
+        true => guards::owning(&process.threads, unwound, memory, symbols),
+        false => BTreeMap::new(),
+    };
+    holders::find(process, &waiters, unwound, &owning, namespace);
 }
 
 /// What a thread waits in, unless Python knows it better, or it has moved since it was seen to wait.
@@ -90,4 +103,10 @@ fn object(shape: Shape, address: Addr, exact: bool) -> WaitObject {
             false => Grade::Derived,
         },
     }
+}
+
+/// How many physical frames the first `count` ones of a stack are.
+fn physical_frames(thread: &Thread, count: usize) -> usize {
+    let frames = thread.native.iter().flat_map(|stack| &stack.frames);
+    frames.take(count).filter(|frame| !frame.inlined).count()
 }

@@ -34,9 +34,11 @@ const RWLOCK_READER_SHIFT: u32 = 3;
 /// `std::sys::sync::rwlock::futex`: readers in the lower 30 bits, all set for a writer; writers wait on the next word.
 const STD_READERS: u32 = (1 << 30) - 1;
 const STD_WRITER_NOTIFY: u64 = 4;
-/// `parking_lot_core`'s `ThreadData`: the futex word, then the key that the thread parks on, the lock's address. Which of
-/// the words it is depends on how rustc lays the structure out.
-const PARKED_KEYS: [u64; 4] = [16, 8, 24, 32];
+/// `parking_lot_core`'s `ThreadData` has the futex word and the key that the thread parks on, the lock's address. Where that is
+/// depends on how rustc lays the structure out: these distances have been seen (0.9.12 by rustc 1.95; by older ones).
+const PARKED_KEYS: [i64; 6] = [-32, 16, -24, -16, -8, 8];
+/// The second queue of a read-write lock has the lock's address plus one.
+const QUEUE: u64 = 1;
 
 /// The lock that a thread waits for; `None` where it does not wait for one, or it does not look like one.
 pub(super) fn lock(
@@ -100,7 +102,7 @@ fn std_rwlock(address: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
 /// The lock whose queue a thread of `parking_lot` is parked in.
 fn parked_on(futex: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
     let key = PARKED_KEYS.into_iter().find_map(|offset| {
-        let key = memory.u64(futex.checked_add(offset)?).ok()?;
+        let key = memory.u64(futex.checked_add_signed(offset)?).ok()? & !QUEUE;
         // A lock's state is one byte with its lowest bits for locked and parked, or a word.
         let state = memory.u8(key).ok()?;
         (state & 0b11 != 0).then_some(key)
