@@ -46,6 +46,7 @@ pub(super) fn find(
             process,
             waiter,
             hits: hits.get(&waiter.lock.address).map_or(&[][..], Vec::as_slice),
+            all_hits: &hits,
             owning,
             waiting: waiting_for(waiters, waiter.lock.address),
         };
@@ -83,6 +84,8 @@ struct Look<'l> {
     process: &'l Process,
     waiter: &'l Waiter,
     hits: &'l [Hit],
+    /// The same of all locks that are waited for.
+    all_hits: &'l HashMap<u64, Vec<Hit>>,
     owning: &'l BTreeMap<Tid, Vec<Owning>>,
     /// Threads that wait for the same lock.
     waiting: BTreeSet<Tid>,
@@ -101,7 +104,7 @@ impl Look<'_> {
                 .iter()
                 .filter(|owning| owning.keeps_out(self.waiter.shape.primitive))
                 // The frames of the wait itself have none that it has to wait for.
-                .filter(|owning| !own || owning.frame >= self.waiter.physical);
+                .filter(|owning| !own || self.may_be_its_own(owning));
             if let Some(owning) = fitting.find(|owning| self.is_of_lock(*tid, owning)) {
                 found.extend(self.holder(*tid, owning.frame, HolderEvidence::DroppedGuard));
             }
@@ -110,6 +113,22 @@ impl Look<'_> {
             found.extend(self.itself());
         }
         found
+    }
+
+    /// Whether a frame of the waiter may own the guard that it waits for: it is none of the frames of the wait itself, and has
+    /// more guards than there are other locks that it refers to and that others wait for.
+    fn may_be_its_own(&self, owning: &Owning) -> bool {
+        let refers = |hits: &Vec<Hit>| {
+            hits.iter().any(|hit| {
+                hit.tid == self.waiter.tid && hit.frame == owning.frame && hit.exact
+            })
+        };
+        let others = self
+            .all_hits
+            .iter()
+            .filter(|(lock, hits)| **lock != self.waiter.lock.address && refers(hits))
+            .count();
+        owning.frame >= self.waiter.physical && owning.kinds.len() > others
     }
 
     /// Whether a guard of this frame is that of the lock: its code names it, or the frame has a word like it.
@@ -130,8 +149,7 @@ impl Look<'_> {
         let refers = self.hits.iter().any(|hit| hit.exact);
         let mut owners = self.owning.get(&self.waiter.tid)?.iter();
         let owning = owners.find(|owning| {
-            owning.frame >= self.waiter.physical
-                && owning.keeps_out(self.waiter.shape.primitive)
+            self.may_be_its_own(owning) && owning.keeps_out(self.waiter.shape.primitive)
         })?;
         if !alone || !refers {
             return None;
