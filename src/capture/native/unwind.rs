@@ -38,7 +38,9 @@ pub(crate) struct NativeFrame {
 impl NativeFrame {
     /// An address within the instruction that the function executes: what to look up.
     pub(crate) fn lookup(&self) -> u64 {
-        self.pc.wrapping_sub(u64::from(self.after_call))
+        // The kernel puts a handler's return address at the start of what ends it: nothing has called.
+        let after_call = self.after_call && !self.signal;
+        self.pc.wrapping_sub(u64::from(after_call))
     }
 }
 
