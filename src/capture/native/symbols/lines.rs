@@ -323,6 +323,12 @@ mod tests {
     }
 
     #[test]
+    fn as_deep_as_is_followed() {
+        let mut lines = lines(&nested(390)).expect("debug information");
+        assert_eq!(lines.places(0x1000).len(), MAX_INLINED);
+    }
+
+    #[test]
     fn deeper_than_any_stack() {
         let mut lines = lines(&nested(1_000_000)).expect("debug information");
         assert!(lines.places(0x1000).is_empty());
