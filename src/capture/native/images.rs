@@ -77,6 +77,10 @@ impl Images {
             .map_or("[vdso]", |module| &module.name)
     }
 
+    pub(super) fn is_vdso(&self, module: usize) -> bool {
+        module == self.code.modules.len()
+    }
+
     /// Its whole path, as the process sees it.
     pub(crate) fn path(&self, module: usize) -> &str {
         self.code.modules.get(module).map_or("[vdso]", Module::path)

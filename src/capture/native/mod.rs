@@ -14,6 +14,8 @@ mod object_file;
 mod stack;
 mod step;
 mod symbols;
+#[cfg(test)]
+mod synthetic;
 mod unwind;
 mod unwind_table;
 

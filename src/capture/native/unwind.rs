@@ -38,7 +38,9 @@ pub(crate) struct NativeFrame {
 impl NativeFrame {
     /// An address within the instruction that the function executes: what to look up.
     pub(crate) fn lookup(&self) -> u64 {
-        self.pc.wrapping_sub(u64::from(self.after_call))
+        // The kernel puts a handler's return address at the start of what ends it: nothing has called.
+        let after_call = self.after_call && !self.signal;
+        self.pc.wrapping_sub(u64::from(after_call))
     }
 }
 
@@ -186,6 +188,13 @@ impl<'i> Unwinder<'i> {
                 address,
             }) => {
                 frame.module = Some(module);
+                // The rules that the kernel gives for this code on aarch64 lead to the caller of what was interrupted.
+                if self.images.is_vdso(module)
+                    && self.images.arch.has_link_register
+                    && let Some(interrupted) = self.interrupted(&mut frame, registers, reader)
+                {
+                    return (frame, Ok(interrupted));
+                }
                 match object.unwind_table() {
                     Ok(table) => match table.row(address) {
                         Some(row) => {
@@ -268,14 +277,8 @@ impl<'i> Unwinder<'i> {
         reader: &Reader<'_>,
         reason: &str,
     ) -> Next {
-        if let Some(interrupted) = self.interrupted(registers, reader) {
-            frame.signal = true;
-            frame.cfa = Some(interrupted.sp);
-            return Ok(Position {
-                registers: interrupted,
-                after_call: false,
-                guessed: frame.guessed,
-            });
+        if let Some(interrupted) = self.interrupted(frame, registers, reader) {
+            return Ok(interrupted);
         }
         let caller = self.chained(registers, reader).or_else(|| {
             let leaf = (!frame.after_call).then(|| self.leaf(registers, reader));
@@ -287,8 +290,13 @@ impl<'i> Unwinder<'i> {
         }
     }
 
-    /// The registers that a signal handler returns to, if that is what this code does.
-    fn interrupted(&self, registers: &Registers, reader: &Reader<'_>) -> Option<Registers> {
+    /// What a signal handler returns to, if that is what this code does.
+    fn interrupted(
+        &self,
+        frame: &mut NativeFrame,
+        registers: &Registers,
+        reader: &Reader<'_>,
+    ) -> Option<Position> {
         let arch = self.images.arch;
         let found = arch.signal_return.iter().any(|code| {
             let mut there = vec![0; code.len()];
@@ -302,7 +310,13 @@ impl<'i> Unwinder<'i> {
         for (column, distance) in arch.signal_registers {
             interrupted.set(arch, *column, Some(read(*distance)?));
         }
-        Some(interrupted)
+        frame.signal = true;
+        frame.cfa = Some(interrupted.sp);
+        Some(Position {
+            registers: interrupted,
+            after_call: false,
+            guessed: frame.guessed,
+        })
     }
 
     /// The caller by the chain of frame pointers: below each is the caller's, and the return address.

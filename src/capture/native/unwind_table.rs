@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most entries of a file without an index.
 const MAX_ENTRIES: usize = 1 << 20;
+/// Most rows that are kept.
+const MAX_ROWS: usize = 1 << 16;
 /// Longest entry that is looked at, in bytes: a function with 10,000 pushes has some 50,000.
 const MAX_ENTRY: usize = 1 << 20;
 /// `DW_EH_PE_datarel | DW_EH_PE_sdata4`, what all linkers write.
@@ -141,6 +143,9 @@ impl UnwindTable {
             return row.clone();
         }
         let row = self.find(address).map(Arc::new);
+        if rows.len() >= MAX_ROWS {
+            rows.clear();
+        }
         rows.insert(address, row.clone());
         row
     }

@@ -76,7 +76,10 @@ impl Lines {
             };
             Ok(Arc::from(bytes))
         };
-        let sections = DwarfSections::load(load)?;
+        Self::new(DwarfSections::load(load)?)
+    }
+
+    fn new(sections: DwarfSections<Arc<[u8]>>) -> Result<Self, &'static str> {
         let shared = sections.borrow(|bytes| Bytes::new(Arc::clone(bytes), LittleEndian));
         let context =
             Context::from_dwarf(shared).map_err(|_| "its debug information is damaged")?;
@@ -115,7 +118,8 @@ impl Lines {
 
     /// The functions at an address, the innermost first; empty if nothing is known of it.
     pub(super) fn places(&mut self, address: u64) -> Vec<Place> {
-        if !self.can_follow(address) {
+        // `addr2line` looks for what lies between an address and the next.
+        if address == u64::MAX || !self.can_follow(address) {
             return Vec::new();
         }
         let mut places = Vec::new();
@@ -219,4 +223,138 @@ fn section_bytes(
     };
     let bytes = compressed.decompress().map_err(|_| DAMAGED)?;
     Ok(bytes.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs::File;
+
+    const UNIT: u8 = 0x11;
+    const SUBPROGRAM: u8 = 0x2e;
+    const INLINED: u8 = 0x1d;
+
+    /// The start of our own debug information.
+    fn ours() -> BTreeMap<&'static str, Vec<u8>> {
+        let source = Source::File(File::open("/proc/self/exe").expect("our own program"));
+        let headers = Headers::read(&source).expect("ELF");
+        let names = [
+            ".debug_info",
+            ".debug_abbrev",
+            ".debug_line",
+            ".debug_str",
+            ".debug_ranges",
+        ];
+        let mut sections = BTreeMap::new();
+        for name in names {
+            if let Some(section) = headers.section(name.as_bytes()) {
+                let length = section.size.min(256 << 10);
+                let mut bytes = source.read(section.offset, length).expect("its bytes");
+                if name == ".debug_info" {
+                    bytes.truncate(whole_units(&bytes));
+                }
+                sections.insert(name, bytes);
+            }
+        }
+        sections
+    }
+
+    /// The length of the units that are there to their end.
+    fn whole_units(info: &[u8]) -> usize {
+        let mut end = 0;
+        while let Some(length) = u32_at(info, end) {
+            let next = end + 4 + length as usize;
+            if next > info.len() {
+                break;
+            }
+            end = next;
+        }
+        end
+    }
+
+    fn lines(sections: &BTreeMap<&'static str, Vec<u8>>) -> Result<Lines, &'static str> {
+        let load = |id: SectionId| -> Result<Arc<[u8]>, &'static str> {
+            Ok(sections.get(id.name()).cloned().unwrap_or_default().into())
+        };
+        Lines::new(DwarfSections::load(load)?)
+    }
+
+    /// A unit at 0x1000 with a function, and functions inlined into it and each other.
+    fn nested(depth: usize) -> BTreeMap<&'static str, Vec<u8>> {
+        let placed = |code: u8, tag: u8| [code, tag, 1, 0x11, 0x01, 0x12, 0x06, 0, 0];
+        let mut abbreviations = Vec::new();
+        abbreviations.extend(placed(1, UNIT));
+        abbreviations.extend(placed(2, SUBPROGRAM));
+        abbreviations.extend(placed(3, INLINED));
+        abbreviations.push(0);
+        let mut entries = Vec::new();
+        for level in 0..depth + 2 {
+            entries.push(u8::try_from(level.min(2) + 1).expect("a code"));
+            entries.extend(0x1000_u64.to_le_bytes());
+            entries.extend(0x100_u32.to_le_bytes());
+        }
+        entries.resize(entries.len() + depth + 2, 0);
+        let mut info = Vec::new();
+        info.extend(
+            u32::try_from(entries.len() + 7)
+                .expect("a length")
+                .to_le_bytes(),
+        );
+        info.extend([4, 0, 0, 0, 0, 0, 8]);
+        info.extend(entries);
+        BTreeMap::from([(".debug_info", info), (".debug_abbrev", abbreviations)])
+    }
+
+    #[test]
+    fn our_own_functions() {
+        let mut lines = lines(&ours()).expect("debug information");
+        let known: Vec<u64> = lines.units.iter().map(|(first, _, _)| *first).collect();
+        let mut places = known.iter().flat_map(|address| lines.places(*address));
+        assert!(places.any(|place| place.function.is_some() && place.line.is_some()));
+    }
+
+    #[test]
+    fn functions_inlined_into_each_other() {
+        let mut lines = lines(&nested(50)).expect("debug information");
+        assert_eq!(lines.places(0x1000).len(), 51);
+        assert_eq!(lines.places(0x10ff).len(), 51);
+        assert!(lines.places(0x1100).is_empty());
+    }
+
+    #[test]
+    fn as_deep_as_is_followed() {
+        let mut lines = lines(&nested(390)).expect("debug information");
+        assert_eq!(lines.places(0x1000).len(), MAX_INLINED);
+    }
+
+    #[test]
+    fn deeper_than_any_stack() {
+        let mut lines = lines(&nested(1_000_000)).expect("debug information");
+        assert!(lines.places(0x1000).is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn damaged(
+            bytes in prop::collection::vec((0_usize..5, any::<prop::sample::Index>(), any::<u8>()), 1..40),
+            small in any::<bool>(),
+        ) {
+            let mut sections = if small { nested(20) } else { ours() };
+            for (section, at, byte) in bytes {
+                let count = sections.len();
+                if let Some(bytes) = sections.values_mut().nth(section % count) {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+            }
+            if let Ok(mut lines) = lines(&sections) {
+                let known: Vec<u64> = lines.units.iter().map(|(first, _, _)| *first).collect();
+                for address in known.into_iter().take(20).chain([0, 0x1000, u64::MAX]) {
+                    let _ = lines.places(address);
+                }
+            }
+        }
+    }
 }

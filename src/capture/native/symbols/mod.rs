@@ -256,3 +256,14 @@ fn named(raw: Vec<u8>) -> Symbol {
         ..Symbol::default()
     }
 }
+
+/// The name that a file's own tables have for an address.
+#[cfg(test)]
+pub(super) fn function(object: &ObjectFile, address: u64) -> Option<Vec<u8>> {
+    let place = FilePlace {
+        object,
+        root: "/nowhere",
+        path: "",
+    };
+    place.function(address)
+}

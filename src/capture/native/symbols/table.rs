@@ -136,3 +136,100 @@ fn name(source: &Source, offset: u64) -> Option<Vec<u8>> {
     }
     (!name.is_empty()).then_some(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Type and binding.
+    const FUNCTION: u8 = 0x12;
+    const LOCAL_FUNCTION: u8 = 0x02;
+    const LABEL: u8 = 0x10;
+    const LOCAL_LABEL: u8 = 0x00;
+
+    /// A file with code at 0x1000..0x2000 and these symbols: name, type and binding, address, size.
+    fn table(symbols: &[(&str, u8, u64, u64)]) -> (Source, SymbolTable) {
+        let mut names = vec![0];
+        let mut bytes = vec![0; 24];
+        for (name, info, address, size) in symbols {
+            bytes.extend(u32::try_from(names.len()).expect("an offset").to_le_bytes());
+            bytes.extend([*info, 0, 1, 0]);
+            bytes.extend(address.to_le_bytes());
+            bytes.extend(size.to_le_bytes());
+            names.extend(name.as_bytes());
+            names.push(0);
+        }
+        let section = |kind, flags, address, offset: usize, size: usize, link| Section {
+            name: Vec::new(),
+            kind,
+            flags,
+            address,
+            offset: offset as u64,
+            size: size as u64,
+            link,
+        };
+        let headers = Headers {
+            machine: 62,
+            segments: Vec::new(),
+            sections: vec![
+                section(0, 0, 0, 0, 0, 0),
+                section(1, 6, 0x1000, 0, 0x1000, 0),
+                section(SHT_SYMTAB, 0, 0, 0, bytes.len(), 3),
+                section(3, 0, 0, bytes.len(), names.len(), 0),
+            ],
+        };
+        bytes.extend(names);
+        let source = Source::Bytes(bytes);
+        let table = SymbolTable::read(&source, &headers).expect("a table");
+        (source, table)
+    }
+
+    #[test]
+    fn names_at_addresses() {
+        let (source, table) = table(&[
+            ("sized", FUNCTION, 0x1000, 0x10),
+            ("outer", LOCAL_FUNCTION, 0x1100, 0x100),
+            ("inner_label", LABEL, 0x1180, 0),
+            ("__lock", FUNCTION, 0x1300, 0x20),
+            ("lock@@V1", FUNCTION, 0x1300, 0x20),
+            ("l", LOCAL_FUNCTION, 0x1300, 0x20),
+            ("assembly", LABEL, 0x1400, 0),
+            ("$x", LOCAL_LABEL, 0x1404, 0),
+            ("next", FUNCTION, 0x1500, 0),
+            ("huge", FUNCTION, 0x1600, u64::MAX),
+        ]);
+        let cases = [
+            (0xfff, None),
+            (0x1000, Some("sized")),
+            (0x100f, Some("sized")),
+            (0x1010, None),
+            (0x1190, Some("outer")),
+            (0x1310, Some("lock")),
+            (0x1320, None),
+            (0x14ff, Some("assembly")),
+            (0x1500, Some("next")),
+            (0x1fff, Some("next")),
+            (0x2000, None),
+        ];
+        for (address, name) in cases {
+            let found = table.name(&source, address);
+            assert_eq!(found.as_deref(), name.map(str::as_bytes), "{address:#x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything(symbols in prop::collection::vec(("[a-z@]{0,3}", any::<u8>(), 0x1000_u64..0x2000, 0_u64..0x200), 0..20), address in 0xf00_u64..0x2100) {
+            let symbols: Vec<(&str, u8, u64, u64)> = symbols.iter().map(|(name, info, start, size)| (&**name, *info, *start, *size)).collect();
+            let (source, table) = table(&symbols);
+            if let Some(name) = table.name(&source, address) {
+                // A name is that of a symbol which begins at or before the address.
+                let of_symbol = symbols.iter().any(|(of, _, start, _)| {
+                    of.split('@').next().map(str::as_bytes) == Some(&name) && *start <= address
+                });
+                prop_assert!(of_symbol);
+            }
+        }
+    }
+}
