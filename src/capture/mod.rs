@@ -217,9 +217,9 @@ impl Session {
             .collect();
         drop(unstoppable);
         let has_stacks = |key: &Key, snapshot: &Snapshot| {
-            snapshot.process(key).is_some_and(|process| {
-                process.threads.iter().any(|thread| thread.native.is_some())
-            })
+            snapshot
+                .process(key)
+                .is_some_and(|process| process.threads.iter().any(|thread| thread.native.is_some()))
         };
         let needless: BTreeSet<&Key> = wanted
             .iter()
@@ -227,7 +227,11 @@ impl Session {
             .collect();
         snapshot.gaps.retain(|gap| {
             let of_other_program = gap.kind == GapKind::NotApplicable;
-            !(of_other_program && gap.subject.as_ref().is_some_and(|key| needless.contains(key)))
+            !(of_other_program
+                && gap
+                    .subject
+                    .as_ref()
+                    .is_some_and(|key| needless.contains(key)))
         });
         for outcome in outcomes {
             snapshot.pauses.extend(outcome.pause);

@@ -126,7 +126,9 @@ impl NativeFrame {
     /// nothing for a name without parts.
     #[must_use]
     pub fn root_of_name(&self) -> &str {
-        let name = self.function_name().trim_start_matches(['<', '&', '*', '(']);
+        let name = self
+            .function_name()
+            .trim_start_matches(['<', '&', '*', '(']);
         let name = name.strip_prefix("dyn ").unwrap_or(name);
         name.split_once("::").map_or("", |(root, _)| root)
     }
@@ -227,7 +229,11 @@ mod tests {
             ("main", "a.out", false),
             ("pthread_cond_wait", "libc.so.6", true),
             ("std::thread::park", "hang-1f2e", true),
-            ("<tokio::sync::Mutex<T> as core::fmt::Debug>::fmt", "hang", true),
+            (
+                "<tokio::sync::Mutex<T> as core::fmt::Debug>::fmt",
+                "hang",
+                true,
+            ),
             ("<mine::Guard as core::ops::Drop>::drop", "hang", false),
             ("core::ops::function::FnOnce::call_once", "hang", true),
             ("_PyEval_EvalFrameDefault", "python3.11", true),

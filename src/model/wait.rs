@@ -348,7 +348,9 @@ impl HolderEvidence {
             Self::ProcessLock => "by the lock's own note",
             Self::PthreadMutex => "by the lock's note of its owner",
             Self::DroppedGuard => "by a guard that this function drops at its end",
-            Self::OnlyReference => "as the only other thread whose stack refers to it, which closes a circle",
+            Self::OnlyReference => {
+                "as the only other thread whose stack refers to it, which closes a circle"
+            }
             Self::Reference => "as it can reach the lock",
         }
     }

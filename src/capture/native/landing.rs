@@ -194,11 +194,7 @@ fn instruction(memory: &CachedMemory<'_>, at: u64) -> Option<flow::Step> {
 }
 
 /// The name of what is called, through the stub of a dynamic call if need be.
-fn called(
-    target: u64,
-    memory: &CachedMemory<'_>,
-    symbols: &mut Symbolizer<'_>,
-) -> Option<Foreign> {
+fn called(target: u64, memory: &CachedMemory<'_>, symbols: &mut Symbolizer<'_>) -> Option<Foreign> {
     if let Some(name) = symbols.function_at(target) {
         return Some(name);
     }

@@ -120,7 +120,7 @@ mod tests {
         for (walk, live) in [(&stopped, false), (&blocked, true)] {
             assert_eq!(walk.end, WalkEnd::Outermost, "{walk:?}");
             assert_eq!(walk.read_live, live, "{walk:?}");
-            let module = |frame: Option<&crate::capture::native::NativeFrame>| {
+            let module = |frame: Option<&crate::capture::native::unwind::NativeFrame>| {
                 let module = frame.and_then(|frame| frame.module);
                 module.map(|module| images.name(module).to_owned())
             };

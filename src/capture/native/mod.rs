@@ -25,4 +25,4 @@ pub(crate) use landing::{Cleanup, cleanup};
 pub(crate) use object_file::ObjectCache;
 pub(crate) use stack::StackBytes;
 pub(crate) use symbols::{Symbol, Symbolizer};
-pub(crate) use unwind::{NativeFrame, Unwinder, Walk, WalkEnd};
+pub(crate) use unwind::{Unwinder, Walk, WalkEnd};

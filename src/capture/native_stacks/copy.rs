@@ -1,7 +1,7 @@
 //! What is copied of a process while it is stopped: registers and the used part of each stack.
 
 use crate::capture::maps::Region;
-use crate::capture::memory::{Memory, Range};
+use crate::capture::memory::{Memory, PAGE, Range};
 use crate::capture::stop::{Held, Stop};
 use crate::model::{Pid, Tid};
 use nix::libc::user_regs_struct;
@@ -57,14 +57,14 @@ pub(super) fn copy<T>(
             length: usize::try_from((*length).min(share)).unwrap_or(0),
         })
         .collect();
-    let stacks = memory.read_many(&ranges);
+    let stacks = read(memory, &ranges);
     let more = meanwhile(&registers);
     let held = stop.end();
     let threads = registers
         .into_iter()
         .zip(ranges.iter().zip(stacks))
         .map(|((tid, registers), (range, bytes))| {
-            let stack = (range.address, bytes.unwrap_or_default());
+            let stack = (range.address, bytes);
             (tid, StoppedThread { registers, stack })
         })
         .collect();
@@ -73,6 +73,35 @@ pub(super) fn copy<T>(
         more,
         held,
     })
+}
+
+/// Reads ranges, or of those that have a page in them that cannot be read (a guard within a stack's mapping) what comes
+/// before it.
+fn read(memory: &dyn Memory, ranges: &[Range]) -> Vec<Vec<u8>> {
+    let whole = memory.read_many(ranges);
+    whole
+        .into_iter()
+        .zip(ranges)
+        .map(|(bytes, range)| bytes.unwrap_or_else(|_| readable_start(memory, *range)))
+        .collect()
+}
+
+fn readable_start(memory: &dyn Memory, range: Range) -> Vec<u8> {
+    let end = range
+        .address
+        .saturating_add(u64::try_from(range.length).unwrap_or(0));
+    let mut pages = Vec::new();
+    let mut at = range.address;
+    while at < end {
+        let next = (at / PAGE + 1).saturating_mul(PAGE).min(end);
+        pages.push(Range {
+            address: at,
+            length: usize::try_from(next - at).unwrap_or(0),
+        });
+        at = next;
+    }
+    let read = memory.read_many(&pages);
+    read.into_iter().map_while(Result::ok).flatten().collect()
 }
 
 /// Start and length of the part of a stack that is in use.

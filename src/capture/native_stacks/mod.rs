@@ -118,7 +118,28 @@ pub(super) fn add(
             Some(known) => known.clone(),
             None => evaluations_of(python, &live, thread),
         };
-        thread.native = Some(describe(thread, unwound, &images, (&live, cache), &mut symbols, calls));
+        thread.native = Some(describe(
+            thread,
+            unwound,
+            &images,
+            (&live, cache),
+            &mut symbols,
+            calls,
+        ));
+    }
+    let missing = images
+        .program()
+        .and_then(|program| symbols.without_lines().get(&program));
+    if let Some(reason) = missing {
+        let about_lines = Gap::new(
+            Some(key.clone()),
+            GapKind::NotApplicable,
+            "source lines of the program",
+            *reason,
+        );
+        outcome.gaps.push(
+            about_lines.remedy("for Rust, debug = \"line-tables-only\" in the profile; for C, -g"),
+        );
     }
     let tids: Vec<Tid> = process.threads.iter().map(|thread| thread.tid).collect();
     let namespace = NamespaceIds::of(process.pid, alive, &tids);
@@ -148,9 +169,11 @@ fn pause(process: &Process, held: Held) -> Pause {
 
 /// Whether a thread is in the very call that the sample saw it in.
 fn is_where_it_was(thread: &Thread, sp: u64, pc: u64) -> bool {
-    thread.kernel.syscall.as_ref().is_some_and(|call| {
-        call.stack_pointer == Addr(sp) && call.instruction_pointer == Addr(pc)
-    })
+    thread
+        .kernel
+        .syscall
+        .as_ref()
+        .is_some_and(|call| call.stack_pointer == Addr(sp) && call.instruction_pointer == Addr(pc))
 }
 
 /// The evaluations of threads that run: known only while they are stopped. Nothing for one that has other Python frames now
@@ -301,9 +324,7 @@ fn describe(
         .collect();
     let placed = match unwound.moved {
         true => Err("it has moved".to_owned()),
-        false => {
-            calls.and_then(|calls| splice::splice(&parts, &calls, thread.frames().count()))
-        }
+        false => calls.and_then(|calls| splice::splice(&parts, &calls, thread.frames().count())),
     };
     let (counts, apart) = match placed {
         Ok(counts) => (counts, None),

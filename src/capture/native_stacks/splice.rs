@@ -29,7 +29,9 @@ pub(super) fn splice(
             .position(holds)
             .map(|at| at.saturating_add(from))
         else {
-            return Err("a call of CPython's evaluation function is not among the native frames".to_owned());
+            return Err(
+                "a call of CPython's evaluation function is not among the native frames".to_owned(),
+            );
         };
         if let Some(count) = counts.get_mut(at) {
             *count += evaluation.frames;
@@ -58,7 +60,10 @@ mod tests {
     fn what_does_not_fit_is_not_placed() {
         let parts = [(0x10, 0x20), (0x20, 0x80)];
         assert!(splice(&parts, &[evaluation(1, 0x30)], 2).is_err(), "moved");
-        assert!(splice(&parts, &[evaluation(1, 0x90)], 1).is_err(), "unwound too little");
+        assert!(
+            splice(&parts, &[evaluation(1, 0x90)], 1).is_err(),
+            "unwound too little"
+        );
         let wrong_order = [evaluation(1, 0x30), evaluation(1, 0x18)];
         assert!(splice(&parts, &wrong_order, 2).is_err());
         assert_eq!(splice(&parts, &[], 0), Ok(vec![0, 0]));

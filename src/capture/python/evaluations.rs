@@ -2,8 +2,8 @@
 //! and Python frames of a thread are interleaved by. By address, since a stripped Python has no names.
 
 use super::PythonProcess;
-use super::frame;
 use super::code::CodeCache;
+use super::frame;
 use super::heap::Heap;
 use crate::capture::memory::{CachedMemory, ReadError};
 use crate::model::Foreign;

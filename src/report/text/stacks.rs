@@ -33,7 +33,11 @@ pub(super) fn write(page: &mut Page, style: Style, sample: &Snapshot, thread: &T
         };
         page.line(&format!("    native{when}:"));
         if let Some(reason) = &stack.apart {
-            page.wrapped("      ", "      ", &format!("(apart from the Python frames: {})", clean(reason)));
+            page.wrapped(
+                "      ",
+                "      ",
+                &format!("(apart from the Python frames: {})", clean(reason)),
+            );
         }
         write_rows(page, native_rows(stack, all), all);
         write_end(page, stack);
@@ -73,13 +77,20 @@ fn write_both(page: &mut Page, thread: &Thread, stack: &NativeStack, all: bool) 
     write_rows(page, fold(rows, all), all);
     write_end(page, stack);
     if let Some(reason) = state.and_then(|state| state.cut.as_ref()) {
-        page.line(&format!("      … Python frames cut here: {}", clean(reason)));
+        page.line(&format!(
+            "      … Python frames cut here: {}",
+            clean(reason)
+        ));
     }
 }
 
 fn native_rows(stack: &NativeStack, all: bool) -> Vec<Row<'_>> {
     let rows = stack.frames.iter().map(Row::Native).collect();
-    let rows = if all { rows } else { without_machinery(rows, false) };
+    let rows = if all {
+        rows
+    } else {
+        without_machinery(rows, false)
+    };
     fold(rows, all)
 }
 
@@ -114,7 +125,11 @@ fn without_machinery(rows: Vec<Row<'_>>, has_python: bool) -> Vec<Row<'_>> {
 
 fn write_end(page: &mut Page, stack: &NativeStack) {
     if let Some(reason) = &stack.cut {
-        page.wrapped("      … ", "        ", &format!("native frames end here: {}", clean(reason)));
+        page.wrapped(
+            "      … ",
+            "        ",
+            &format!("native frames end here: {}", clean(reason)),
+        );
     }
     if stack.grade == Grade::Guessed {
         page.line("      (read without a stop: frames marked ? may be wrong)");

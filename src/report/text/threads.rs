@@ -9,8 +9,8 @@ use super::signals;
 use super::stacks;
 use super::tasks;
 use crate::model::{
-    Foreign, Frame, Key, Motion, NativeStack, Process, PythonReader, Report, RuntimeKind, SocketState,
-    Thread, ThreadKind, Trigger, Wait, WaitKind,
+    Foreign, Frame, Key, Motion, NativeStack, Process, PythonReader, Report, RuntimeKind,
+    SocketState, Thread, ThreadKind, Trigger, Wait, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -388,4 +388,3 @@ pub(super) fn spot(frame: &Frame) -> String {
         .map_or_else(String::new, |line| format!(":{line}"));
     format!("{} ({file}{line})", clean(&frame.function))
 }
-

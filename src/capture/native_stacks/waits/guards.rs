@@ -90,6 +90,15 @@ pub(super) fn owning(
             if initialises(function) {
                 kinds.push(Kind::Once);
             }
+            if !calls.is_empty() {
+                tracing::trace!(
+                    tid = thread.tid,
+                    frame = at,
+                    function = function.function_name(),
+                    ?calls,
+                    "landing pad"
+                );
+            }
             if !kinds.is_empty() {
                 owners.push(Owning {
                     frame: at,
@@ -138,10 +147,22 @@ mod tests {
     #[test]
     fn guards_by_what_drops_them() {
         for (function, expected) in [
-            ("core::ptr::drop_in_place::<std::sync::poison::mutex::MutexGuard<i32>>", Some(Kind::Mutex)),
-            ("core::ptr::drop_in_place<std::sync::rwlock::RwLockReadGuard<u8>>", Some(Kind::Reader)),
-            ("<std::sys::sync::mutex::futex::Mutex>::wake", Some(Kind::Mutex)),
-            ("parking_lot::raw_rwlock::RawRwLock::unlock_exclusive_slow", Some(Kind::Writer)),
+            (
+                "core::ptr::drop_in_place::<std::sync::poison::mutex::MutexGuard<i32>>",
+                Some(Kind::Mutex),
+            ),
+            (
+                "core::ptr::drop_in_place<std::sync::rwlock::RwLockReadGuard<u8>>",
+                Some(Kind::Reader),
+            ),
+            (
+                "<std::sys::sync::mutex::futex::Mutex>::wake",
+                Some(Kind::Mutex),
+            ),
+            (
+                "parking_lot::raw_rwlock::RawRwLock::unlock_exclusive_slow",
+                Some(Kind::Writer),
+            ),
             ("core::ptr::drop_in_place::<alloc::vec::Vec<u8>>", None),
             ("mine::MutexGuard::new", None),
         ] {

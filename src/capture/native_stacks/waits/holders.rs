@@ -8,9 +8,7 @@ use super::scan::{self, Hit};
 use super::shapes::Primitive;
 use super::{Owner, Waiter};
 use crate::capture::namespace::NamespaceIds;
-use crate::model::{
-    Foreign, Grade, Holder, HolderEvidence, Key, Process, Thread, Tid, WaitKind,
-};
+use crate::model::{Foreign, Grade, Holder, HolderEvidence, Key, Process, Thread, Tid, WaitKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Most suspects of one lock that are told.
@@ -35,7 +33,7 @@ pub(super) fn find(
         .collect();
     let locks: Vec<u64> = unnoted.into_iter().collect();
     let hits = scan::hits(&locks, unwound);
-    let mut suspects: HashMap<Tid, Vec<Holder>> = HashMap::new();
+    let mut suspects: BTreeMap<Tid, Vec<Holder>> = BTreeMap::new();
     for waiter in waiters {
         if let Owner::Thread(inner) = waiter.lock.owner {
             let noted = noted(process, by_inner.get(&inner).copied());
@@ -45,7 +43,9 @@ pub(super) fn find(
         let look = Look {
             process,
             waiter,
-            hits: hits.get(&waiter.lock.address).map_or(&[][..], Vec::as_slice),
+            hits: hits
+                .get(&waiter.lock.address)
+                .map_or(&[][..], Vec::as_slice),
             all_hits: &hits,
             owning,
             waiting: waiting_for(waiters, waiter.lock.address),
@@ -119,9 +119,8 @@ impl Look<'_> {
     /// more guards than there are other locks that it refers to and that others wait for.
     fn may_be_its_own(&self, owning: &Owning) -> bool {
         let refers = |hits: &Vec<Hit>| {
-            hits.iter().any(|hit| {
-                hit.tid == self.waiter.tid && hit.frame == owning.frame && hit.exact
-            })
+            hits.iter()
+                .any(|hit| hit.tid == self.waiter.tid && hit.frame == owning.frame && hit.exact)
         };
         let others = self
             .all_hits
@@ -134,7 +133,14 @@ impl Look<'_> {
     /// Whether a guard of this frame is that of the lock: its code names it, or the frame has a word like it.
     fn is_of_lock(&self, tid: Tid, owning: &Owning) -> bool {
         let own = tid == self.waiter.tid;
-        let of_frame = |hit: &&Hit| hit.tid == tid && hit.frame == owning.frame && hit.exact;
+        // What a frame keeps in a register may lie where a function that it called has saved it.
+        let of_frame = |hit: &&Hit| {
+            let place = match own {
+                true => hit.frame == owning.frame,
+                false => hit.frame <= owning.frame,
+            };
+            hit.tid == tid && hit.exact && place
+        };
         owning.names(self.waiter.lock.address)
             || self.hits.iter().filter(of_frame).any(|hit| {
                 // The waiter refers to the lock to wait for it, too.
@@ -144,14 +150,16 @@ impl Look<'_> {
 
     /// The waiter itself, where it owns a guard of that kind and no other thread has a trace of the lock.
     fn itself(&self) -> Option<Holder> {
-        let alone = self.hits.iter().all(|hit| hit.tid == self.waiter.tid);
+        let alone = self.hits.iter().all(|hit| self.waiting.contains(&hit.tid));
         // Nothing on a stack need refer to a static.
         let refers = self.hits.iter().any(|hit| hit.exact);
         let mut owners = self.owning.get(&self.waiter.tid)?.iter();
         let owning = owners.find(|owning| {
             self.may_be_its_own(owning) && owning.keeps_out(self.waiter.shape.primitive)
         })?;
-        if !alone || !refers {
+        // Who initialises need not keep the address: the code that waits has it.
+        let by_address = refers || self.waiter.shape.primitive == Primitive::StdOnce;
+        if !alone || !by_address {
             return None;
         }
         self.holder(self.waiter.tid, owning.frame, HolderEvidence::DroppedGuard)
@@ -168,7 +176,11 @@ impl Look<'_> {
             });
             (owns, hit.exact, hit.like_a_guard)
         };
-        for hit in self.hits.iter().filter(|hit| !self.waiting.contains(&hit.tid)) {
+        for hit in self
+            .hits
+            .iter()
+            .filter(|hit| !self.waiting.contains(&hit.tid))
+        {
             best.entry(hit.tid)
                 .and_modify(|known| {
                     if rank(hit) > rank(known) {
@@ -256,7 +268,7 @@ fn place(thread: &Thread, from: usize) -> Option<Foreign> {
 }
 
 /// Waiters whose only suspect waits, through others of them or joins, for what the waiter has.
-fn closing_circles(process: &Process, suspects: &HashMap<Tid, Vec<Holder>>) -> BTreeSet<Tid> {
+fn closing_circles(process: &Process, suspects: &BTreeMap<Tid, Vec<Holder>>) -> BTreeSet<Tid> {
     let next = |tid: Tid| -> Option<Tid> {
         if let Some(found) = suspects.get(&tid) {
             let [only] = found.as_slice() else {
@@ -280,7 +292,11 @@ fn closing_circles(process: &Process, suspects: &HashMap<Tid, Vec<Holder>>) -> B
         let mut at = *start;
         while let Some(following) = next(at) {
             if following == *start {
-                believed.extend(path.iter().copied().filter(|tid| suspects.contains_key(tid)));
+                believed.extend(
+                    path.iter()
+                        .copied()
+                        .filter(|tid| suspects.contains_key(tid)),
+                );
                 break;
             }
             if path.contains(&following) || path.len() > suspects.len() + process.threads.len() {

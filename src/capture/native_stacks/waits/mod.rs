@@ -7,10 +7,10 @@ mod objects;
 mod scan;
 mod shapes;
 
-use super::Unwound;
 use super::super::memory::CachedMemory;
 use super::super::namespace::NamespaceIds;
 use super::super::native::Symbolizer;
+use super::Unwound;
 use crate::model::{Addr, Foreign, Grade, Process, Thread, Tid, Wait, WaitKind, WaitObject};
 use objects::{Lock, Owner};
 use shapes::Shape;
@@ -75,10 +75,7 @@ pub(super) fn tell(
 fn shape_of(thread: &Thread) -> Option<Shape> {
     let (wait, stack) = (thread.wait.as_ref()?, thread.native.as_ref()?);
     let known_better = wait.object.is_some()
-        || matches!(
-            wait.kind,
-            WaitKind::Gil | WaitKind::Lock | WaitKind::RLock
-        );
+        || matches!(wait.kind, WaitKind::Gil | WaitKind::Lock | WaitKind::RLock);
     if stack.moved || known_better || !is_on_futex(wait) {
         return None;
     }

@@ -62,11 +62,26 @@ mod tests {
     #[test]
     fn type_parameters_and_traits_go() {
         for (name, expected) in [
-            ("std::sync::poison::mutex::Mutex<T>::lock", "std::sync::poison::mutex::Mutex::lock"),
-            ("<std::sync::poison::mutex::Mutex<u32>>::lock", "std::sync::poison::mutex::Mutex::lock"),
-            ("<alloc::boxed::Box<F,A> as core::ops::function::FnOnce<Args>>::call_once", "alloc::boxed::Box::call_once"),
-            ("core::ops::function::FnOnce::call_once{{vtable.shim}}", "core::ops::function::FnOnce::call_once{{vtable.shim}}"),
-            ("std::thread::Builder::spawn_unchecked_::<fn() -> u32, u32>::{closure#1}", "std::thread::Builder::spawn_unchecked_::{closure#1}"),
+            (
+                "std::sync::poison::mutex::Mutex<T>::lock",
+                "std::sync::poison::mutex::Mutex::lock",
+            ),
+            (
+                "<std::sync::poison::mutex::Mutex<u32>>::lock",
+                "std::sync::poison::mutex::Mutex::lock",
+            ),
+            (
+                "<alloc::boxed::Box<F,A> as core::ops::function::FnOnce<Args>>::call_once",
+                "alloc::boxed::Box::call_once",
+            ),
+            (
+                "core::ops::function::FnOnce::call_once{{vtable.shim}}",
+                "core::ops::function::FnOnce::call_once{{vtable.shim}}",
+            ),
+            (
+                "std::thread::Builder::spawn_unchecked_::<fn() -> u32, u32>::{closure#1}",
+                "std::thread::Builder::spawn_unchecked_::{closure#1}",
+            ),
             ("pthread_mutex_lock", "pthread_mutex_lock"),
             ("<&mut T as a::B>::c", "mut T::c"),
             ("", ""),

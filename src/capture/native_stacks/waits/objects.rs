@@ -41,11 +41,7 @@ const PARKED_KEYS: [i64; 6] = [-32, 16, -24, -16, -8, 8];
 const QUEUE: u64 = 1;
 
 /// The lock that a thread waits for; `None` where it does not wait for one, or it does not look like one.
-pub(super) fn lock(
-    primitive: Primitive,
-    wait: &Wait,
-    memory: &CachedMemory<'_>,
-) -> Option<Lock> {
+pub(super) fn lock(primitive: Primitive, wait: &Wait, memory: &CachedMemory<'_>) -> Option<Lock> {
     let futex = wait.address?.0;
     match primitive {
         Primitive::PthreadMutex => Some(Lock {

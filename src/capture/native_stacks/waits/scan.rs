@@ -83,7 +83,11 @@ pub(super) fn hits(locks: &[u64], threads: &BTreeMap<Tid, Unwound>) -> HashMap<u
 /// The words of the live part of a stack: address, value, and the value after it.
 fn words(thread: &Unwound) -> impl Iterator<Item = (u64, u64, u64)> {
     // What is below the stack pointer is left over from calls that have returned.
-    let start = thread.walk.frames.first().map_or(u64::MAX, |frame| frame.sp);
+    let start = thread
+        .walk
+        .frames
+        .first()
+        .map_or(u64::MAX, |frame| frame.sp);
     let base = thread.stack.address;
     let skip = start.saturating_sub(base).next_multiple_of(8);
     let bytes = usize::try_from(skip)

@@ -63,67 +63,302 @@ use Primitive::{
 /// The most telling first: a channel waits by parking, which waits on a futex.
 const SHAPES: &[(Name, Primitive, &str, &str)] = &[
     // Pools without work, which is their job.
-    (In("rayon_core::", "WorkerThread::wait_until_cold"), Signal, "rayon job", ""),
-    (In("tokio::runtime::blocking::pool", "Inner::run"), Signal, "idle tokio blocking thread", ""),
+    (
+        In("rayon_core::", "WorkerThread::wait_until_cold"),
+        Signal,
+        "rayon job",
+        "",
+    ),
+    (
+        In("tokio::runtime::blocking::pool", "Inner::run"),
+        Signal,
+        "idle tokio blocking thread",
+        "",
+    ),
     // Runtimes.
-    (In("tokio::runtime::blocking::shutdown", "Receiver::wait"), Signal, "tokio runtime's end", ""),
-    (In("rayon_core::", "LockLatch::wait_and_reset"), Signal, "rayon job", "rayon_core::latch::LockLatch"),
-    (In("rayon_core::", "LockLatch::wait"), Signal, "rayon job", "rayon_core::latch::LockLatch"),
+    (
+        In("tokio::runtime::blocking::shutdown", "Receiver::wait"),
+        Signal,
+        "tokio runtime's end",
+        "",
+    ),
+    (
+        In("rayon_core::", "LockLatch::wait_and_reset"),
+        Signal,
+        "rayon job",
+        "rayon_core::latch::LockLatch",
+    ),
+    (
+        In("rayon_core::", "LockLatch::wait"),
+        Signal,
+        "rayon job",
+        "rayon_core::latch::LockLatch",
+    ),
     // Channels.
-    (In("std::sync::mp", "Channel::recv"), Signal, "mpsc::Receiver::recv", "std::sync::mpsc::Receiver"),
-    (In("std::sync::mp", "Channel::send"), Signal, "mpsc::SyncSender::send", "std::sync::mpsc::SyncSender"),
-    (In("std::sync::mp", "Receiver::recv"), Signal, "mpsc::Receiver::recv", "std::sync::mpsc::Receiver"),
-    (In("std::sync::mp", "SyncSender::send"), Signal, "mpsc::SyncSender::send", "std::sync::mpsc::SyncSender"),
-    (In("crossbeam_channel", "Channel::recv"), Signal, "crossbeam_channel::Receiver::recv", "crossbeam_channel::Receiver"),
-    (In("crossbeam_channel", "Channel::send"), Signal, "crossbeam_channel::Sender::send", "crossbeam_channel::Sender"),
-    (In("crossbeam_channel", "Receiver::recv"), Signal, "crossbeam_channel::Receiver::recv", "crossbeam_channel::Receiver"),
-    (In("crossbeam_channel", "Sender::send"), Signal, "crossbeam_channel::Sender::send", "crossbeam_channel::Sender"),
-    (In("crossbeam_channel", "run_select"), Signal, "crossbeam_channel select", "crossbeam_channel::Select"),
-    (In("flume::", "Receiver::recv"), Signal, "flume::Receiver::recv", "flume::Receiver"),
-    (In("flume::", "Sender::send"), Signal, "flume::Sender::send", "flume::Sender"),
+    (
+        In("std::sync::mp", "Channel::recv"),
+        Signal,
+        "mpsc::Receiver::recv",
+        "std::sync::mpsc::Receiver",
+    ),
+    (
+        In("std::sync::mp", "Channel::send"),
+        Signal,
+        "mpsc::SyncSender::send",
+        "std::sync::mpsc::SyncSender",
+    ),
+    (
+        In("std::sync::mp", "Receiver::recv"),
+        Signal,
+        "mpsc::Receiver::recv",
+        "std::sync::mpsc::Receiver",
+    ),
+    (
+        In("std::sync::mp", "SyncSender::send"),
+        Signal,
+        "mpsc::SyncSender::send",
+        "std::sync::mpsc::SyncSender",
+    ),
+    (
+        In("crossbeam_channel", "Channel::recv"),
+        Signal,
+        "crossbeam_channel::Receiver::recv",
+        "crossbeam_channel::Receiver",
+    ),
+    (
+        In("crossbeam_channel", "Channel::send"),
+        Signal,
+        "crossbeam_channel::Sender::send",
+        "crossbeam_channel::Sender",
+    ),
+    (
+        In("crossbeam_channel", "Receiver::recv"),
+        Signal,
+        "crossbeam_channel::Receiver::recv",
+        "crossbeam_channel::Receiver",
+    ),
+    (
+        In("crossbeam_channel", "Sender::send"),
+        Signal,
+        "crossbeam_channel::Sender::send",
+        "crossbeam_channel::Sender",
+    ),
+    (
+        In("crossbeam_channel", "run_select"),
+        Signal,
+        "crossbeam_channel select",
+        "crossbeam_channel::Select",
+    ),
+    (
+        In("flume::", "Receiver::recv"),
+        Signal,
+        "flume::Receiver::recv",
+        "flume::Receiver",
+    ),
+    (
+        In("flume::", "Sender::send"),
+        Signal,
+        "flume::Sender::send",
+        "flume::Sender",
+    ),
     // Threads.
-    (In("std::thread", "JoinInner::join"), ThreadExit, "JoinHandle::join", ""),
-    (In("std::thread", "JoinHandle::join"), ThreadExit, "JoinHandle::join", ""),
-    (In("std::thread", "ScopedJoinHandle::join"), ThreadExit, "ScopedJoinHandle::join", ""),
-    (In("std::thread", "scope"), Signal, "thread::scope", "std::thread::Scope"),
+    (
+        In("std::thread", "JoinInner::join"),
+        ThreadExit,
+        "JoinHandle::join",
+        "",
+    ),
+    (
+        In("std::thread", "JoinHandle::join"),
+        ThreadExit,
+        "JoinHandle::join",
+        "",
+    ),
+    (
+        In("std::thread", "ScopedJoinHandle::join"),
+        ThreadExit,
+        "ScopedJoinHandle::join",
+        "",
+    ),
+    (
+        In("std::thread", "scope"),
+        Signal,
+        "thread::scope",
+        "std::thread::Scope",
+    ),
     // Locks.
-    (Ends("RwLock::read_contended"), StdRead, "RwLock::read", "std::sync::RwLock"),
-    (Ends("RwLock::write_contended"), StdWrite, "RwLock::write", "std::sync::RwLock"),
-    (In("std::", "Mutex::lock_contended"), StdMutex, "Mutex::lock", "std::sync::Mutex"),
-    (In("parking_lot", "RawMutex::lock_slow"), ParkingLotMutex, "Mutex::lock", "parking_lot::Mutex"),
-    (In("parking_lot", "RawRwLock::lock_exclusive_slow"), ParkingLotRwLock, "RwLock::write", "parking_lot::RwLock"),
-    (In("parking_lot", "RawRwLock::lock_shared_slow"), ParkingLotRwLock, "RwLock::read", "parking_lot::RwLock"),
-    (In("parking_lot", "RawRwLock::lock_upgradable_slow"), ParkingLotRwLock, "RwLock::upgradable_read", "parking_lot::RwLock"),
-    (In("parking_lot", "RawRwLock::upgrade_slow"), ParkingLotRwLock, "RwLockUpgradableReadGuard::upgrade", "parking_lot::RwLock"),
-    (In("std::s", "Once::call"), StdOnce, "Once::call_once", "std::sync::Once"),
-    (In("std::s", "Once::wait"), StdOnce, "Once::wait", "std::sync::Once"),
+    (
+        Ends("RwLock::read_contended"),
+        StdRead,
+        "RwLock::read",
+        "std::sync::RwLock",
+    ),
+    (
+        Ends("RwLock::write_contended"),
+        StdWrite,
+        "RwLock::write",
+        "std::sync::RwLock",
+    ),
+    (
+        In("std::", "Mutex::lock_contended"),
+        StdMutex,
+        "Mutex::lock",
+        "std::sync::Mutex",
+    ),
+    (
+        In("parking_lot", "RawMutex::lock_slow"),
+        ParkingLotMutex,
+        "Mutex::lock",
+        "parking_lot::Mutex",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_exclusive_slow"),
+        ParkingLotRwLock,
+        "RwLock::write",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_shared_slow"),
+        ParkingLotRwLock,
+        "RwLock::read",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_upgradable_slow"),
+        ParkingLotRwLock,
+        "RwLock::upgradable_read",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::upgrade_slow"),
+        ParkingLotRwLock,
+        "RwLockUpgradableReadGuard::upgrade",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("std::s", "Once::call"),
+        StdOnce,
+        "Once::call_once",
+        "std::sync::Once",
+    ),
+    (
+        In("std::s", "Once::wait"),
+        StdOnce,
+        "Once::wait",
+        "std::sync::Once",
+    ),
     // Notifications.
-    (Ends("Barrier::wait"), Signal, "Barrier::wait", "std::sync::Barrier"),
-    (In("tokio::runtime", "CachedParkThread::block_on"), Signal, "tokio block_on", ""),
-    (In("tokio::runtime::scheduler::multi_thread", "Parker::park"), Signal, "idle tokio worker", ""),
-    (In("tokio::runtime::scheduler::current_thread", "Context::park"), Signal, "tokio block_on", ""),
-    (In("futures_executor", "run_executor"), Signal, "futures block_on", ""),
-    (In("parking_lot", "Condvar::wait_until_internal"), Signal, "Condvar::wait", "parking_lot::Condvar"),
-    (In("std::s", "Condvar::wait_optional_timeout"), Signal, "Condvar::wait", "std::sync::Condvar"),
-    (In("std::s", "Condvar::wait"), Signal, "Condvar::wait", "std::sync::Condvar"),
-    (In("std::", "thread::park"), Signal, "thread::park", ""),
-    (In("std::", "Thread::park"), Signal, "thread::park", ""),
+    (
+        Ends("Barrier::wait"),
+        Signal,
+        "Barrier::wait",
+        "std::sync::Barrier",
+    ),
+    (
+        In("tokio::runtime", "CachedParkThread::block_on"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("tokio::runtime::scheduler::multi_thread", "Parker::park"),
+        Signal,
+        "idle tokio worker",
+        "",
+    ),
+    (
+        In("tokio::runtime::scheduler::current_thread", "Context::park"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("futures_executor", "run_executor"),
+        Signal,
+        "futures block_on",
+        "",
+    ),
+    (
+        In("parking_lot", "Condvar::wait_until_internal"),
+        Signal,
+        "Condvar::wait",
+        "parking_lot::Condvar",
+    ),
+    (
+        In("std::s", "Condvar::wait_optional_timeout"),
+        Signal,
+        "Condvar::wait",
+        "std::sync::Condvar",
+    ),
+    (
+        In("std::s", "Condvar::wait"),
+        Signal,
+        "Condvar::wait",
+        "std::sync::Condvar",
+    ),
+    (In("std::thread", "park"), Signal, "thread::park", ""),
+    (
+        In("std::thread", "park_timeout"),
+        Signal,
+        "thread::park_timeout",
+        "",
+    ),
     (In("std::", "Parker::park"), Signal, "thread::park", ""),
     // The C library.
-    (Is("pthread_mutex_lock"), PthreadMutex, "pthread_mutex_lock", "pthread_mutex_t"),
-    (Is("pthread_rwlock_rdlock"), PthreadRwLock, "pthread_rwlock_rdlock", "pthread_rwlock_t"),
-    (Is("pthread_rwlock_wrlock"), PthreadRwLock, "pthread_rwlock_wrlock", "pthread_rwlock_t"),
+    (
+        Is("pthread_mutex_lock"),
+        PthreadMutex,
+        "pthread_mutex_lock",
+        "pthread_mutex_t",
+    ),
+    (
+        Is("pthread_rwlock_rdlock"),
+        PthreadRwLock,
+        "pthread_rwlock_rdlock",
+        "pthread_rwlock_t",
+    ),
+    (
+        Is("pthread_rwlock_wrlock"),
+        PthreadRwLock,
+        "pthread_rwlock_wrlock",
+        "pthread_rwlock_t",
+    ),
     (Is("pthread_join"), ThreadExit, "pthread_join", ""),
     (Is("pthread_clockjoin"), ThreadExit, "pthread_clockjoin", ""),
-    (Is("pthread_cond_wait"), Signal, "pthread_cond_wait", "pthread_cond_t"),
-    (Is("pthread_cond_timedwait"), Signal, "pthread_cond_timedwait", "pthread_cond_t"),
-    (Is("pthread_cond_clockwait"), Signal, "pthread_cond_clockwait", "pthread_cond_t"),
-    (Is("pthread_barrier_wait"), Signal, "pthread_barrier_wait", "pthread_barrier_t"),
+    (
+        Is("pthread_cond_wait"),
+        Signal,
+        "pthread_cond_wait",
+        "pthread_cond_t",
+    ),
+    (
+        Is("pthread_cond_timedwait"),
+        Signal,
+        "pthread_cond_timedwait",
+        "pthread_cond_t",
+    ),
+    (
+        Is("pthread_cond_clockwait"),
+        Signal,
+        "pthread_cond_clockwait",
+        "pthread_cond_t",
+    ),
+    (
+        Is("pthread_barrier_wait"),
+        Signal,
+        "pthread_barrier_wait",
+        "pthread_barrier_t",
+    ),
     (Is("sem_wait"), Signal, "sem_wait", "sem_t"),
     (Is("sem_timedwait"), Signal, "sem_timedwait", "sem_t"),
     (Is("sem_clockwait"), Signal, "sem_clockwait", "sem_t"),
     (Is("pthread_once"), Signal, "pthread_once", "pthread_once_t"),
-    (Is("__cxa_guard_acquire"), Signal, "initialisation of a static", ""),
+    (
+        Is("__cxa_guard_acquire"),
+        Signal,
+        "initialisation of a static",
+        "",
+    ),
 ];
 
 /// What a thread waits in, by its frames; `None` if nothing on its stack is known.
@@ -152,7 +387,8 @@ pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
 fn idle_or_waiting(call: &'static str, near: &[String]) -> &'static str {
     let outermost = near.iter().any(|path| {
         path.starts_with("rayon_core::") && ends(path, "main_loop")
-            || path.starts_with("rayon_core::") && ends(path, "WorkerThread::wait_until_out_of_work")
+            || path.starts_with("rayon_core::")
+                && ends(path, "WorkerThread::wait_until_out_of_work")
     });
     match call {
         "rayon job" if outermost => "idle rayon worker",
@@ -193,7 +429,14 @@ mod tests {
             .map(|function| NativeFrame {
                 address: Addr(1),
                 function: (!function.is_empty()).then(|| (*function).into()),
-                module: Some(if function.contains("::") { "bin" } else { "libc.so.6" }.into()),
+                module: Some(
+                    if function.contains("::") {
+                        "bin"
+                    } else {
+                        "libc.so.6"
+                    }
+                    .into(),
+                ),
                 in_module: None,
                 file: None,
                 line: None,
@@ -209,17 +452,37 @@ mod tests {
     fn the_program_s_word_for_a_wait() {
         for (functions, call, frames) in [
             (
-                &["syscall", "std::sys::sync::mutex::futex::Mutex::lock_contended", "std::sync::poison::mutex::Mutex<T>::lock", "hang::go"][..],
+                &[
+                    "syscall",
+                    "std::sys::sync::mutex::futex::Mutex::lock_contended",
+                    "std::sync::poison::mutex::Mutex<T>::lock",
+                    "hang::go",
+                ][..],
                 "Mutex::lock",
                 2,
             ),
             (
-                &["syscall", "std::thread::park", "std::sync::mpmc::context::Context::wait_until", "std::sync::mpmc::list::Channel<T>::recv", "std::sync::mpsc::Receiver<T>::recv", "hang::go"],
+                &[
+                    "syscall",
+                    "std::thread::park",
+                    "std::sync::mpmc::context::Context::wait_until",
+                    "std::sync::mpmc::list::Channel<T>::recv",
+                    "std::sync::mpsc::Receiver<T>::recv",
+                    "hang::go",
+                ],
                 "mpsc::Receiver::recv",
                 4,
             ),
-            (&["__futex_abstimed_wait_common", "___pthread_mutex_lock"], "pthread_mutex_lock", 2),
-            (&["", "pthread_cond_wait@@GLIBC_2.3.2"], "pthread_cond_wait", 2),
+            (
+                &["__futex_abstimed_wait_common", "___pthread_mutex_lock"],
+                "pthread_mutex_lock",
+                2,
+            ),
+            (
+                &["", "pthread_cond_wait@@GLIBC_2.3.2"],
+                "pthread_cond_wait",
+                2,
+            ),
         ] {
             let shape = shape(&stack(functions)).expect("known");
             assert_eq!((shape.call, shape.frames), (call, frames));
@@ -228,7 +491,11 @@ mod tests {
 
     #[test]
     fn what_the_project_calls_alike_is_its_own() {
-        let own = stack(&["syscall", "hang::Mutex::lock_contended", "std::thread::park"]);
+        let own = stack(&[
+            "syscall",
+            "hang::Mutex::lock_contended",
+            "std::thread::park",
+        ]);
         assert_eq!(shape(&own), None);
     }
 }

@@ -52,13 +52,19 @@ mod tests {
         assert_eq!(at(&[0xe8, 0xfb, 0, 0, 0]).flow, Flow::Call(0x1100));
         assert_eq!(at(&[0xeb, 0x0e]).flow, Flow::Jump(0x1010));
         assert_eq!(at(&[0x74, 0x0e]).flow, Flow::Branch(0x1010));
-        assert_eq!(at(&[0xff, 0x15, 0xfa, 0, 0, 0]).flow, Flow::CallThrough(0x1100));
+        assert_eq!(
+            at(&[0xff, 0x15, 0xfa, 0, 0, 0]).flow,
+            Flow::CallThrough(0x1100)
+        );
         assert_eq!(at(&[0x0f, 0x0b]).flow, Flow::End);
         // lea rdi, [rip+0xf9]
         let named = at(&[0x48, 0x8d, 0x3d, 0xf9, 0, 0, 0]);
         assert_eq!((named.flow, named.named), (Flow::On, Some(0x1100)));
         assert_eq!(named.next, 0x1007);
         assert_eq!(step(&[0x06], 0), None);
-        assert_eq!(stub_slot(&[0xff, 0x25, 0xfa, 0, 0, 0], 0x1000), Some(0x1100));
+        assert_eq!(
+            stub_slot(&[0xff, 0x25, 0xfa, 0, 0, 0], 0x1000),
+            Some(0x1100)
+        );
     }
 }
