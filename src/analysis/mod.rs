@@ -5,9 +5,11 @@
 mod case;
 mod chain;
 pub mod detectors;
+mod liveness;
 mod progress;
 mod roots;
 mod signature;
+mod trail;
 mod wait_graph;
 mod wording;
 

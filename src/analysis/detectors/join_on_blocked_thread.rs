@@ -104,7 +104,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let unmoved = chain
         .threads
         .iter()
-        .all(|thread| matches!(case.standing(thread), Standing::Internal));
+        .all(|thread| matches!(case.standing_in_tree(thread), Standing::Internal));
     if !unmoved {
         return None;
     }

@@ -74,7 +74,7 @@ fn holder_ceiling(
     closure: &Closure,
 ) -> Option<Certainty> {
     let complained = case.overdue.then_some(Certainty::Possible);
-    match case.standing(holder) {
+    match case.standing_in_tree(holder) {
         Standing::Internal => {}
         // What it waits for may come, and nobody has complained of how long that takes.
         Standing::External | Standing::FarOff(_) | Standing::Timed => return complained,
