@@ -5,7 +5,7 @@
 use super::case::{self, Case, Standing};
 use super::wait_graph;
 use crate::model::{
-    ChildState, Descriptor, FileKind, HolderEvidence, Key, Pid, Process, SocketState, Thread, ThreadKind, Wait,
+    ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread, ThreadKind, Wait,
     WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,8 @@ impl Liveness {
         let look = Look::new(case);
         let mut enders: BTreeMap<&Key, (&Key, Enders<'_>)> = BTreeMap::new();
         for process in &case.last.processes {
-            let caught = case.waking_signal(process).is_some();
+            // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
+            let caught = process.python.is_some() && case.waking_signal(process).is_some();
             for thread in &process.threads {
                 let by = if caught && !case::is_bystander(thread) {
                     Enders::World
@@ -102,6 +103,14 @@ impl Liveness {
     pub(super) fn is_live(&self, process: &Key) -> bool {
         self.live.contains(process)
     }
+}
+
+/// The other end, if somebody was found there. Who may have it as well out of our sight is of another user, and got it from one
+/// of these: that is rare enough.
+fn known_peer(file: &Descriptor) -> Option<&Peer> {
+    let peer = file.peer.as_ref()?;
+    let anybody = !peer.processes.is_empty() || !peer.own.is_empty();
+    anybody.then_some(peer)
 }
 
 fn is_resting_native(thread: &Thread) -> bool {
@@ -191,6 +200,18 @@ impl<'a, 'c> Look<'a, 'c> {
         match wait.kind {
             WaitKind::Read | WaitKind::Write => files.extend(wait.descriptor.as_ref()),
             WaitKind::Poll if wait.files_in_all.is_none() => files.extend(&wait.files),
+            WaitKind::FileLock => {
+                let holder = wait.descriptor.as_ref().and_then(|file| file.peer.as_ref());
+                let holder = holder.and_then(|peer| peer.processes.first());
+                return match holder.and_then(|pid| self.by_pid.get(pid)) {
+                    Some(key) => Enders::Any {
+                        threads: Vec::new(),
+                        processes: vec![*key],
+                        own: false,
+                    },
+                    None => Enders::World,
+                };
+            }
             WaitKind::SharedFutex if wait.timed == Some(false) => {
                 return Enders::Any {
                     threads: Vec::new(),
@@ -244,12 +265,9 @@ impl<'a, 'c> Look<'a, 'c> {
             return None;
         }
         let pids: Vec<Pid> = match file.kind? {
-            FileKind::Pipe => {
-                let peer = file.peer.as_ref().filter(|peer| peer.complete)?;
-                peer.processes.clone()
-            }
+            FileKind::Pipe => known_peer(file)?.processes.clone(),
             FileKind::UnixSocket | FileKind::TcpSocket => {
-                let peer = file.peer.as_ref().filter(|peer| peer.complete)?;
+                let peer = known_peer(file)?;
                 let also = file.also_open_in.iter().flatten();
                 peer.processes.iter().chain(also).copied().collect()
             }

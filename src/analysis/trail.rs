@@ -203,6 +203,11 @@ impl<'c> Tracker<'c> {
             WaitKind::Read | WaitKind::Write | WaitKind::Poll => {
                 self.other_end(process, thread, wait)
             }
+            WaitKind::FileLock => {
+                let file = wait.descriptor.as_ref()?;
+                let holder = self.peer(process, Some(thread), file)?;
+                Some((How::Lock, holder))
+            }
             WaitKind::SharedFutex => {
                 let holder = wait_graph::holder(wait)?.thread.as_ref()?;
                 let other = self.case.last.process(&holder.of_process())?;

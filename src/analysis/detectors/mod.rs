@@ -3,6 +3,7 @@
 mod destroy_blocked;
 mod gil_held_in_native_call;
 mod join_on_blocked_thread;
+mod orphaned_pipe;
 mod stuck_lock;
 mod unanswered;
 
@@ -54,6 +55,7 @@ pub(super) const DETECTORS: &[&dyn Detector] = &[
     &join_on_blocked_thread::JoinOnBlockedThread,
     &gil_held_in_native_call::GilHeldInNativeCall,
     &unanswered::Unanswered,
+    &orphaned_pipe::OrphanedPipe,
 ];
 
 /// All causes that hangscope knows, for `explain`.

@@ -74,8 +74,10 @@ fn holder_ceiling(
     closure: &Closure,
 ) -> Option<Certainty> {
     let complained = case.overdue.then_some(Certainty::Possible);
-    match case.standing_in_tree(holder) {
+    match case.standing(holder) {
         Standing::Internal => {}
+        // The cause is to be looked for at the other end.
+        _ if case.liveness.is_stuck(&holder.key) => return None,
         // What it waits for may come, and nobody has complained of how long that takes.
         Standing::External | Standing::FarOff(_) | Standing::Timed => return complained,
         _ => return None,

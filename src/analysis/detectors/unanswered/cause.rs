@@ -21,6 +21,7 @@ pub(super) struct Root {
 }
 
 /// A cause with what to say of it.
+#[derive(Clone, Copy)]
 struct Said {
     id: &'static str,
     /// Follows "waits in X at Y".
@@ -92,6 +93,11 @@ const STARVED: Said = said(
     "which no worker of its pool is free to do",
     "do not wait in a pool for work of the same pool: use a second pool for the inner tasks, submit from outside, or call the inner function directly",
 );
+const TO_THREAD: Said = said(
+    "to-thread-deadlock",
+    "",
+    "do not let a thread wait for its event loop (run_coroutine_threadsafe().result(), from_thread.run) while a task on that loop waits for the thread and holds what is needed there",
+);
 const LOST: Said = said(
     "pool-result-lost",
     "and the workers are all idle: the one that had the task is gone",
@@ -140,10 +146,12 @@ fn of_circle(trail: &Trail<'_>) -> Option<Root> {
             "read the pipe while the other side writes: Popen.communicate(), a thread that reads, or a file instead of a pipe; read a multiprocessing queue before joining its writers",
         )
     } else if has(How::Worker) {
+        TO_THREAD
+    } else if has(How::Lock) && nodes.iter().any(|node| is_on_file_lock(*node)) {
         said(
-            "to-thread-deadlock",
+            "file-lock-deadlock",
             "",
-            "do not let a thread wait for its event loop while a task on that loop waits for the thread with what the other needs",
+            "do not wait for a process with a file lock held that it needs; take file locks without waiting (LOCK_NB) and say who holds them",
         )
     } else if has(How::Lock) && nodes.len() == 1 {
         said(
@@ -171,6 +179,11 @@ fn of_circle(trail: &Trail<'_>) -> Option<Root> {
         said("stuck-cause-unknown", "", "break the circle: one of these must not wait for the next")
     };
     Some(Root::new(&said, phrase))
+}
+
+fn is_on_file_lock(node: Node<'_>) -> bool {
+    let Node::Thread(_, thread) = node else { return false };
+    thread.wait.as_ref().is_some_and(|wait| wait.kind == WaitKind::FileLock)
 }
 
 fn is_on_socket(node: Node<'_>) -> bool {
@@ -232,12 +245,23 @@ fn of_thread(
     if let Some(root) = on_loop(process, thread, node) {
         return Some(root);
     }
-    if matches!(wait.kind, WaitKind::Read | WaitKind::Write | WaitKind::Poll) {
-        return Some(of_files(node, wait));
-    }
     let type_name = wait.object.as_ref().map_or("", |object| object.type_name.untrusted());
     let call = node.call();
+    let on_files = matches!(wait.kind, WaitKind::Read | WaitKind::Write | WaitKind::Poll);
+    if on_files && !type_name.ends_with("Queue") {
+        return Some(of_files(node, wait));
+    }
     if let Some(root) = of_exit(process, thread, node) {
+        return Some(root);
+    }
+    // What a task's thread waits for is rather to be done by the event loop than by the pool.
+    let for_loop = trail.hows.contains(&How::Worker);
+    if is_future_call(call) && for_loop {
+        let mut root = Root::new(
+            &TO_THREAD,
+            format!("{}, and that is to run on the same event loop", verbs::waits(node)),
+        );
+        root.ceiling = Certainty::Probable;
         return Some(root);
     }
     if is_worker(thread) && is_future_call(call) && no_worker_is_free(process, thread) {
@@ -258,9 +282,6 @@ fn of_thread(
         return Some(unknown(node));
     };
     let mut root = simple(cause, node);
-    if cause.id == FUTURE.id && trail.hows.contains(&How::Worker) {
-        root.id = "to-thread-deadlock";
-    }
     if cause.id == SEMAPHORE.id
         && let Some(value) = wait.object.as_ref().and_then(|object| fact(object, "value"))
         && value != "0"

@@ -10,12 +10,15 @@ use crate::analysis::case::{self, Case, destroyers};
 use crate::analysis::signature;
 use crate::analysis::trail::{How, Node, Tracker, Trail};
 use crate::analysis::wording;
-use crate::model::{Certainty, Evidence, Finding, Foreign, Grade, Key, Process, Thread};
+use crate::model::{Certainty, Evidence, Finding, Foreign, Grade, Key, Pid, Process, Thread};
 use cause::Root;
 use std::collections::BTreeSet;
 
 /// Most threads that a finding tells of as affected.
 const MAX_AFFECTED: usize = 1000;
+
+/// Deepest tree of processes that is climbed.
+const MAX_DEPTH: usize = 1000;
 
 macro_rules! causes {
     ($($id:literal: $summary:literal,)*) => {
@@ -51,6 +54,7 @@ static META: Meta = Meta {
         "pipe-end-left-open": "A reader has the writing end of its own pipe open, so the end of file never comes.",
         "socket-peer-silent": "Both ends of a connection wait for each other.",
         "pool-result-lost": "A process pool's result is waited for, and the worker that had the task is gone.",
+        "file-lock-deadlock": "A file lock is waited for, and the process that holds it waits, too.",
         "stuck-cause-unknown": "Nothing can go on, and no known cause fits.",
     },
 };
@@ -67,10 +71,16 @@ impl Detector for Unanswered {
         let tracker = Tracker::new(case);
         let mut findings: Vec<Finding> = Vec::new();
         let mut told: BTreeSet<&Key> = BTreeSet::new();
+        let mut judged: BTreeSet<Pid> = BTreeSet::new();
         for process in case.judgeable().filter(|process| process.python.is_some()) {
+            // What hangs below a process that hangs is part of the same.
+            if ancestors(case, process).any(|pid| judged.contains(&pid)) {
+                continue;
+            }
             let Some(start) = start(case, process, &told) else {
                 continue;
             };
+            judged.insert(process.pid);
             let trail = tracker.follow(process, start);
             told.extend(trail.nodes.iter().map(|node| node.key()));
             let trail = up_to_blocked_loop(trail);
@@ -94,6 +104,17 @@ impl Detector for Unanswered {
 
 fn root_of(finding: &Finding) -> &Key {
     finding.blockers.last().unwrap_or(&finding.waiter)
+}
+
+/// The pids of the processes above one, as far as they are in the sample.
+fn ancestors<'c>(case: &'c Case<'_>, process: &'c Process) -> impl Iterator<Item = Pid> + 'c {
+    let parent = |of: Pid| {
+        let all = &case.last.processes;
+        let child = all.iter().find(|process| process.pid == of)?;
+        let parent = all.iter().find(|process| process.pid == child.ppid)?;
+        Some(parent.pid)
+    };
+    std::iter::successors(parent(process.pid), move |pid| parent(*pid)).take(MAX_DEPTH)
 }
 
 /// The thread whose wait is worth following: the main thread, if the process can never go on and is no part of a trail yet.
@@ -163,11 +184,11 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
     let certainty = certainty(case, trail, &root);
     let told = trail.nodes.len();
     let mut title = verbs::subject(first);
+    let mut glue = " ";
     for (from, how, to) in trail.steps().take(told - 1) {
-        let glue = if from.key() == first.key() { " " } else { ", which " };
         title.push_str(&format!("{glue}{}", verbs::step(from, how, to)));
+        glue = if how == How::Child { " " } else { ", which " };
     }
-    let glue = if told == 1 { " " } else { ", which " };
     title.push_str(&format!("{glue}{}.", root.phrase));
     let mut evidence: Vec<Evidence> = trail
         .steps()
@@ -254,8 +275,14 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
         .nodes
         .iter()
         .any(|node| Some(&node.process().key) != first.map(|process| &process.key));
+    let all_in_sight = trail.nodes.iter().all(|node| {
+        let Node::Thread(_, thread) = node else { return true };
+        let wait = thread.wait.as_ref();
+        let mut files = wait.into_iter().flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+        files.all(|file| file.peer.as_ref().is_none_or(|peer| peer.complete))
+    });
     // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.
-    let sure = exact && (trail.closes.is_some() || in_test || through_processes);
+    let sure = exact && all_in_sight && (trail.closes.is_some() || in_test || through_processes);
     let ceiling = root.ceiling;
     if sure { ceiling } else { ceiling.min(Certainty::Probable) }
 }

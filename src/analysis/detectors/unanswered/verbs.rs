@@ -44,14 +44,13 @@ pub(super) fn place(node: Node<'_>) -> Option<String> {
 
 /// How one waits for the next: "joins `worker`", "waits for process 7 to end".
 pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
-    let (next, here) = (subject(to), at(from));
-    let pid = to.process().pid;
+    let (next, here) = (subject_seen_from(from, to), at(from));
     match how {
         How::Join => format!("waits{here} for the end of {next}"),
         How::Lock => format!("waits{here} for a lock that {next} holds"),
-        How::Child => format!("waits{here} for child {pid} to end, where {next}"),
-        How::Data => format!("waits{here} for data or the end of file from {}", peer(from, to)),
-        How::Room => format!("writes{here} to a full pipe that {} should read", peer(from, to)),
+        How::Child => format!("waits{here} for its child to end, where {next}"),
+        How::Data => format!("waits{here} for data or the end of file from {next}"),
+        How::Room => format!("writes{here} to a full pipe that {next} should read"),
         How::Runs => format!("idles in its event loop for {next}"),
         How::Task => format!("awaits{here} {next}"),
         How::Worker => format!("awaits{here} the thread {next}"),
@@ -60,11 +59,13 @@ pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
     }
 }
 
-fn peer(from: Node<'_>, to: Node<'_>) -> String {
-    if from.process().key == to.process().key || to.process().python.is_none() {
+/// With the process, where that is another one.
+fn subject_seen_from(from: Node<'_>, to: Node<'_>) -> String {
+    let process = to.process();
+    if from.process().key == process.key || process.python.is_none() {
         return subject(to);
     }
-    format!("process {} ({})", to.process().pid, subject(to))
+    format!("{} of process {}", subject(to), process.pid)
 }
 
 fn call(node: Node<'_>) -> String {
