@@ -1,8 +1,9 @@
 //! The samples, with what all detectors need of them worked out once.
 
+use super::liveness::Liveness;
 use super::{progress, wait_graph};
 use crate::model::{
-    Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot, Thread,
+    EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot, Thread,
     ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,8 @@ pub(super) struct Case<'a> {
     pub(super) overdue: bool,
     /// The watched run that the processes belong to.
     run: Option<&'a Run>,
+    /// Who of the whole tree may ever go on.
+    pub(super) liveness: Liveness,
 }
 
 impl<'a> Case<'a> {
@@ -75,14 +78,17 @@ impl<'a> Case<'a> {
         run: Option<&'a Run>,
     ) -> Option<Self> {
         let last = samples.last()?;
-        Some(Self {
+        let mut case = Self {
             samples,
             last,
             edges: wait_graph::edges(samples),
             progress: progress::of(samples),
             overdue: trigger.is_overdue(),
             run,
-        })
+            liveness: Liveness::default(),
+        };
+        case.liveness = Liveness::of(&case);
+        Some(case)
     }
 
     /// Whether any thread of any process was found in a Python interpreter.
@@ -125,7 +131,9 @@ impl<'a> Case<'a> {
             .iter()
             .any(|thread| !thread.python.is_empty());
         let stuck =
-            |thread: &Thread| self.standing(thread) == Standing::Internal || idles_in_pool(thread);
+            |thread: &Thread| {
+                self.standing_in_tree(thread) == Standing::Internal || idles_in_pool(thread)
+            };
         self.has_motion()
             && runs_python
             && self.waking_signal(process).is_none()
@@ -176,6 +184,19 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// The same with regard to the other processes: a wait for one that can never go on is as good as one for a thing of its
+    /// own process.
+    pub(super) fn standing_in_tree(&self, thread: &Thread) -> Standing {
+        match self.standing(thread) {
+            Standing::External | Standing::Timed | Standing::FarOff(_)
+                if self.liveness.is_stuck(&thread.key) =>
+            {
+                Standing::Internal
+            }
+            standing => standing,
+        }
+    }
+
     /// Whether anything in the process but the threads in `known` can do something about what those wait for.
     pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
         let mut closure = Closure::Closed;
@@ -183,7 +204,7 @@ impl<'a> Case<'a> {
             if known.contains(&thread.key) || is_bystander(thread) {
                 continue;
             }
-            match self.standing(thread) {
+            match self.standing_in_tree(thread) {
                 Standing::Internal => {}
                 Standing::Timed | Standing::FarOff(_) if is_watchdog(thread) => {
                     closure = Closure::Unclear;
@@ -199,7 +220,7 @@ impl<'a> Case<'a> {
     }
 
     /// A signal whose handler may wake a thread; not the one that hangscope's own plugin takes.
-    fn waking_signal(&self, process: &Process) -> Option<i32> {
+    pub(super) fn waking_signal(&self, process: &Process) -> Option<i32> {
         let ours = self.run.and_then(|run| run.process(&process.key)?.signal);
         process.caught_signals.iter().copied().find(|signal| {
             let standard = (1..=LAST_STANDARD_SIGNAL).contains(signal);
@@ -248,7 +269,7 @@ pub(super) fn is_judgeable(process: &Process) -> bool {
 }
 
 /// A pool's thread without work.
-fn idles_in_pool(thread: &Thread) -> bool {
+pub(super) fn idles_in_pool(thread: &Thread) -> bool {
     thread
         .wait
         .as_ref()
@@ -257,7 +278,7 @@ fn idles_in_pool(thread: &Thread) -> bool {
 }
 
 /// A native thread that waits on a lock for a time, as faulthandler's watchdog does: rarely does it wake Python code.
-fn is_watchdog(thread: &Thread) -> bool {
+pub(super) fn is_watchdog(thread: &Thread) -> bool {
     let waits_for_lock = thread
         .wait
         .as_ref()
@@ -267,7 +288,7 @@ fn is_watchdog(thread: &Thread) -> bool {
 
 /// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
 /// such as execnet's that reads from the xdist controller.
-fn is_bystander(thread: &Thread) -> bool {
+pub(super) fn is_bystander(thread: &Thread) -> bool {
     if idles_in_pool(thread) {
         return true;
     }
@@ -276,6 +297,26 @@ fn is_bystander(thread: &Thread) -> bool {
         .filter(|frame| !frame.is_stdlib())
         .peekable();
     own.peek().is_some() && own.all(Frame::is_test_runner)
+}
+
+/// The event loop that a thread runs, if it does nothing else now.
+pub(super) fn idle_loop_of<'p>(process: &'p Process, thread: &Thread) -> Option<&'p EventLoop> {
+    process
+        .event_loops
+        .iter()
+        .find(|event_loop| event_loop.thread.as_ref() == Some(&thread.key))
+        .filter(|event_loop| event_loop.is_idle_without_timer())
+}
+
+/// The event loop whose thread is this one, where that waits for something else: in a coroutine or a callback.
+pub(super) fn blocked_loop_of<'p>(process: &'p Process, thread: &Thread) -> Option<&'p EventLoop> {
+    let wait = thread.wait.as_ref()?;
+    process.event_loops.iter().find(|event_loop| {
+        event_loop.thread.as_ref() == Some(&thread.key)
+            && event_loop.idle != Some(true)
+            && !event_loop.guest
+            && (event_loop.running.is_some() || wait.kind != WaitKind::Poll)
+    })
 }
 
 fn standing_of_wait(wait: &Wait) -> Standing {

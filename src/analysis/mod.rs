@@ -5,10 +5,12 @@
 mod case;
 mod chain;
 pub mod detectors;
+mod liveness;
 mod native_need;
 mod progress;
 mod roots;
 mod signature;
+mod trail;
 mod wait_graph;
 mod wording;
 

@@ -15,6 +15,12 @@ pub(super) fn signature(id: &str, threads: &[&Thread]) -> String {
     of_parts(id, &parts)
 }
 
+/// The same for what waits with these frames, be it threads or tasks.
+pub(super) fn of_frames<'f>(id: &str, stacks: impl Iterator<Item = Vec<&'f Frame>>) -> String {
+    let parts: Vec<Vec<u8>> = stacks.map(|frames| part_of(&frames)).collect();
+    of_parts(id, &parts)
+}
+
 /// The same for threads in a circle: which of them comes first makes no difference.
 pub(super) fn of_circle(id: &str, threads: &[&Thread]) -> String {
     let mut parts: Vec<Vec<u8>> = threads.iter().map(|thread| part(thread)).collect();
@@ -33,13 +39,18 @@ fn of_parts(id: &str, parts: &[Vec<u8>]) -> String {
 }
 
 fn part(thread: &Thread) -> Vec<u8> {
-    let own: Vec<&Frame> = thread
-        .frames()
+    part_of(&thread.frames().collect::<Vec<&Frame>>())
+}
+
+fn part_of(all: &[&Frame]) -> Vec<u8> {
+    let own: Vec<&Frame> = all
+        .iter()
+        .copied()
         .filter(|frame| !frame.is_library())
         .take(FRAMES)
         .collect();
     let frames: Vec<&Frame> = if own.is_empty() {
-        thread.frames().take(FRAMES).collect()
+        all.iter().copied().take(FRAMES).collect()
     } else {
         own
     };

@@ -16,8 +16,11 @@ pub(super) fn who(thread: &Thread) -> String {
 /// A thread's name: "MainThread", "`idle-nd`".
 pub(super) fn name(thread: &Thread) -> String {
     let name = thread.display_name().untrusted();
-    if name == "MainThread" {
-        name.to_owned()
+    let has_name = thread.python.iter().any(|state| state.name.is_some());
+    // A program that never imports threading has not named its main thread.
+    let is_main = !thread.python.is_empty() && !has_name && thread.key.is_leader();
+    if name == "MainThread" || is_main {
+        "MainThread".to_owned()
     } else {
         format!("`{name}`")
     }
