@@ -3,8 +3,8 @@
 use super::liveness::Liveness;
 use super::{progress, wait_graph};
 use crate::model::{
-    EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot, Thread,
-    ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
+    EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot,
+    Thread, ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +35,8 @@ pub(super) enum Standing {
 /// Signals that are caught without the program's doing: INT by Python, those of crashes by faulthandler (ILL, ABRT, BUS,
 /// FPE, SEGV), WINCH by the readline library. The handler of any other may wake a thread.
 const PYTHONS_OWN_SIGNALS: [i32; 7] = [2, 4, 6, 7, 8, 11, 28];
+/// ILL, TRAP, ABRT, BUS, FPE, SEGV (Rust's runtime catches two of them), PIPE, CHLD, WINCH.
+const NATIVE_CRASH_SIGNALS: [i32; 9] = [4, 5, 6, 7, 8, 11, 13, 17, 28];
 /// glibc's own and real-time signals come after it.
 const LAST_STANDARD_SIGNAL: i32 = 31;
 /// Signals from here on are for programs; before come glibc's own.
@@ -130,10 +132,9 @@ impl<'a> Case<'a> {
             .threads
             .iter()
             .any(|thread| !thread.python.is_empty());
-        let stuck =
-            |thread: &Thread| {
-                self.standing_in_tree(thread) == Standing::Internal || idles_in_pool(thread)
-            };
+        let stuck = |thread: &Thread| {
+            self.standing_in_tree(thread) == Standing::Internal || idles_in_pool(thread)
+        };
         self.has_motion()
             && runs_python
             && self.waking_signal(process).is_none()
@@ -227,6 +228,16 @@ impl<'a> Case<'a> {
             let may_wake = (standard && !PYTHONS_OWN_SIGNALS.contains(signal))
                 || *signal >= FIRST_REALTIME_SIGNAL;
             may_wake && Some(*signal) != ours
+        })
+    }
+
+    /// The same of a program that is not Python: a handler of its own for anything but a crash or a child's end, which
+    /// may be how it is told to go on.
+    pub(super) fn native_waking_signal(process: &Process) -> Option<i32> {
+        let mut caught = process.caught_signals.iter().copied();
+        caught.find(|signal| {
+            !NATIVE_CRASH_SIGNALS.contains(signal)
+                && ((1..=LAST_STANDARD_SIGNAL).contains(signal) || *signal >= FIRST_REALTIME_SIGNAL)
         })
     }
 

@@ -5,8 +5,8 @@
 use super::case::{self, Case, Standing};
 use super::wait_graph;
 use crate::model::{
-    ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread, ThreadKind, Wait,
-    WaitKind,
+    ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread,
+    ThreadKind, Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,7 +41,8 @@ impl Liveness {
             // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
             let caught = process.python.is_some() && case.waking_signal(process).is_some();
             for thread in &process.threads {
-                let by = if caught && !case::is_bystander(thread) {
+                let told = is_native(process) && may_be_told(process, thread);
+                let by = if (caught || told) && !case::is_bystander(thread) {
                     Enders::World
                 } else {
                     look.enders(process, thread)
@@ -83,9 +84,7 @@ impl Liveness {
         }
         let stuck = enders
             .iter()
-            .filter(|(thread, (_, by))| {
-                *by != Enders::Bystander && !live_threads.contains(*thread)
-            })
+            .filter(|(thread, (_, by))| *by != Enders::Bystander && !live_threads.contains(*thread))
             .map(|(thread, _)| (*thread).clone())
             .collect();
         Self {
@@ -111,6 +110,22 @@ fn known_peer(file: &Descriptor) -> Option<&Peer> {
     let peer = file.peer.as_ref()?;
     let anybody = !peer.processes.is_empty() || !peer.own.is_empty();
     anybody.then_some(peer)
+}
+
+/// A program other than Python whose native stacks are known.
+fn is_native(process: &Process) -> bool {
+    process.python.is_none() && process.threads.iter().any(|thread| thread.native.is_some())
+}
+
+/// Whether a signal handler may tell the thread to go on: not where it waits for a lock, a thread or a child.
+fn may_be_told(process: &Process, thread: &Thread) -> bool {
+    let exact = |wait: &Wait| {
+        matches!(
+            wait.kind,
+            WaitKind::Lock | WaitKind::RLock | WaitKind::ThreadExit | WaitKind::Child
+        )
+    };
+    Case::native_waking_signal(process).is_some() && !thread.wait.as_ref().is_some_and(exact)
 }
 
 fn is_resting_native(thread: &Thread) -> bool {
@@ -170,7 +185,11 @@ impl<'a, 'c> Look<'a, 'c> {
             {
                 self.outside(process, wait)
             }
-            Standing::Timed | Standing::FarOff(_) if case::is_watchdog(thread) => Enders::Bystander,
+            Standing::Timed | Standing::FarOff(_)
+                if process.python.is_some() && case::is_watchdog(thread) =>
+            {
+                Enders::Bystander
+            }
             // A library's own thread that could not be judged rarely wakes Python code.
             Standing::Unclear if is_resting_native(thread) => Enders::Bystander,
             _ => Enders::World,
@@ -188,7 +207,8 @@ impl<'a, 'c> Look<'a, 'c> {
             || matches!(
                 holder.by,
                 HolderEvidence::OwnerField | HolderEvidence::ImportLock
-            );
+            )
+            || holder.by.is_native();
         let thread = process.thread(holder.thread.as_ref()?)?;
         owned.then(|| vec![&thread.key])
     }

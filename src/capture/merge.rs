@@ -274,6 +274,7 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
             | HolderEvidence::ProcessLock => Grade::Derived,
             HolderEvidence::BareOwnerField
             | HolderEvidence::DroppedGuard
+            | HolderEvidence::OnlyThread
             | HolderEvidence::OnlyReference
             | HolderEvidence::Reference => Grade::Guessed,
         };

@@ -185,6 +185,8 @@ pub enum HolderEvidence {
     /// A frame of the thread refers to the lock and would drop a guard of that kind if a panic passed it, as its landing pad
     /// (Itanium C++ ABI, exception handling) shows.
     DroppedGuard,
+    /// The lock is held, and the process has no other thread.
+    OnlyThread,
     /// The thread's stack is the only other one that refers to the lock, and a circle of waits closes by it.
     OnlyReference,
     /// A frame reaches the object by a variable: a suspect, no more.
@@ -328,7 +330,7 @@ impl HolderEvidence {
     pub fn is_native(self) -> bool {
         matches!(
             self,
-            Self::PthreadMutex | Self::DroppedGuard | Self::OnlyReference
+            Self::PthreadMutex | Self::DroppedGuard | Self::OnlyThread | Self::OnlyReference
         )
     }
 
@@ -348,6 +350,7 @@ impl HolderEvidence {
             Self::ProcessLock => "by the lock's own note",
             Self::PthreadMutex => "by the lock's note of its owner",
             Self::DroppedGuard => "by a guard that this function drops at its end",
+            Self::OnlyThread => "as the only thread of the process",
             Self::OnlyReference => {
                 "as the only other thread whose stack refers to it, which closes a circle"
             }

@@ -38,6 +38,7 @@ fn is_abandoned(wait: &Wait) -> bool {
             HolderEvidence::OwnerField
                 | HolderEvidence::BareOwnerField
                 | HolderEvidence::ImportLock
+                | HolderEvidence::PthreadMutex
         );
         knows && holder.thread.is_none()
     });
@@ -139,6 +140,10 @@ fn affected(case: &Case<'_>, waiter: &Thread, waiters: &[&Thread]) -> Vec<Key> {
 
 /// Whether the ident of each thread of the process was read, so that an unknown one is of none of them.
 fn knows_all_threads(case: &Case<'_>, process: &Process) -> bool {
+    // The kernel's ids of threads are all known.
+    if process.python.is_none() {
+        return true;
+    }
     let all_python = process
         .threads
         .iter()

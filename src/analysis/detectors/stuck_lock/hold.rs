@@ -55,6 +55,8 @@ impl<'c> Hold<'c> {
                 self.by.by,
                 HolderEvidence::OwnerField | HolderEvidence::ImportLock
             )
+            // A pthread mutex is its owner's to unlock, and a guard is not sent to other threads.
+            || self.by.by.is_native()
     }
 
     /// " since transfer (bank.py:12)": where it was taken. Of a lock's owner it is only known where the thread uses it.

@@ -3,6 +3,7 @@
 //! `docs/detectors/` for each.
 
 mod cause;
+mod native;
 mod verbs;
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
@@ -42,6 +43,7 @@ static META: Meta = Meta {
         "queue-join-without-task-done": "Queue.join() waits for a task_done() that nobody is left to call.",
         "channel-never-fed": "A memory channel is received from, and nobody is left who could send.",
         "channel-never-drained": "A memory channel has no room, and nobody is left who could receive.",
+        "thread-never-unparked": "A thread is parked, and nobody is left who could unpark it.",
         "future-never-completed": "A future is waited for, and nobody is left who could complete it.",
         "executor-starvation": "All workers of a pool wait for work that is queued in the same pool.",
         "to-thread-deadlock": "A thread waits for the event loop, which waits for the thread.",
@@ -72,7 +74,8 @@ impl Detector for Unanswered {
         let mut findings: Vec<Finding> = Vec::new();
         let mut told: BTreeSet<&Key> = BTreeSet::new();
         let mut judged: BTreeSet<Pid> = BTreeSet::new();
-        for process in case.judgeable().filter(|process| process.python.is_some()) {
+        let known = |process: &&Process| process.python.is_some() || has_native_stacks(process);
+        for process in case.judgeable().filter(known) {
             // What hangs below a process that hangs is part of the same.
             if ancestors(case, process).any(|pid| judged.contains(&pid)) {
                 continue;
@@ -102,6 +105,11 @@ impl Detector for Unanswered {
     }
 }
 
+/// A program other than Python that can be judged by its native stacks.
+fn has_native_stacks(process: &Process) -> bool {
+    process.python.is_none() && process.threads.iter().any(|thread| thread.native.is_some())
+}
+
 fn root_of(finding: &Finding) -> &Key {
     finding.blockers.last().unwrap_or(&finding.waiter)
 }
@@ -118,16 +126,13 @@ fn ancestors<'c>(case: &'c Case<'_>, process: &'c Process) -> impl Iterator<Item
 }
 
 /// The thread whose wait is worth following: the main thread, if the process can never go on and is no part of a trail yet.
-fn start<'c>(
-    case: &Case<'_>,
-    process: &'c Process,
-    told: &BTreeSet<&Key>,
-) -> Option<&'c Thread> {
+fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Option<&'c Thread> {
     let is_told = process
         .threads
         .iter()
         .any(|thread| told.contains(&thread.key));
-    if is_told || case.liveness.is_live(&process.key) || process.interpreters.is_empty() {
+    let read = !process.interpreters.is_empty() || has_native_stacks(process);
+    if is_told || case.liveness.is_live(&process.key) || !read {
         return None;
     }
     let stuck = |thread: &&Thread| case.liveness.is_stuck(&thread.key);
@@ -162,11 +167,8 @@ fn up_to_blocked_loop(mut trail: Trail<'_>) -> Trail<'_> {
 
 /// Whether another detector is there for it: circles of joins and locks, joins in general, ends of interpreters.
 fn is_anothers(case: &Case<'_>, trail: &Trail<'_>) -> bool {
-    let threads_only = |nodes: &[Node<'_>]| {
-        nodes
-            .iter()
-            .all(|node| matches!(node, Node::Thread(..)))
-    };
+    let threads_only =
+        |nodes: &[Node<'_>]| nodes.iter().all(|node| matches!(node, Node::Thread(..)));
     if let Some((nodes, hows)) = trail.circle() {
         return threads_only(nodes) && hows.iter().all(|how| matches!(how, How::Join | How::Lock));
     }
@@ -193,9 +195,24 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
     let mut evidence: Vec<Evidence> = trail
         .steps()
         .map(|(from, how, to)| {
-            let grade = if how.is_exact() { verbs::grade(from) } else { Grade::Derived };
-            let text = format!("{} {}", verbs::full_subject(from), verbs::step(from, how, to));
-            case.fact(grade, text, &[(verbs::place_key(from), "wait"), (verbs::place_key(to), "wait")])
+            let grade = if how.is_exact() {
+                verbs::grade(from)
+            } else {
+                Grade::Derived
+            };
+            let text = format!(
+                "{} {}",
+                verbs::full_subject(from),
+                verbs::step(from, how, to)
+            );
+            case.fact(
+                grade,
+                text,
+                &[
+                    (verbs::place_key(from), "wait"),
+                    (verbs::place_key(to), "wait"),
+                ],
+            )
         })
         .collect();
     if trail.closes.is_none() {
@@ -206,9 +223,9 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
         ));
     }
     evidence.extend(
-        root.facts
-            .iter()
-            .map(|(grade, text)| case.fact(*grade, text.clone(), &[(verbs::place_key(last), "wait")])),
+        root.facts.iter().map(|(grade, text)| {
+            case.fact(*grade, text.clone(), &[(verbs::place_key(last), "wait")])
+        }),
     );
     evidence.push(nobody_left(case, trail));
     if case.has_motion() {
@@ -219,7 +236,10 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
                 case.samples.len(),
                 wording::duration(case.span_ms())
             ),
-            &[(verbs::place_key(first), "python"), (verbs::place_key(last), "python")],
+            &[
+                (verbs::place_key(first), "python"),
+                (verbs::place_key(last), "python"),
+            ],
         ));
     }
     let keys: Vec<&Key> = trail.nodes.iter().map(|node| node.key()).collect();
@@ -233,7 +253,13 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
         evidence,
         refuted_if: root.refuted_if,
         remedy: root.remedy,
-        signature: signature::of_frames(root.id, trail.nodes.iter().map(|node| node.frames())),
+        signature: signature::of_nodes(
+            root.id,
+            trail.nodes.iter().map(|node| match node {
+                Node::Thread(_, thread) => Ok(*thread),
+                Node::Task(..) => Err(node.frames()),
+            }),
+        ),
     })
 }
 
@@ -241,7 +267,10 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
 fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
     let mut processes: Vec<&Process> = Vec::new();
     for node in &trail.nodes {
-        if processes.iter().all(|known| known.key != node.process().key) {
+        if processes
+            .iter()
+            .all(|known| known.key != node.process().key)
+        {
             processes.push(node.process());
         }
     }
@@ -251,7 +280,9 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
         all => format!("{} processes", all.len()),
     };
     let text = match threads {
-        1 => format!("{of} has no other thread, catches no signal that might help, and nothing outside is waited for"),
+        1 => format!(
+            "{of} has no other thread, catches no signal that might help, and nothing outside is waited for"
+        ),
         _ => format!(
             "of all {threads} threads of {of} none can go on: each waits, without a deadline, for one of the others or \
              idles in its pool"
@@ -276,15 +307,23 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
         .iter()
         .any(|node| Some(&node.process().key) != first.map(|process| &process.key));
     let all_in_sight = trail.nodes.iter().all(|node| {
-        let Node::Thread(_, thread) = node else { return true };
+        let Node::Thread(_, thread) = node else {
+            return true;
+        };
         let wait = thread.wait.as_ref();
-        let mut files = wait.into_iter().flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+        let mut files = wait
+            .into_iter()
+            .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
         files.all(|file| file.peer.as_ref().is_none_or(|peer| peer.complete))
     });
     // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.
     let sure = exact && all_in_sight && (trail.closes.is_some() || in_test || through_processes);
     let ceiling = root.ceiling;
-    if sure { ceiling } else { ceiling.min(Certainty::Probable) }
+    if sure {
+        ceiling
+    } else {
+        ceiling.min(Certainty::Probable)
+    }
 }
 
 /// The other threads of these processes that are stuck, and who waits for them.

@@ -161,7 +161,7 @@ impl<'i> Symbolizer<'i> {
                 if last
                     .function
                     .as_ref()
-                    .is_some_and(|name| name.untrusted().contains("::")) => {}
+                    .is_some_and(|name| has_path(name.untrusted())) => {}
             Some(last) => {
                 if let Some(name) = place.function(address) {
                     let named = named(name);
@@ -242,6 +242,11 @@ fn symbol(place: lines::Place) -> Symbol {
             .map(|name| named(name.into_bytes()))
             .unwrap_or_default()
     }
+}
+
+/// Whether a name is more than a function's own, whatever its parameters are.
+fn has_path(name: &str) -> bool {
+    name.starts_with('<') || name.split('<').next().is_some_and(|own| own.contains("::"))
 }
 
 fn named(raw: Vec<u8>) -> Symbol {

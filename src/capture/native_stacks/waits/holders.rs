@@ -8,7 +8,9 @@ use super::scan::{self, Hit};
 use super::shapes::Primitive;
 use super::{Owner, Waiter};
 use crate::capture::namespace::NamespaceIds;
-use crate::model::{Foreign, Grade, Holder, HolderEvidence, Key, Process, Thread, Tid, WaitKind};
+use crate::model::{
+    Foreign, Grade, Holder, HolderEvidence, Key, Process, Thread, ThreadKind, Tid, WaitKind,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Most suspects of one lock that are told.
@@ -36,7 +38,10 @@ pub(super) fn find(
     let mut suspects: BTreeMap<Tid, Vec<Holder>> = BTreeMap::new();
     for waiter in waiters {
         if let Owner::Thread(inner) = waiter.lock.owner {
-            let noted = noted(process, by_inner.get(&inner).copied());
+            let owner = by_inner.get(&inner).copied();
+            // Of itself it is known that it has the lock, not where it took it.
+            let mut noted = noted(process, owner);
+            noted.place = noted.place.filter(|_| owner != Some(waiter.tid));
             with_wait(process, waiter.tid, |wait| wait.holders = vec![noted]);
             continue;
         }
@@ -112,6 +117,9 @@ impl Look<'_> {
         if found.is_empty() {
             found.extend(self.itself());
         }
+        if found.is_empty() {
+            found.extend(self.only_reader());
+        }
         found
     }
 
@@ -163,6 +171,25 @@ impl Look<'_> {
             return None;
         }
         self.holder(self.waiter.tid, owning.frame, HolderEvidence::DroppedGuard)
+    }
+
+    /// The waiter itself, where readers hold the lock and the process has no other thread.
+    fn only_reader(&self) -> Option<Holder> {
+        let read = matches!(self.waiter.lock.owner, Owner::Readers(_));
+        let mut alive = self
+            .process
+            .threads
+            .iter()
+            .filter(|thread| thread.kind != ThreadKind::Exited);
+        let alone = alive.all(|thread| thread.tid == self.waiter.tid);
+        if !read || !alone {
+            return None;
+        }
+        let holder = self.holder(self.waiter.tid, 0, HolderEvidence::OnlyThread)?;
+        Some(Holder {
+            place: None,
+            ..holder
+        })
     }
 
     /// Threads other than those that wait for the lock whose stacks refer to it, the likeliest first.

@@ -60,6 +60,8 @@ use Primitive::{
     StdRead, StdWrite, ThreadExit,
 };
 
+const IDLE_BLOCKING: &str = "idle tokio blocking thread";
+
 /// The most telling first: a channel waits by parking, which waits on a futex.
 const SHAPES: &[(Name, Primitive, &str, &str)] = &[
     // Pools without work, which is their job.
@@ -72,7 +74,7 @@ const SHAPES: &[(Name, Primitive, &str, &str)] = &[
     (
         In("tokio::runtime::blocking::pool", "Inner::run"),
         Signal,
-        "idle tokio blocking thread",
+        IDLE_BLOCKING,
         "",
     ),
     // Runtimes.
@@ -94,6 +96,8 @@ const SHAPES: &[(Name, Primitive, &str, &str)] = &[
         "rayon job",
         "rayon_core::latch::LockLatch",
     ),
+    // libtest's main thread waits for its tests, which is its job.
+    (In("test", "run_tests"), Signal, "idle test runner", ""),
     // Channels.
     (
         In("std::sync::mp", "Channel::recv"),
@@ -367,12 +371,16 @@ pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
         .iter()
         .take(DEPTH)
         .take_while(|frame| frame.is_library() || frame.function.is_none())
-        .map(|frame| plain(c_name(frame.function_name())))
+        .map(path)
         .collect();
     for (name, primitive, call, type_name) in SHAPES {
         let Some(at) = near.iter().rposition(|path| name.fits(path)) else {
             continue;
         };
+        // It runs a task.
+        if *call == IDLE_BLOCKING && near.iter().any(|path| path.contains("runtime::task::")) {
+            continue;
+        }
         return Some(Shape {
             primitive: *primitive,
             call: idle_or_waiting(call, &near),
@@ -381,6 +389,36 @@ pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
         });
     }
     None
+}
+
+/// A function's plain path. Debug information of lines only has inlined functions without it; their files tell it.
+fn path(frame: &NativeFrame) -> String {
+    let name = plain(c_name(frame.function_name()));
+    let file = frame.file.as_ref().map_or("", |file| file.untrusted());
+    match module_of(file) {
+        Some(module) if !name.contains("::") => format!("{module}::{name}"),
+        _ => name,
+    }
+}
+
+/// The module of a source file of Rust's library or of a crate from a registry: `std::sync::mpsc` of
+/// `/rustc/HASH/library/std/src/sync/mpsc.rs`, `rayon_core::latch` of `…/registry/src/INDEX/rayon-core-1.13.0/src/latch.rs`.
+fn module_of(file: &str) -> Option<String> {
+    let (head, rest) = file.rsplit_once("/src/")?;
+    let folder = head.rsplit('/').next()?;
+    let known = head.contains("/library/") || head.contains("/registry/");
+    // A version follows the last dash before a digit.
+    let name = folder
+        .match_indices('-')
+        .find(|(at, _)| folder[at + 1..].starts_with(|next: char| next.is_ascii_digit()))
+        .map_or(folder, |(at, _)| &folder[..at]);
+    let inner = rest.strip_suffix(".rs")?;
+    let inner = inner.strip_suffix("/mod").unwrap_or(inner);
+    let inner = if inner == "lib" { "" } else { inner };
+    let module = format!("{name}/{inner}")
+        .replace('-', "_")
+        .replace('/', "::");
+    known.then(|| module.trim_end_matches(':').to_owned())
 }
 
 /// A rayon worker waits for work, or within a job for one that it has given away.
@@ -486,6 +524,32 @@ mod tests {
         ] {
             let shape = shape(&stack(functions)).expect("known");
             assert_eq!((shape.call, shape.frames), (call, frames));
+        }
+    }
+
+    #[test]
+    fn modules_by_their_files() {
+        for (file, module) in [
+            (
+                "/rustc/1ab/library/std/src/sync/mpsc.rs",
+                Some("std::sync::mpsc"),
+            ),
+            (
+                "/rustc/1ab/library/std/src/sync/mpmc/mod.rs",
+                Some("std::sync::mpmc"),
+            ),
+            (
+                "/h/.cargo/registry/src/index-1/rayon-core-1.13.0/src/latch.rs",
+                Some("rayon_core::latch"),
+            ),
+            (
+                "/h/.cargo/registry/src/index-1/flume-0.11.1/src/lib.rs",
+                Some("flume"),
+            ),
+            ("/work/mine/src/latch.rs", None),
+            ("latch.c", None),
+        ] {
+            assert_eq!(module_of(file).as_deref(), module, "{file}");
         }
     }
 
