@@ -241,6 +241,17 @@ impl<'a> Case<'a> {
         })
     }
 
+    /// The parent that a process is a copy of, without an exec since.
+    pub(super) fn forked_from(&self, process: &Process) -> Option<&'a Process> {
+        self.last.processes.iter().find(|parent| {
+            parent.pid == process.ppid
+                && parent.runtime == process.runtime
+                && !process.argv.is_empty()
+                && parent.argv == process.argv
+                && process.threads.len() == 1
+        })
+    }
+
     /// The GIL that a thread waits for in most of the samples. Not in all: a waiter wakes every few milliseconds to ask
     /// for it, and may be seen doing that.
     pub(super) fn gil_wanted_by(&self, thread: &Key) -> Option<&'a Key> {

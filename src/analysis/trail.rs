@@ -3,6 +3,7 @@
 
 use super::case::{self, Case};
 use super::chain::{Link, Waits};
+use super::native_trail;
 use super::wait_graph;
 use crate::model::{
     Await, Descriptor, EventLoop, Frame, HolderEvidence, Key, ObjectFact, Process, Task, TaskState,
@@ -41,6 +42,10 @@ pub(super) enum How {
     Worker,
     /// For a future that this thread computes, or that waits in the queue of its pool.
     Future,
+    /// For a thread of its scope to end.
+    Scope,
+    /// For work that only the workers of a pool can do, which are all blocked: this is one of them.
+    Pool,
     /// For something that this thread's frames refer to: nobody else could do it.
     Might,
 }
@@ -324,6 +329,10 @@ impl<'c> Tracker<'c> {
                 .filter(|suspect| suspect.by == HolderEvidence::Reference)
                 .filter_map(|suspect| Some((suspect, stuck(suspect.thread.as_ref()?)?)))
         };
+        let native = native_trail::next(process, thread, wait, |other| self.is_stuck(other));
+        if let Some((how, worker)) = native {
+            return Some((how, Node::Thread(process, worker)));
+        }
         let call = wait.call.as_ref().map_or("", |call| call.untrusted());
         if is_future_call(call) {
             let runs = suspects().find(|(suspect, _)| {

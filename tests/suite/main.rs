@@ -25,6 +25,7 @@ mod inventory;
 mod junit;
 mod kernel_waits;
 mod lock_rules;
+mod native_scoreboard;
 mod offline;
 mod old_interpreters;
 mod reports;

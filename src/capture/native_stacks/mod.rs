@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 const MAX_RUNNING: usize = 8;
 
 /// Longest that lines and inlined functions are looked for in one process.
-const MOST_FOR_LINES: Duration = Duration::from_secs(1);
+const MOST_FOR_LINES: Duration = Duration::from_secs(5);
 
 /// What came of it, beside the stacks in the process's threads.
 #[derive(Debug, Default)]

@@ -265,6 +265,16 @@ fn of_thread(
         .as_ref()
         .map_or("", |object| object.type_name.untrusted());
     let call = node.call();
+    if wait.kind == WaitKind::FileLock && holds_file_lock_itself(process, wait) {
+        return Some(simple(
+            &said(
+                "file-lock-deadlock",
+                "which the same process holds by another open file",
+                "open the file once and lock that, or release the first lock: flock() locks belong to the open file, not to the process",
+            ),
+            node,
+        ));
+    }
     let on_files = matches!(wait.kind, WaitKind::Read | WaitKind::Write | WaitKind::Poll);
     if on_files && !type_name.ends_with("Queue") {
         return Some(of_files(node, wait));
@@ -308,6 +318,9 @@ fn of_thread(
     {
         return Some(of_lock(case, process, node, wait));
     }
+    if trail.hows.last() == Some(&How::Pool) {
+        return Some(simple(&native::BLOCKED_POOL, node));
+    }
     if let Some(native) = native::cause(call) {
         return Some(simple(&native, node));
     }
@@ -327,6 +340,12 @@ fn of_thread(
     Some(root)
 }
 
+/// Whether the lock that is waited for is the process's own, by another descriptor.
+fn holds_file_lock_itself(process: &Process, wait: &Wait) -> bool {
+    let peer = wait.descriptor.as_ref().and_then(|file| file.peer.as_ref());
+    peer.is_some_and(|peer| peer.processes.contains(&process.pid) || !peer.own.is_empty())
+}
+
 fn is_bare_lock(type_name: &str) -> bool {
     matches!(
         type_name,
@@ -335,6 +354,12 @@ fn is_bare_lock(type_name: &str) -> bool {
             | "_multiprocessing.SemLock"
             | "multiprocessing.synchronize.Lock"
             | "multiprocessing.synchronize.RLock"
+            | "pthread_mutex_t"
+            | "pthread_rwlock_t"
+            | "std::sync::Mutex"
+            | "std::sync::RwLock"
+            | "parking_lot::Mutex"
+            | "parking_lot::RwLock"
     )
 }
 
@@ -510,7 +535,7 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
         root.refuted_if = text("a process outside of this tree has the lock".to_owned());
         return root;
     }
-    if let Some(parent) = forked_from(case, process) {
+    if let Some(parent) = case.forked_from(process) {
         let said = said(
             "lock-held-at-fork",
             "",
@@ -543,17 +568,6 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
     );
     root.ceiling = Certainty::Probable;
     root
-}
-
-/// The parent that a process is a copy of.
-fn forked_from<'c>(case: &'c Case<'_>, process: &Process) -> Option<&'c Process> {
-    case.last.processes.iter().find(|parent| {
-        parent.pid == process.ppid
-            && parent.python.is_some()
-            && !process.argv.is_empty()
-            && parent.argv == process.argv
-            && process.threads.len() == 1
-    })
 }
 
 fn of_task(node: Node<'_>) -> Root {

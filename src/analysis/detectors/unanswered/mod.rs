@@ -299,7 +299,10 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
     if !case.has_motion() {
         return Certainty::Possible;
     }
-    let exact = trail.hows.iter().all(|how| how.is_exact());
+    let exact = trail
+        .hows
+        .iter()
+        .all(|how| how.is_exact() && *how != How::Pool);
     let first = trail.nodes.first().map(|node| node.process());
     let in_test = first.is_some_and(|process| process.test.is_some());
     let through_processes = trail
@@ -318,7 +321,11 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
     });
     // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.
     let sure = exact && all_in_sight && (trail.closes.is_some() || in_test || through_processes);
-    let ceiling = root.ceiling;
+    // That no other worker of a pool is free is known of those that were recognised.
+    let ceiling = match trail.hows.contains(&How::Pool) {
+        true => root.ceiling.min(Certainty::Probable),
+        false => root.ceiling,
+    };
     if sure {
         ceiling
     } else {
