@@ -3,8 +3,8 @@
 use super::liveness::Liveness;
 use super::{progress, wait_graph};
 use crate::model::{
-    EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot, Thread,
-    ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
+    EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot,
+    Thread, ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,10 +130,9 @@ impl<'a> Case<'a> {
             .threads
             .iter()
             .any(|thread| !thread.python.is_empty());
-        let stuck =
-            |thread: &Thread| {
-                self.standing_in_tree(thread) == Standing::Internal || idles_in_pool(thread)
-            };
+        let stuck = |thread: &Thread| {
+            self.standing_in_tree(thread) == Standing::Internal || idles_in_pool(thread)
+        };
         self.has_motion()
             && runs_python
             && self.waking_signal(process).is_none()

@@ -5,8 +5,8 @@
 use super::case::{self, Case, Standing};
 use super::wait_graph;
 use crate::model::{
-    ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread, ThreadKind, Wait,
-    WaitKind,
+    ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread,
+    ThreadKind, Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,9 +83,7 @@ impl Liveness {
         }
         let stuck = enders
             .iter()
-            .filter(|(thread, (_, by))| {
-                *by != Enders::Bystander && !live_threads.contains(*thread)
-            })
+            .filter(|(thread, (_, by))| *by != Enders::Bystander && !live_threads.contains(*thread))
             .map(|(thread, _)| (*thread).clone())
             .collect();
         Self {

@@ -236,7 +236,10 @@ impl<'c> Tracker<'c> {
     /// The thread of a process that keeps it from ending: its main thread, if that is stuck.
     fn leader(&self, process: &'c Process) -> Option<Node<'c>> {
         let stuck = |thread: &&Thread| self.is_stuck(thread);
-        let main = process.threads.iter().find(|thread| process.is_led_by(thread));
+        let main = process
+            .threads
+            .iter()
+            .find(|thread| process.is_led_by(thread));
         let found = main
             .filter(stuck)
             .or_else(|| process.threads.iter().find(stuck))?;
@@ -278,7 +281,10 @@ impl<'c> Tracker<'c> {
             };
             // The thread that is busy with the other end tells more than the main thread.
             let answers = |candidate: &&Thread| {
-                let back = candidate.wait.as_ref().and_then(|wait| wait.descriptor.as_ref());
+                let back = candidate
+                    .wait
+                    .as_ref()
+                    .and_then(|wait| wait.descriptor.as_ref());
                 let back = back.and_then(|file| file.peer.as_ref());
                 self.is_stuck(candidate)
                     && back.is_some_and(|peer| peer.processes.contains(&process.pid))
@@ -291,7 +297,10 @@ impl<'c> Tracker<'c> {
             }
         }
         let own = process.threads.iter().find(|other| {
-            let file = other.wait.as_ref().and_then(|wait| wait.descriptor.as_ref());
+            let file = other
+                .wait
+                .as_ref()
+                .and_then(|wait| wait.descriptor.as_ref());
             file.is_some_and(|file| peer.own.contains(&file.number))
                 && except.is_none_or(|except| except.key != other.key)
         });
@@ -364,11 +373,15 @@ impl<'c> Tracker<'c> {
         }
         if is_thread_call(awaits) {
             let mut workers = process.threads.iter().filter(|other| is_worker(other));
-            let worker = workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker))?;
+            let worker =
+                workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker))?;
             return Some((How::Future, Node::Thread(process, worker)));
         }
         let number = awaits.descriptor?;
-        let polled = process.threads.iter().filter_map(|thread| thread.wait.as_ref());
+        let polled = process
+            .threads
+            .iter()
+            .filter_map(|thread| thread.wait.as_ref());
         let file = polled
             .flat_map(|wait| &wait.files)
             .find(|file| file.number == number)?;
@@ -417,7 +430,6 @@ fn is_thread_call(awaits: &Await) -> bool {
     let object = awaits.object.as_ref();
     call.ends_with(".to_thread")
         || call.ends_with("to_thread.run_sync")
-        || object.is_some_and(|object| {
-            object.type_name.untrusted() == "concurrent.futures._base.Future"
-        })
+        || object
+            .is_some_and(|object| object.type_name.untrusted() == "concurrent.futures._base.Future")
 }

@@ -108,7 +108,10 @@ impl Key {
     /// Whether it is the key of a process's first thread, whose id is that of the process.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        let pid = self.0.strip_prefix('p').and_then(|rest| rest.split('.').next());
+        let pid = self
+            .0
+            .strip_prefix('p')
+            .and_then(|rest| rest.split('.').next());
         pid.and_then(|pid| pid.parse::<Tid>().ok())
             .is_some_and(|pid| self.tid() == Some(pid))
     }

@@ -13,15 +13,18 @@ const AT_EXIT: &str = "exit-blocked-by-thread";
 
 static META: Meta = Meta {
     name: "join_on_blocked_thread",
-    causes: &[Cause {
-        id: JOIN,
-        summary: "A thread joins another that waits for something that nobody will do.",
-        page: include_str!("../../../docs/detectors/join-on-blocked-thread.md"),
-    }, Cause {
-        id: AT_EXIT,
-        summary: "The program is through, and its exit waits for a thread that does not end.",
-        page: include_str!("../../../docs/detectors/exit-blocked-by-thread.md"),
-    }],
+    causes: &[
+        Cause {
+            id: JOIN,
+            summary: "A thread joins another that waits for something that nobody will do.",
+            page: include_str!("../../../docs/detectors/join-on-blocked-thread.md"),
+        },
+        Cause {
+            id: AT_EXIT,
+            summary: "The program is through, and its exit waits for a thread that does not end.",
+            page: include_str!("../../../docs/detectors/exit-blocked-by-thread.md"),
+        },
+    ],
 };
 
 /// The detector.

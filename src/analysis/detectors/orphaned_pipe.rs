@@ -6,8 +6,8 @@ use crate::analysis::case::{Case, Standing};
 use crate::analysis::trail::fact;
 use crate::analysis::{signature, wording};
 use crate::model::{
-    Certainty, Child, ChildState, Descriptor, FileKind, Finding, Grade, Motion, Pid, Process, Thread, Wait,
-    WaitKind,
+    Certainty, Child, ChildState, Descriptor, FileKind, Finding, Grade, Motion, Pid, Process,
+    Thread, Wait, WaitKind,
 };
 
 static META: Meta = Meta {
@@ -54,7 +54,10 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         Certainty::Possible
     };
     let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
-    let name = holder.name.as_ref().map_or("a process", |name| name.untrusted());
+    let name = holder
+        .name
+        .as_ref()
+        .map_or("a process", |name| name.untrusted());
     let pid = holder.pid?;
     let call = wait.call.as_ref().map_or("a read", |call| call.untrusted());
     let mut evidence = vec![
@@ -124,9 +127,19 @@ fn ended_child(case: &Case<'_>, process: &Process, wait: &Wait) -> Option<Pid> {
 /// A live process at the other end of a pipe, if none of the tree has it.
 fn orphan<'c>(case: &Case<'_>, file: &'c Descriptor) -> Option<&'c Child> {
     let peer = file.peer.as_ref()?;
-    let in_tree = |pid: &Pid| case.last.processes.iter().any(|process| process.pid == *pid);
-    if file.kind != Some(FileKind::Pipe) || !peer.own.is_empty() || peer.processes.iter().any(in_tree) {
+    let in_tree = |pid: &Pid| {
+        case.last
+            .processes
+            .iter()
+            .any(|process| process.pid == *pid)
+    };
+    if file.kind != Some(FileKind::Pipe)
+        || !peer.own.is_empty()
+        || peer.processes.iter().any(in_tree)
+    {
         return None;
     }
-    peer.who.iter().find(|child| child.state == ChildState::Alive)
+    peer.who
+        .iter()
+        .find(|child| child.state == ChildState::Alive)
 }

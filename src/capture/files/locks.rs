@@ -51,7 +51,11 @@ mod tests {
     fn the_holder_is_that_of_the_same_number() {
         assert_eq!(find(LOCKS, 72), Some(71));
         assert_eq!(find(LOCKS, 71), None, "it waits for nothing");
-        assert_eq!(find(LOCKS, 73), None, "a lock of a description names nobody");
+        assert_eq!(
+            find(LOCKS, 73),
+            None,
+            "a lock of a description names nobody"
+        );
     }
 
     proptest! {

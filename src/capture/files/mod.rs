@@ -14,7 +14,9 @@ mod wakeup;
 pub(super) use fdinfo::{Watched, wants};
 
 use super::children;
-use crate::model::{Access, Child, Descriptor, FileKind, Foreign, Peer, Pid, SocketState, Tid, Want};
+use crate::model::{
+    Access, Child, Descriptor, FileKind, Foreign, Peer, Pid, SocketState, Tid, Want,
+};
 use fdinfo::FdInfo;
 use holders::{Holder, Holders};
 use std::cell::RefCell;

@@ -160,7 +160,11 @@ fn of_circle(trail: &Trail<'_>) -> Option<Root> {
             "do not take the lock again where it is held: split the function into one that takes it and one that expects it taken",
         )
     } else if has(How::Lock) {
-        said("lock-order-cycle", "", "take the locks in one order everywhere")
+        said(
+            "lock-order-cycle",
+            "",
+            "take the locks in one order everywhere",
+        )
     } else if has(How::Data) {
         if is_on_socket(last) {
             said(
@@ -176,23 +180,34 @@ fn of_circle(trail: &Trail<'_>) -> Option<Root> {
             )
         }
     } else {
-        said("stuck-cause-unknown", "", "break the circle: one of these must not wait for the next")
+        said(
+            "stuck-cause-unknown",
+            "",
+            "break the circle: one of these must not wait for the next",
+        )
     };
     Some(Root::new(&said, phrase))
 }
 
 fn is_on_file_lock(node: Node<'_>) -> bool {
-    let Node::Thread(_, thread) = node else { return false };
-    thread.wait.as_ref().is_some_and(|wait| wait.kind == WaitKind::FileLock)
+    let Node::Thread(_, thread) = node else {
+        return false;
+    };
+    thread
+        .wait
+        .as_ref()
+        .is_some_and(|wait| wait.kind == WaitKind::FileLock)
 }
 
 fn is_on_socket(node: Node<'_>) -> bool {
-    let Node::Thread(_, thread) = node else { return false };
+    let Node::Thread(_, thread) = node else {
+        return false;
+    };
     let wait = thread.wait.as_ref();
-    let mut files = wait.into_iter().flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
-    files.any(|file| {
-        matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket))
-    })
+    let mut files = wait
+        .into_iter()
+        .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+    files.any(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)))
 }
 
 /// The cause by the library call.
@@ -245,7 +260,10 @@ fn of_thread(
     if let Some(root) = on_loop(process, thread, node) {
         return Some(root);
     }
-    let type_name = wait.object.as_ref().map_or("", |object| object.type_name.untrusted());
+    let type_name = wait
+        .object
+        .as_ref()
+        .map_or("", |object| object.type_name.untrusted());
     let call = node.call();
     let on_files = matches!(wait.kind, WaitKind::Read | WaitKind::Write | WaitKind::Poll);
     if on_files && !type_name.ends_with("Queue") {
@@ -259,22 +277,34 @@ fn of_thread(
     if is_future_call(call) && for_loop {
         let mut root = Root::new(
             &TO_THREAD,
-            format!("{}, and that is to run on the same event loop", verbs::waits(node)),
+            format!(
+                "{}, and that is to run on the same event loop",
+                verbs::waits(node)
+            ),
         );
         root.ceiling = Certainty::Probable;
         return Some(root);
     }
     if is_worker(thread) && is_future_call(call) && no_worker_is_free(process, thread) {
         let mut root = simple(&STARVED, node);
-        let busy = process.threads.iter().filter(|other| is_worker(other)).count();
+        let busy = process
+            .threads
+            .iter()
+            .filter(|other| is_worker(other))
+            .count();
         root.facts.push((
             Grade::Derived,
-            format!("{} is a worker of a pool itself, and none of its {busy} workers is idle", wording::name(thread)),
+            format!(
+                "{} is a worker of a pool itself, and none of its {busy} workers is idle",
+                wording::name(thread)
+            ),
         ));
         return Some(root);
     }
-    if matches!(wait.kind, WaitKind::Lock | WaitKind::RLock | WaitKind::SharedFutex)
-        && is_bare_lock(type_name)
+    if matches!(
+        wait.kind,
+        WaitKind::Lock | WaitKind::RLock | WaitKind::SharedFutex
+    ) && is_bare_lock(type_name)
     {
         return Some(of_lock(case, process, node, wait));
     }
@@ -283,7 +313,10 @@ fn of_thread(
     };
     let mut root = simple(cause, node);
     if cause.id == SEMAPHORE.id
-        && let Some(value) = wait.object.as_ref().and_then(|object| fact(object, "value"))
+        && let Some(value) = wait
+            .object
+            .as_ref()
+            .and_then(|object| fact(object, "value"))
         && value != "0"
     {
         root.ceiling = Certainty::Possible;
@@ -310,7 +343,10 @@ fn unknown(node: Node<'_>) -> Root {
     );
     let mut root = Root::new(
         &said,
-        format!("{}; nothing is left that could end that, and the cause is unknown", verbs::waits(node)),
+        format!(
+            "{}; nothing is left that could end that, and the cause is unknown",
+            verbs::waits(node)
+        ),
     );
     root.ceiling = Certainty::Possible;
     root
@@ -335,7 +371,10 @@ fn on_loop(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
     let others = event_loop.parked();
     let mut root = Root::new(
         &said,
-        format!("{} and so blocks its event loop, on which {runs} runs", verbs::waits(node)),
+        format!(
+            "{} and so blocks its event loop, on which {runs} runs",
+            verbs::waits(node)
+        ),
     );
     root.facts.push((
         Grade::Read,
@@ -347,9 +386,8 @@ fn on_loop(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
 /// Pipes and sockets that lead to nobody else.
 fn of_files(node: Node<'_>, wait: &Wait) -> Root {
     let file = wait.descriptor.as_ref().or_else(|| wait.files.first());
-    let is_socket = file.is_some_and(|file| {
-        matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket))
-    });
+    let is_socket = file
+        .is_some_and(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)));
     if wait.kind == WaitKind::Write {
         return simple(
             &said(
@@ -383,8 +421,14 @@ fn of_files(node: Node<'_>, wait: &Wait) -> Root {
             ),
             node,
         );
-        if let Some(own) = file.and_then(|file| file.peer.as_ref()).and_then(|peer| peer.own.first()) {
-            root.facts.push((Grade::Read, format!("fd {own} of the same process is the writing end of that pipe")));
+        if let Some(own) = file
+            .and_then(|file| file.peer.as_ref())
+            .and_then(|peer| peer.own.first())
+        {
+            root.facts.push((
+                Grade::Read,
+                format!("fd {own} of the same process is the writing end of that pipe"),
+            ));
         }
         return root;
     }
@@ -403,7 +447,8 @@ fn of_exit(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
     let frames = node.frames();
     let outermost = frames.last()?;
     let function = outermost.function.untrusted();
-    let in_main = function.starts_with('<') || function.starts_with("_run_module") || function == "_shutdown";
+    let in_main =
+        function.starts_with('<') || function.starts_with("_run_module") || function == "_shutdown";
     let forked = function.starts_with("_bootstrap") || outermost.is_library();
     if !process.is_led_by(thread) || in_main || forked {
         return None;
@@ -453,7 +498,10 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
         );
         let mut root = Root::new(
             &said,
-            format!("waits{here} for {}, which no process that is left holds", lock.short),
+            format!(
+                "waits{here} for {}, which no process that is left holds",
+                lock.short
+            ),
         );
         root.ceiling = Certainty::Probable;
         root.refuted_if = text("a process outside of this tree has the lock".to_owned());
@@ -474,7 +522,10 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
         );
         root.facts.push((
             Grade::Derived,
-            format!("process {} is a fork of process {} (same command line, no exec)", process.pid, parent.pid),
+            format!(
+                "process {} is a fork of process {} (same command line, no exec)",
+                process.pid, parent.pid
+            ),
         ));
         root.ceiling = Certainty::Probable;
         root.refuted_if = text("the child itself took the lock and did not release it".to_owned());
@@ -482,7 +533,10 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
     }
     let mut root = Root::new(
         &LOCK,
-        format!("waits{here} for {}, and nobody is left who could release it", lock.short),
+        format!(
+            "waits{here} for {}, and nobody is left who could release it",
+            lock.short
+        ),
     );
     root.ceiling = Certainty::Probable;
     root
@@ -510,6 +564,7 @@ fn of_task(node: Node<'_>) -> Root {
         return unknown(node);
     };
     let mut root = simple(cause, node);
-    root.refuted_if = "native code, a signal handler or another process wakes the event loop and does it".into();
+    root.refuted_if =
+        "native code, a signal handler or another process wakes the event loop and does it".into();
     root
 }

@@ -118,11 +118,7 @@ fn ancestors<'c>(case: &'c Case<'_>, process: &'c Process) -> impl Iterator<Item
 }
 
 /// The thread whose wait is worth following: the main thread, if the process can never go on and is no part of a trail yet.
-fn start<'c>(
-    case: &Case<'_>,
-    process: &'c Process,
-    told: &BTreeSet<&Key>,
-) -> Option<&'c Thread> {
+fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Option<&'c Thread> {
     let is_told = process
         .threads
         .iter()
@@ -162,13 +158,17 @@ fn up_to_blocked_loop(mut trail: Trail<'_>) -> Trail<'_> {
 
 /// Whether another detector is there for it: circles of joins and locks, joins in general, ends of interpreters.
 fn is_anothers(case: &Case<'_>, trail: &Trail<'_>) -> bool {
-    let threads_only = |nodes: &[Node<'_>]| {
-        nodes
-            .iter()
-            .all(|node| matches!(node, Node::Thread(..)))
-    };
+    let threads_only =
+        |nodes: &[Node<'_>]| nodes.iter().all(|node| matches!(node, Node::Thread(..)));
     if let Some((nodes, hows)) = trail.circle() {
-        return threads_only(nodes) && hows.iter().all(|how| matches!(how, How::Join | How::Lock));
+        let of_locks = |how: &How| matches!(how, How::Join | How::Lock);
+        let within = |how: &How| of_locks(how) || !how.is_exact();
+        return threads_only(nodes)
+            && nodes
+                .iter()
+                .all(|node| node.process().key == nodes[0].process().key)
+            && (hows.iter().all(of_locks)
+                || (hows.contains(&How::Lock) && hows.iter().all(within)));
     }
     let ending = trail.nodes.iter().any(|node| {
         destroyers(node.process())
@@ -193,9 +193,24 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
     let mut evidence: Vec<Evidence> = trail
         .steps()
         .map(|(from, how, to)| {
-            let grade = if how.is_exact() { verbs::grade(from) } else { Grade::Derived };
-            let text = format!("{} {}", verbs::full_subject(from), verbs::step(from, how, to));
-            case.fact(grade, text, &[(verbs::place_key(from), "wait"), (verbs::place_key(to), "wait")])
+            let grade = if how.is_exact() {
+                verbs::grade(from)
+            } else {
+                Grade::Derived
+            };
+            let text = format!(
+                "{} {}",
+                verbs::full_subject(from),
+                verbs::step(from, how, to)
+            );
+            case.fact(
+                grade,
+                text,
+                &[
+                    (verbs::place_key(from), "wait"),
+                    (verbs::place_key(to), "wait"),
+                ],
+            )
         })
         .collect();
     if trail.closes.is_none() {
@@ -206,9 +221,9 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
         ));
     }
     evidence.extend(
-        root.facts
-            .iter()
-            .map(|(grade, text)| case.fact(*grade, text.clone(), &[(verbs::place_key(last), "wait")])),
+        root.facts.iter().map(|(grade, text)| {
+            case.fact(*grade, text.clone(), &[(verbs::place_key(last), "wait")])
+        }),
     );
     evidence.push(nobody_left(case, trail));
     if case.has_motion() {
@@ -219,7 +234,10 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
                 case.samples.len(),
                 wording::duration(case.span_ms())
             ),
-            &[(verbs::place_key(first), "python"), (verbs::place_key(last), "python")],
+            &[
+                (verbs::place_key(first), "python"),
+                (verbs::place_key(last), "python"),
+            ],
         ));
     }
     let keys: Vec<&Key> = trail.nodes.iter().map(|node| node.key()).collect();
@@ -241,7 +259,10 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
 fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
     let mut processes: Vec<&Process> = Vec::new();
     for node in &trail.nodes {
-        if processes.iter().all(|known| known.key != node.process().key) {
+        if processes
+            .iter()
+            .all(|known| known.key != node.process().key)
+        {
             processes.push(node.process());
         }
     }
@@ -251,7 +272,9 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
         all => format!("{} processes", all.len()),
     };
     let text = match threads {
-        1 => format!("{of} has no other thread, catches no signal that might help, and nothing outside is waited for"),
+        1 => format!(
+            "{of} has no other thread, catches no signal that might help, and nothing outside is waited for"
+        ),
         _ => format!(
             "of all {threads} threads of {of} none can go on: each waits, without a deadline, for one of the others or \
              idles in its pool"
@@ -276,15 +299,23 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
         .iter()
         .any(|node| Some(&node.process().key) != first.map(|process| &process.key));
     let all_in_sight = trail.nodes.iter().all(|node| {
-        let Node::Thread(_, thread) = node else { return true };
+        let Node::Thread(_, thread) = node else {
+            return true;
+        };
         let wait = thread.wait.as_ref();
-        let mut files = wait.into_iter().flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+        let mut files = wait
+            .into_iter()
+            .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
         files.all(|file| file.peer.as_ref().is_none_or(|peer| peer.complete))
     });
     // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.
     let sure = exact && all_in_sight && (trail.closes.is_some() || in_test || through_processes);
     let ceiling = root.ceiling;
-    if sure { ceiling } else { ceiling.min(Certainty::Probable) }
+    if sure {
+        ceiling
+    } else {
+        ceiling.min(Certainty::Probable)
+    }
 }
 
 /// The other threads of these processes that are stuck, and who waits for them.

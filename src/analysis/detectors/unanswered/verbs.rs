@@ -70,7 +70,11 @@ fn subject_seen_from(from: Node<'_>, to: Node<'_>) -> String {
 
 fn call(node: Node<'_>) -> String {
     let call = node.call();
-    if call.is_empty() { "a call".to_owned() } else { call.to_owned() }
+    if call.is_empty() {
+        "a call".to_owned()
+    } else {
+        call.to_owned()
+    }
 }
 
 /// What a node does, as a predicate: "waits in Queue.get at work (jobs.py:7) for `jobs` (qsize 0)".
@@ -111,8 +115,14 @@ fn on(object: &WaitObject) -> String {
 /// How surely it is known what a node waits for.
 pub(super) fn grade(node: Node<'_>) -> Grade {
     match node {
-        Node::Thread(_, thread) => thread.wait.as_ref().map_or(Grade::Derived, |wait| wait.grade),
-        Node::Task(_, task) => task.awaits.as_ref().map_or(Grade::Derived, |awaits| awaits.grade),
+        Node::Thread(_, thread) => thread
+            .wait
+            .as_ref()
+            .map_or(Grade::Derived, |wait| wait.grade),
+        Node::Task(_, task) => task
+            .awaits
+            .as_ref()
+            .map_or(Grade::Derived, |awaits| awaits.grade),
     }
 }
 
