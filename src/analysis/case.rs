@@ -221,7 +221,15 @@ impl<'a> Case<'a> {
     /// A signal whose handler may wake a thread; not the one that hangscope's own plugin takes.
     pub(super) fn waking_signal(&self, process: &Process) -> Option<i32> {
         let ours = self.run.and_then(|run| run.process(&process.key)?.signal);
+        let handled = process
+            .python
+            .as_ref()
+            .and_then(|python| python.signals.as_ref())
+            .map_or(&[][..], |signals| &signals.handled);
         process.caught_signals.iter().copied().find(|signal| {
+            if handled.contains(signal) {
+                return Some(*signal) != ours;
+            }
             let standard = (1..=LAST_STANDARD_SIGNAL).contains(signal);
             let may_wake = (standard && !PYTHONS_OWN_SIGNALS.contains(signal))
                 || *signal >= FIRST_REALTIME_SIGNAL;

@@ -230,12 +230,14 @@ fn by_call(call: &str, type_name: &str) -> Option<&'static Said> {
     if class.contains("SendChannel") {
         return Some(&CHANNEL_DRAINED);
     }
+    if call.starts_with("Pool.") || type_name.starts_with("multiprocessing.pool.") {
+        return Some(&LOST);
+    }
     match class {
         "Event" => Some(&EVENT),
         "Condition" => Some(&CONDITION),
         "Semaphore" | "BoundedSemaphore" | "CapacityLimiter" => Some(&SEMAPHORE),
         "Barrier" => Some(&BARRIER),
-        "ApplyResult" | "MapResult" | "AsyncResult" | "IMapIterator" => Some(&LOST),
         "Future" => Some(&FUTURE),
         "Lock" | "lock" | "RLock" | "StrictFIFOLock" => Some(&LOCK),
         _ => match call {
