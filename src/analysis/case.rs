@@ -52,6 +52,8 @@ pub(super) enum Closure {
     OpenThread(Key),
     /// The process catches this signal, and the handler may wake a thread.
     OpenSignal(i32),
+    /// This thread goes on, and was found not to come to what is waited for.
+    OutOfReach(Key),
     /// Some thread could not be judged.
     Unclear,
 }
@@ -199,6 +201,7 @@ impl<'a> Case<'a> {
     /// Whether anything in the process but the threads in `known` can do something about what those wait for.
     pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
         let mut closure = Closure::Closed;
+        let all_stuck = known.iter().all(|key| self.liveness.is_stuck(key));
         for thread in &process.threads {
             if known.contains(&thread.key) || is_bystander(thread) {
                 continue;
@@ -209,6 +212,9 @@ impl<'a> Case<'a> {
                     closure = Closure::Unclear;
                 }
                 Standing::Unclear => closure = Closure::Unclear,
+                _ if all_stuck && self.has_motion() => {
+                    closure = Closure::OutOfReach(thread.key.clone());
+                }
                 _ => return Closure::OpenThread(thread.key.clone()),
             }
         }

@@ -15,6 +15,7 @@ mod offsets;
 mod process_locks;
 mod pyspy;
 mod qualname;
+mod reach;
 mod running_thread;
 mod runtime;
 mod signals;
@@ -117,8 +118,7 @@ impl PythonProcess {
         if let Some(signals) = self.static_signals {
             let cached = CachedMemory::new(memory);
             part.runtime.signals = signals.read(&cached);
-            if let (Some(found), Some(offsets)) =
-                (&mut part.runtime.signals, &self.runtime.offsets)
+            if let (Some(found), Some(offsets)) = (&mut part.runtime.signals, &self.runtime.offsets)
             {
                 found.handled = signals.handled(&Heap::new(&cached, offsets));
             }

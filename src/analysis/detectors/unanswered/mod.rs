@@ -17,6 +17,8 @@ use std::collections::BTreeSet;
 /// Most threads that a finding tells of as affected.
 const MAX_AFFECTED: usize = 1000;
 
+/// Most threads that one sentence names.
+const MAX_NAMED: usize = 4;
 /// Deepest tree of processes that is climbed.
 const MAX_DEPTH: usize = 1000;
 
@@ -117,13 +119,13 @@ fn ancestors<'c>(case: &'c Case<'_>, process: &'c Process) -> impl Iterator<Item
     std::iter::successors(parent(process.pid), move |pid| parent(*pid)).take(MAX_DEPTH)
 }
 
-/// The thread whose wait is worth following: the main thread, if the process can never go on and is no part of a trail yet.
+/// The thread whose wait is worth following: the main thread, if it can never go on, and the process is no part of a trail yet.
 fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Option<&'c Thread> {
     let is_told = process
         .threads
         .iter()
         .any(|thread| told.contains(&thread.key));
-    if is_told || case.liveness.is_live(&process.key) || process.interpreters.is_empty() {
+    if is_told || process.interpreters.is_empty() {
         return None;
     }
     let stuck = |thread: &&Thread| case.liveness.is_stuck(&thread.key);
@@ -131,8 +133,10 @@ fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Op
         .threads
         .iter()
         .find(|thread| process.is_led_by(thread));
+    // Where others go on, a thread that waits for work in vain may well be meant to; the main thread is not.
+    let any = || process.threads.iter().find(stuck);
     main.filter(stuck)
-        .or_else(|| process.threads.iter().find(stuck))
+        .or_else(|| any().filter(|_| !case.liveness.is_live(&process.key)))
 }
 
 /// Where an event loop's own thread is blocked, that is the cause, unless what it waits for lies in another process.
@@ -271,7 +275,19 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
         [one] => format!("process {}", one.pid),
         all => format!("{} processes", all.len()),
     };
+    let live: Vec<String> = processes
+        .iter()
+        .flat_map(|process| &process.threads)
+        .filter(|thread| case.liveness.goes_on(thread))
+        .map(wording::who)
+        .take(MAX_NAMED)
+        .collect();
     let text = match threads {
+        _ if !live.is_empty() => format!(
+            "{} may go on, but nothing that its code refers to leads to what is waited for; of the other threads of {of} \
+             none can go on",
+            live.join(", ")
+        ),
         1 => format!(
             "{of} has no other thread, catches no signal that might help, and nothing outside is waited for"
         ),
@@ -298,6 +314,10 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
         .nodes
         .iter()
         .any(|node| Some(&node.process().key) != first.map(|process| &process.key));
+    let others_go_on = trail
+        .nodes
+        .iter()
+        .any(|node| case.liveness.is_live(&node.process().key));
     let all_in_sight = trail.nodes.iter().all(|node| {
         let Node::Thread(_, thread) = node else {
             return true;
@@ -309,7 +329,10 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
         files.all(|file| file.peer.as_ref().is_none_or(|peer| peer.complete))
     });
     // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.
-    let sure = exact && all_in_sight && (trail.closes.is_some() || in_test || through_processes);
+    let sure = exact
+        && all_in_sight
+        && !others_go_on
+        && (trail.closes.is_some() || in_test || through_processes);
     let ceiling = root.ceiling;
     if sure {
         ceiling

@@ -94,7 +94,9 @@ impl Heap<'_> {
                     .map(Some)
             }
             "method" => self.code_file(pointer(callable, fixed::METHOD_FUNCTION)?, left),
-            "functools.partial" => self.code_file(pointer(callable, fixed::PARTIAL_FUNCTION)?, left),
+            "functools.partial" => {
+                self.code_file(pointer(callable, fixed::PARTIAL_FUNCTION)?, left)
+            }
             _ => Ok(None),
         }
     }

@@ -69,9 +69,9 @@ pub(crate) const C_FUNCTION_DEFINITION: u64 = 16;
 pub(crate) const C_FUNCTION_SELF: u64 = 24;
 /// `PyCFunctionObject.m_module`.
 pub(crate) const C_FUNCTION_MODULE: u64 = 32;
-/// `PyMethodObject.im_func`.
+/// `partialobject.fn`; arguments and keywords follow.
 pub(crate) const PARTIAL_FUNCTION: u64 = 16;
-/// `im_func` of a method.
+/// `PyMethodObject.im_func`.
 pub(crate) const METHOD_FUNCTION: u64 = 16;
 /// `PyMethodObject.im_self`.
 pub(crate) const METHOD_SELF: u64 = 24;
