@@ -3,7 +3,7 @@
 //! stuck, however many processes wait for each other.
 
 use super::case::{self, Case, Standing};
-use super::wait_graph;
+use super::{trail, wait_graph};
 use crate::model::{
     ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread,
     ThreadKind, Wait, WaitKind,
@@ -176,11 +176,11 @@ impl<'a, 'c> Look<'a, 'c> {
                 },
                 None => own,
             },
-            Standing::External => self.outside(process, wait),
+            Standing::External => self.outside(process, thread, wait),
             Standing::Timed | Standing::FarOff(_)
                 if case::idle_loop_of(process, thread).is_some() =>
             {
-                self.outside(process, wait)
+                self.outside(process, thread, wait)
             }
             Standing::Timed | Standing::FarOff(_) if case::is_watchdog(thread) => Enders::Bystander,
             // A library's own thread that could not be judged rarely wakes Python code.
@@ -234,7 +234,7 @@ impl<'a, 'c> Look<'a, 'c> {
     }
 
     /// A wait that something outside of the process may end.
-    fn outside(&self, process: &'a Process, wait: &'a Wait) -> Enders<'a> {
+    fn outside(&self, process: &'a Process, thread: &'a Thread, wait: &'a Wait) -> Enders<'a> {
         let mut files: Vec<&Descriptor> = Vec::new();
         let mut processes = Vec::new();
         match wait.kind {
@@ -282,6 +282,13 @@ impl<'a, 'c> Look<'a, 'c> {
                 };
             }
             _ => return Enders::World,
+        }
+        // A server's socket in the set wakes the loop, but a task that reads from its own process waits on.
+        let listens = |file: &&Descriptor| file.state == Some(SocketState::Listen);
+        let connected = files.iter().any(|file| known_peer(file).is_some());
+        let reads = case::idle_loop_of(process, thread).is_some_and(trail::awaits_a_stream);
+        if connected && reads {
+            files.retain(|file| !listens(file));
         }
         if files.is_empty() {
             return Enders::World;

@@ -432,6 +432,33 @@ impl<'c> Tracker<'c> {
     }
 }
 
+/// Whether what a loop runs for waits for data on a connection: then a new connection does not help.
+pub(super) fn awaits_a_stream(event_loop: &EventLoop) -> bool {
+    let mut at = entry(event_loop);
+    let mut left = MAX_STEPS;
+    while let Some(task) = at.filter(|_| left > 0) {
+        left -= 1;
+        let Some(awaits) = &task.awaits else {
+            return false;
+        };
+        let mut awaited = awaits.tasks.iter().filter_map(|key| event_loop.task(key));
+        match awaited.find(|next| next.state == TaskState::Waiting) {
+            Some(next) => at = Some(next),
+            None => return is_stream(awaits.object.as_ref()),
+        }
+    }
+    false
+}
+
+/// Whether it is an object that data comes from by a socket.
+pub(super) fn is_stream(object: Option<&WaitObject>) -> bool {
+    let class = object.map_or("", |object| object.type_name.untrusted());
+    matches!(
+        class.rsplit('.').next().unwrap_or(class),
+        "StreamReader" | "SocketStream" | "_SocketType"
+    )
+}
+
 /// The task that a loop runs for: the first that no other one waits for.
 fn entry(event_loop: &EventLoop) -> Option<&Task> {
     let own = || event_loop.tasks.iter().filter(|task| !task.system);

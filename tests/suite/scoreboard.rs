@@ -157,7 +157,7 @@ fn scoreboard(version: &str, wanted: fn(&Truth) -> bool) {
     };
     let mut todo: Vec<Truth> = truths()
         .into_iter()
-        .filter(|truth| wanted(truth))
+        .filter(wanted)
         .filter(|truth| truth.on.is_empty() || truth.on.iter().any(|on| on == version))
         .collect();
     todo.reverse();
