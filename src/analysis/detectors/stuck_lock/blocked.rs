@@ -88,7 +88,7 @@ fn holder_ceiling(
             Some(Certainty::Probable)
         }
         Closure::Closed => Some(Certainty::Certain),
-        Closure::Unclear => Some(Certainty::Probable),
+        Closure::Unclear | Closure::OutOfReach(_) => Some(Certainty::Probable),
         Closure::OpenThread(_) | Closure::OpenSignal(_) => complained,
     }
 }

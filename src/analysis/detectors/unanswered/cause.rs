@@ -2,7 +2,7 @@
 
 use super::{native, text, verbs};
 use crate::analysis::case::{self, Case};
-use crate::analysis::trail::{How, Node, Trail, fact, is_future_call, is_worker};
+use crate::analysis::trail::{How, Node, Trail, fact, is_future_call, is_stream, is_worker};
 use crate::analysis::wording;
 use crate::model::{
     Access, Certainty, Descriptor, FileKind, Foreign, Grade, Process, Thread, Wait, WaitKind,
@@ -92,6 +92,11 @@ const STARVED: Said = said(
     "executor-starvation",
     "which no worker of its pool is free to do",
     "do not wait in a pool for work of the same pool: use a second pool for the inner tasks, submit from outside, or call the inner function directly",
+);
+const STREAM: Said = said(
+    "socket-peer-silent",
+    "and who has the other end is not going to send",
+    "agree on who speaks first, send and drain what is expected before waiting for the answer, and give reads a timeout (asyncio.timeout, trio.fail_after)",
 );
 const TO_THREAD: Said = said(
     "to-thread-deadlock",
@@ -230,12 +235,14 @@ fn by_call(call: &str, type_name: &str) -> Option<&'static Said> {
     if class.contains("SendChannel") {
         return Some(&CHANNEL_DRAINED);
     }
+    if call.starts_with("Pool.") || type_name.starts_with("multiprocessing.pool.") {
+        return Some(&LOST);
+    }
     match class {
         "Event" => Some(&EVENT),
         "Condition" => Some(&CONDITION),
         "Semaphore" | "BoundedSemaphore" | "CapacityLimiter" => Some(&SEMAPHORE),
         "Barrier" => Some(&BARRIER),
-        "ApplyResult" | "MapResult" | "AsyncResult" | "IMapIterator" => Some(&LOST),
         "Future" => Some(&FUTURE),
         "Lock" | "lock" | "RLock" | "StrictFIFOLock" => Some(&LOCK),
         _ => match call {
@@ -577,7 +584,8 @@ fn of_task(node: Node<'_>) -> Root {
     let awaits = task.awaits.as_ref();
     let object = awaits.and_then(|awaits| awaits.object.as_ref());
     let type_name = object.map_or("", |object| object.type_name.untrusted());
-    let Some(cause) = by_call(node.call(), type_name) else {
+    let stream = is_stream(object).then_some(&STREAM);
+    let Some(cause) = stream.or_else(|| by_call(node.call(), type_name)) else {
         return unknown(node);
     };
     let mut root = simple(cause, node);

@@ -54,7 +54,7 @@ pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
         How::Runs => format!("idles in its event loop for {next}"),
         How::Task => format!("awaits{here} {next}"),
         How::Worker => format!("awaits{here} the thread {next}"),
-        How::Future => format!("waits in {}{here} for a future of {next}", call(from)),
+        How::Future => format!("waits in {}{here} for the work of {next}", call(from)),
         How::Scope => format!("waits in thread::scope{here} for {next} to end"),
         How::Pool => format!(
             "waits in {}{here} for workers of which {next} is one",
