@@ -91,9 +91,17 @@ pub struct DumpArgs {
     /// never stands still. Some waits are interrupted by it, and timed ones look restarted afterwards.
     #[arg(long)]
     pub stop: bool,
-    /// No native frames (the default: this version reads none).
+    /// Native stacks (C, C++, Rust) of every process: at the end each is stopped for some milliseconds, in which registers
+    /// and stacks are copied. Default: of programs other than Python, and where a hang cannot be told without them.
+    #[arg(long, conflicts_with = "no_native")]
+    pub native: bool,
+    /// No native stacks, and so no stop.
     #[arg(long)]
     pub no_native: bool,
+    /// Native stacks without a stop: of waiting threads only, with some registers guessed; frames that may be wrong are
+    /// marked.
+    #[arg(long, conflicts_with_all = ["stop", "no_native"])]
+    pub no_stop: bool,
     /// Columns of the text; default: the terminal's, else 100.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(40..=1000))]
     pub width: Option<u16>,

@@ -1,9 +1,10 @@
 //! The samples, with what all detectors need of them worked out once.
 
+use super::liveness::Liveness;
 use super::{progress, wait_graph};
 use crate::model::{
-    Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot, Thread,
-    ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
+    EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot,
+    Thread, ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +35,8 @@ pub(super) enum Standing {
 /// Signals that are caught without the program's doing: INT by Python, those of crashes by faulthandler (ILL, ABRT, BUS,
 /// FPE, SEGV), WINCH by the readline library. The handler of any other may wake a thread.
 const PYTHONS_OWN_SIGNALS: [i32; 7] = [2, 4, 6, 7, 8, 11, 28];
+/// ILL, TRAP, ABRT, BUS, FPE, SEGV (Rust's runtime catches two of them), PIPE, CHLD, WINCH.
+const NATIVE_CRASH_SIGNALS: [i32; 9] = [4, 5, 6, 7, 8, 11, 13, 17, 28];
 /// glibc's own and real-time signals come after it.
 const LAST_STANDARD_SIGNAL: i32 = 31;
 /// Signals from here on are for programs; before come glibc's own.
@@ -51,6 +54,8 @@ pub(super) enum Closure {
     OpenThread(Key),
     /// The process catches this signal, and the handler may wake a thread.
     OpenSignal(i32),
+    /// This thread goes on, and was found not to come to what is waited for.
+    OutOfReach(Key),
     /// Some thread could not be judged.
     Unclear,
 }
@@ -66,6 +71,8 @@ pub(super) struct Case<'a> {
     pub(super) overdue: bool,
     /// The watched run that the processes belong to.
     run: Option<&'a Run>,
+    /// Who of the whole tree may ever go on.
+    pub(super) liveness: Liveness,
 }
 
 impl<'a> Case<'a> {
@@ -75,14 +82,17 @@ impl<'a> Case<'a> {
         run: Option<&'a Run>,
     ) -> Option<Self> {
         let last = samples.last()?;
-        Some(Self {
+        let mut case = Self {
             samples,
             last,
             edges: wait_graph::edges(samples),
             progress: progress::of(samples),
             overdue: trigger.is_overdue(),
             run,
-        })
+            liveness: Liveness::default(),
+        };
+        case.liveness = Liveness::of(&case);
+        Some(case)
     }
 
     /// Whether any thread of any process was found in a Python interpreter.
@@ -91,7 +101,7 @@ impl<'a> Case<'a> {
             .iter()
             .flat_map(|sample| &sample.processes)
             .flat_map(|process| &process.threads)
-            .any(|thread| !thread.python.is_empty())
+            .any(|thread| !thread.python.is_empty() || thread.native.is_some())
     }
 
     /// A fact that a finding rests on, with the places in the last sample that show it.
@@ -124,8 +134,9 @@ impl<'a> Case<'a> {
             .threads
             .iter()
             .any(|thread| !thread.python.is_empty());
-        let stuck =
-            |thread: &Thread| self.standing(thread) == Standing::Internal || idles_in_pool(thread);
+        let stuck = |thread: &Thread| {
+            self.standing_in_tree(thread) == Standing::Internal || idles_in_pool(thread)
+        };
         self.has_motion()
             && runs_python
             && self.waking_signal(process).is_none()
@@ -176,19 +187,36 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// The same with regard to the other processes: a wait for one that can never go on is as good as one for a thing of its
+    /// own process.
+    pub(super) fn standing_in_tree(&self, thread: &Thread) -> Standing {
+        match self.standing(thread) {
+            Standing::External | Standing::Timed | Standing::FarOff(_)
+                if self.liveness.is_stuck(&thread.key) =>
+            {
+                Standing::Internal
+            }
+            standing => standing,
+        }
+    }
+
     /// Whether anything in the process but the threads in `known` can do something about what those wait for.
     pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
         let mut closure = Closure::Closed;
+        let all_stuck = known.iter().all(|key| self.liveness.is_stuck(key));
         for thread in &process.threads {
             if known.contains(&thread.key) || is_bystander(thread) {
                 continue;
             }
-            match self.standing(thread) {
+            match self.standing_in_tree(thread) {
                 Standing::Internal => {}
                 Standing::Timed | Standing::FarOff(_) if is_watchdog(thread) => {
                     closure = Closure::Unclear;
                 }
                 Standing::Unclear => closure = Closure::Unclear,
+                _ if all_stuck && self.has_motion() => {
+                    closure = Closure::OutOfReach(thread.key.clone());
+                }
                 _ => return Closure::OpenThread(thread.key.clone()),
             }
         }
@@ -199,13 +227,42 @@ impl<'a> Case<'a> {
     }
 
     /// A signal whose handler may wake a thread; not the one that hangscope's own plugin takes.
-    fn waking_signal(&self, process: &Process) -> Option<i32> {
+    pub(super) fn waking_signal(&self, process: &Process) -> Option<i32> {
         let ours = self.run.and_then(|run| run.process(&process.key)?.signal);
+        let handled = process
+            .python
+            .as_ref()
+            .and_then(|python| python.signals.as_ref())
+            .map_or(&[][..], |signals| &signals.handled);
         process.caught_signals.iter().copied().find(|signal| {
+            if handled.contains(signal) {
+                return Some(*signal) != ours;
+            }
             let standard = (1..=LAST_STANDARD_SIGNAL).contains(signal);
             let may_wake = (standard && !PYTHONS_OWN_SIGNALS.contains(signal))
                 || *signal >= FIRST_REALTIME_SIGNAL;
             may_wake && Some(*signal) != ours
+        })
+    }
+
+    /// The same of a program that is not Python: a handler of its own for anything but a crash or a child's end, which
+    /// may be how it is told to go on.
+    pub(super) fn native_waking_signal(process: &Process) -> Option<i32> {
+        let mut caught = process.caught_signals.iter().copied();
+        caught.find(|signal| {
+            !NATIVE_CRASH_SIGNALS.contains(signal)
+                && ((1..=LAST_STANDARD_SIGNAL).contains(signal) || *signal >= FIRST_REALTIME_SIGNAL)
+        })
+    }
+
+    /// The parent that a process is a copy of, without an exec since.
+    pub(super) fn forked_from(&self, process: &Process) -> Option<&'a Process> {
+        self.last.processes.iter().find(|parent| {
+            parent.pid == process.ppid
+                && parent.runtime == process.runtime
+                && !process.argv.is_empty()
+                && parent.argv == process.argv
+                && process.threads.len() == 1
         })
     }
 
@@ -248,7 +305,7 @@ pub(super) fn is_judgeable(process: &Process) -> bool {
 }
 
 /// A pool's thread without work.
-fn idles_in_pool(thread: &Thread) -> bool {
+pub(super) fn idles_in_pool(thread: &Thread) -> bool {
     thread
         .wait
         .as_ref()
@@ -257,7 +314,7 @@ fn idles_in_pool(thread: &Thread) -> bool {
 }
 
 /// A native thread that waits on a lock for a time, as faulthandler's watchdog does: rarely does it wake Python code.
-fn is_watchdog(thread: &Thread) -> bool {
+pub(super) fn is_watchdog(thread: &Thread) -> bool {
     let waits_for_lock = thread
         .wait
         .as_ref()
@@ -267,7 +324,7 @@ fn is_watchdog(thread: &Thread) -> bool {
 
 /// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
 /// such as execnet's that reads from the xdist controller.
-fn is_bystander(thread: &Thread) -> bool {
+pub(super) fn is_bystander(thread: &Thread) -> bool {
     if idles_in_pool(thread) {
         return true;
     }
@@ -276,6 +333,26 @@ fn is_bystander(thread: &Thread) -> bool {
         .filter(|frame| !frame.is_stdlib())
         .peekable();
     own.peek().is_some() && own.all(Frame::is_test_runner)
+}
+
+/// The event loop that a thread runs, if it does nothing else now.
+pub(super) fn idle_loop_of<'p>(process: &'p Process, thread: &Thread) -> Option<&'p EventLoop> {
+    process
+        .event_loops
+        .iter()
+        .find(|event_loop| event_loop.thread.as_ref() == Some(&thread.key))
+        .filter(|event_loop| event_loop.is_idle_without_timer())
+}
+
+/// The event loop whose thread is this one, where that waits for something else: in a coroutine or a callback.
+pub(super) fn blocked_loop_of<'p>(process: &'p Process, thread: &Thread) -> Option<&'p EventLoop> {
+    let wait = thread.wait.as_ref()?;
+    process.event_loops.iter().find(|event_loop| {
+        event_loop.thread.as_ref() == Some(&thread.key)
+            && event_loop.idle != Some(true)
+            && !event_loop.guest
+            && (event_loop.running.is_some() || wait.kind != WaitKind::Poll)
+    })
 }
 
 fn standing_of_wait(wait: &Wait) -> Standing {

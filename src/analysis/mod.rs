@@ -5,15 +5,22 @@
 mod case;
 mod chain;
 pub mod detectors;
+mod liveness;
+mod native_need;
+mod native_trail;
 mod progress;
 mod roots;
 mod signature;
+mod trail;
 mod wait_graph;
 mod wording;
 
-use crate::model::{Analysis, Certainty, Finding, Inconclusive, Run, Snapshot, Trigger, Verdict};
+use crate::model::{
+    Analysis, Certainty, Finding, Inconclusive, Run, RuntimeKind, Snapshot, Trigger, Verdict,
+};
 use case::Case;
 use detectors::{DETECTORS, Outcome};
+pub use native_need::in_need_of_native_stacks;
 
 /// Analyzes the samples of one report. The trigger matters where a cause is only possible: it is worth telling when the
 /// run is over its limit, and not when nobody complains. The run says what in the processes is hangscope's own.
@@ -85,7 +92,8 @@ fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {
 }
 
 /// Whether a first sample shows anything that only further ones can judge: a thread with a stack that waits, or
-/// several threads with stacks, of which one may keep the others from running.
+/// several threads with stacks, of which one may keep the others from running. Of programs other than Python the stacks
+/// come last, and any thread that waits counts.
 #[must_use]
 pub fn worth_another_look(first: &Snapshot) -> bool {
     first.processes.iter().any(|process| {
@@ -94,6 +102,11 @@ pub fn worth_another_look(first: &Snapshot) -> bool {
             .iter()
             .filter(|thread| !thread.python.is_empty());
         let any_waits = with_stacks.clone().any(|thread| thread.wait.is_some());
-        any_waits || with_stacks.nth(1).is_some()
+        let native = process.runtime != RuntimeKind::Python
+            && process
+                .threads
+                .iter()
+                .any(|thread| thread.wait.is_some() || !thread.settled);
+        any_waits || with_stacks.nth(1).is_some() || native
     })
 }

@@ -49,7 +49,7 @@ fn progress(samples: &[Snapshot], key: &Key) -> ThreadProgress {
     let was_stopped = samples
         .iter()
         .flat_map(|sample| &sample.pauses)
-        .any(|pause| pause.process == process);
+        .any(|pause| pause.process == process && !pause.native);
     ThreadProgress {
         thread: key.clone(),
         motion: motion(&threads, cpu, delay, was_stopped),

@@ -1,6 +1,6 @@
 //! Naming a hang so that two runs that hang alike get the same name.
 
-use crate::model::{Frame, Thread};
+use crate::model::{Frame, NativeStack, Thread};
 use fnv::FnvHasher;
 use std::cmp::Ordering;
 use std::hash::Hasher;
@@ -12,6 +12,20 @@ const FRAMES: usize = 5;
 /// functions where a thread has any. Lines, addresses and ids change from run to run and take no part.
 pub(super) fn signature(id: &str, threads: &[&Thread]) -> String {
     let parts: Vec<Vec<u8>> = threads.iter().map(|thread| part(thread)).collect();
+    of_parts(id, &parts)
+}
+
+/// The same for what waits, be it threads or tasks: a thread, or a task's frames.
+pub(super) fn of_nodes<'f>(
+    id: &str,
+    nodes: impl Iterator<Item = Result<&'f Thread, Vec<&'f Frame>>>,
+) -> String {
+    let parts: Vec<Vec<u8>> = nodes
+        .map(|node| match node {
+            Ok(thread) => part(thread),
+            Err(frames) => part_of(&frames),
+        })
+        .collect();
     of_parts(id, &parts)
 }
 
@@ -33,13 +47,37 @@ fn of_parts(id: &str, parts: &[Vec<u8>]) -> String {
 }
 
 fn part(thread: &Thread) -> Vec<u8> {
-    let own: Vec<&Frame> = thread
-        .frames()
+    let python: Vec<&Frame> = thread.frames().collect();
+    match &thread.native {
+        Some(stack) if python.is_empty() => native_part(stack),
+        _ => part_of(&python),
+    }
+}
+
+/// The project's own functions of a native stack, without what a build changes in their names.
+fn native_part(stack: &NativeStack) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let own = stack
+        .frames
+        .iter()
+        .filter(|frame| !frame.is_library() && !frame.inlined);
+    for frame in own.take(FRAMES) {
+        bytes.push(b'\0');
+        bytes.extend(frame.function_name().as_bytes());
+    }
+    bytes.push(b'\x01');
+    bytes
+}
+
+fn part_of(all: &[&Frame]) -> Vec<u8> {
+    let own: Vec<&Frame> = all
+        .iter()
+        .copied()
         .filter(|frame| !frame.is_library())
         .take(FRAMES)
         .collect();
     let frames: Vec<&Frame> = if own.is_empty() {
-        thread.frames().take(FRAMES).collect()
+        all.iter().copied().take(FRAMES).collect()
     } else {
         own
     };

@@ -16,8 +16,11 @@ pub(super) fn who(thread: &Thread) -> String {
 /// A thread's name: "MainThread", "`idle-nd`".
 pub(super) fn name(thread: &Thread) -> String {
     let name = thread.display_name().untrusted();
-    if name == "MainThread" {
-        name.to_owned()
+    let has_name = thread.python.iter().any(|state| state.name.is_some());
+    // A program that never imports threading has not named its main thread.
+    let is_main = !thread.python.is_empty() && !has_name && thread.key.is_leader();
+    if name == "MainThread" || is_main {
+        "MainThread".to_owned()
     } else {
         format!("`{name}`")
     }
@@ -30,7 +33,8 @@ pub(super) fn place(thread: &Thread) -> Option<String> {
         let call = thread.wait.as_ref()?.call.as_ref()?;
         thread.frames().find(|frame| &frame.function == call)
     });
-    shown.or_else(|| thread.frames().next()).map(Frame::place)
+    let python = shown.or_else(|| thread.frames().next()).map(Frame::place);
+    python.or_else(|| Some(thread.native.as_ref()?.own_frame()?.place()))
 }
 
 /// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe from pid 5)".
@@ -186,6 +190,12 @@ pub(super) fn closure(process: &Process, closure: &Closure) -> String {
                 .thread(key)
                 .map_or_else(|| "another thread".to_owned(), who);
             format!("{thread} goes on or waits for events, and may end that wait")
+        }
+        Closure::OutOfReach(key) => {
+            let thread = process
+                .thread(key)
+                .map_or_else(|| "another thread".to_owned(), who);
+            format!("{thread} goes on, but nothing that its code refers to leads to what is waited for")
         }
         Closure::OpenSignal(number) => format!(
             "the process catches {}, and that handler may end that wait",

@@ -28,6 +28,51 @@ pub(crate) enum ElfError {
     Malformed,
 }
 
+/// Opens a regular file of bearable size. `follow` is for `/proc/PID/exe` and `map_files` only, which are links by nature;
+/// other paths come from the target and may be a trap (a FIFO, a device, a link out of its root).
+pub(crate) fn open_regular(path: &str, follow: bool) -> Result<File, ElfError> {
+    let mut flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC;
+    if !follow {
+        flags |= nix::fcntl::OFlag::O_NOFOLLOW;
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(ElfError::NotRegular);
+    }
+    if meta.len() > MAX_FILE {
+        return Err(ElfError::TooLarge);
+    }
+    Ok(file)
+}
+
+/// Opens `path` if it is the file with this inode number: a path that need not be meant as we understand it.
+fn open_inode(path: &str, inode: u64) -> Result<File, ElfError> {
+    let file = open_regular(path, false)?;
+    if file.metadata()?.ino() != inode {
+        return Err(ElfError::Io(std::io::ErrorKind::NotFound.into()));
+    }
+    Ok(file)
+}
+
+/// Opens a mapped file: `open_path`, or, if there is none, the path that the kernel `told`, if it has that inode number.
+/// Of a process that has only another root, the kernel tells paths from our root, not from its own.
+pub(crate) fn open_mapped(
+    open_path: &str,
+    follow: bool,
+    told: (&str, u64),
+) -> Result<File, ElfError> {
+    match open_regular(open_path, follow) {
+        Err(ElfError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            open_inode(told.0, told.1).map_err(|_| ElfError::Io(error))
+        }
+        opened => opened,
+    }
+}
+
 /// An ELF file of the target.
 pub(crate) struct ElfFile {
     cache: ReadCache<File>,
@@ -38,40 +83,8 @@ pub(crate) struct ElfFile {
 }
 
 impl ElfFile {
-    /// Opens `path`. `follow` is for `/proc/PID/exe` and `map_files` only, which are links by nature; other paths
-    /// come from the target and may be a trap (a FIFO, a device, a link out of its root).
-    pub(crate) fn open(path: &str, follow: bool) -> Result<Self, ElfError> {
-        Self::from_file(Self::file(path, follow)?)
-    }
-
-    /// Opens `path` if it is the file with this inode number: a path that need not be meant as we understand it.
-    pub(crate) fn open_inode(path: &str, inode: u64) -> Result<Self, ElfError> {
-        let file = Self::file(path, false)?;
-        if file.metadata()?.ino() != inode {
-            return Err(ElfError::Io(std::io::ErrorKind::NotFound.into()));
-        }
-        Self::from_file(file)
-    }
-
-    fn file(path: &str, follow: bool) -> std::io::Result<File> {
-        let mut flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC;
-        if !follow {
-            flags |= nix::fcntl::OFlag::O_NOFOLLOW;
-        }
-        OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits())
-            .open(path)
-    }
-
-    fn from_file(file: File) -> Result<Self, ElfError> {
-        let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Err(ElfError::NotRegular);
-        }
-        if meta.len() > MAX_FILE {
-            return Err(ElfError::TooLarge);
-        }
+    /// Reads the headers of an opened file.
+    pub(crate) fn new(file: File) -> Result<Self, ElfError> {
         Self::parse(ReadCache::new(file))
     }
 
@@ -191,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_not_there() {
-        let file = ElfFile::open("/proc/self/exe", true).expect("our own program");
+        let file = ElfFile::new(open_regular("/proc/self/exe", true).expect("our own program"))
+            .expect("ELF");
         let found = file.variables([(b"no_such_variable", 4), (b"Handlers", 1040)]);
         assert_eq!(found, [None, None]);
     }
@@ -218,7 +232,7 @@ mod tests {
             let mut written = tempfile::NamedTempFile::new().expect("a file");
             written.write_all(&data).expect("written");
             let path = written.path().to_str().expect("a name");
-            if let Ok(file) = ElfFile::open(path, false) {
+            if let Ok(file) = open_regular(path, false).and_then(ElfFile::new) {
                 let _ = file.variables([(b"wakeup", 8), (b"Handlers", 1040)]);
                 let _ = file.section(b".PyRuntime");
                 let _ = file.exported(b"_PyRuntime");

@@ -1,13 +1,14 @@
 //! The memory map of a process: which files are mapped where, and how to open them.
 
-use super::elf::{ElfError, ElfFile};
+use super::elf::{ElfError, ElfFile, open_mapped};
 use crate::model::{Foreign, Pid, Tid};
 use procfs::FromBufRead;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// Longest map that is read: 4,000 threads have some 10,000 lines of 100 bytes.
 const MAX_MAP: u64 = 64 << 20;
@@ -28,17 +29,56 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    /// Opens the file.
+    /// Opens the file to look symbols and sections up.
     pub(crate) fn open(&self) -> Result<ElfFile, ElfError> {
-        let (path, inode) = &self.told;
-        match ElfFile::open(&self.open_path, self.follow) {
-            // Of a process that has only another root, the kernel tells paths from our root, not from its own.
-            Err(ElfError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                ElfFile::open_inode(path, *inode).map_err(|_| ElfError::Io(error))
-            }
-            opened => opened,
-        }
+        ElfFile::new(self.open_file()?)
     }
+
+    /// Opens the file.
+    pub(crate) fn open_file(&self) -> Result<File, ElfError> {
+        let (path, inode) = &self.told;
+        open_mapped(&self.open_path, self.follow, (path, *inode))
+    }
+
+    /// Its path as the kernel tells it, in the process's root.
+    pub(crate) fn path(&self) -> &str {
+        &self.told.0
+    }
+}
+
+/// Mapped memory that may be executed.
+#[derive(Clone, Debug)]
+pub(crate) struct CodeMapping {
+    /// First address.
+    pub(crate) start: u64,
+    /// Address behind the last one.
+    pub(crate) end: u64,
+    /// Where in its file it begins.
+    pub(crate) offset: u64,
+    /// What is mapped there.
+    pub(crate) content: Content,
+}
+
+/// What is mapped somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A file: its number among [`Code::modules`].
+    File(usize),
+    /// The code that the kernel gives every process (vdso(7)).
+    Vdso,
+    /// Nothing that has a name: code made at run time.
+    Anonymous,
+}
+
+/// The code that is mapped in a process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Code {
+    /// In order of address.
+    pub(crate) mappings: Vec<CodeMapping>,
+    /// The mapped files, executable or not.
+    pub(crate) modules: Vec<Module>,
+    /// Number among `modules` of the program itself.
+    pub(crate) program: Option<usize>,
 }
 
 /// A range of mapped memory.
@@ -91,6 +131,66 @@ fn read_maps(task: &str) -> io::Result<MemoryMaps> {
     MemoryMaps::from_buf_read(reader).map_err(io::Error::other)
 }
 
+impl Code {
+    /// Reads the map through thread `tid` of `pid` (a leader that has exited has none any more).
+    pub(crate) fn read(pid: Pid, tid: Tid) -> io::Result<Self> {
+        let task = format!("/proc/{pid}/task/{tid}");
+        let maps = read_maps(&task)?;
+        let program = std::fs::read_link(format!("{task}/exe")).ok();
+        let mut code = Self::default();
+        let mut numbers: HashMap<PathBuf, usize> = HashMap::new();
+        for map in maps {
+            let content = match &map.pathname {
+                MMapPath::Path(path) => Content::File(match numbers.get(path) {
+                    Some(number) => *number,
+                    None => {
+                        let number = code.modules.len();
+                        let is_program = program.as_ref() == Some(path);
+                        if is_program {
+                            code.program = Some(number);
+                        }
+                        code.modules
+                            .push(module(pid, &task, path, &map, is_program));
+                        numbers.insert(path.clone(), number);
+                        number
+                    }
+                }),
+                MMapPath::Vdso => Content::Vdso,
+                _ => Content::Anonymous,
+            };
+            if map.perms.contains(MMPermissions::EXECUTE) {
+                code.mappings.push(CodeMapping {
+                    start: map.address.0,
+                    end: map.address.1,
+                    offset: map.offset,
+                    content,
+                });
+            }
+        }
+        Ok(code)
+    }
+}
+
+fn module(pid: Pid, task: &str, path: &Path, map: &MemoryMap, is_program: bool) -> Module {
+    let bytes = path.as_os_str().as_bytes();
+    let text = String::from_utf8_lossy(bytes);
+    let (open_path, follow) = if is_program {
+        (format!("{task}/exe"), true)
+    } else if bytes.ends_with(b" (deleted)") {
+        let (from, to) = map.address;
+        (format!("/proc/{pid}/map_files/{from:x}-{to:x}"), true)
+    } else {
+        (format!("{task}/root{text}"), false)
+    };
+    Module {
+        name: text.rsplit('/').next().unwrap_or("").to_owned(),
+        open_path,
+        follow,
+        told: (text.into_owned(), map.inode),
+        first_mapping: map.address.0,
+    }
+}
+
 /// Whether a file is called `python`, `python3` or `python3.14`.
 fn is_python(name: &str) -> bool {
     let version = name.strip_prefix("python");
@@ -112,47 +212,10 @@ pub(crate) struct Maps {
 impl Maps {
     /// Reads the map through thread `tid` of `pid` (a leader that has exited has none any more).
     pub(crate) fn read(pid: Pid, tid: Tid) -> io::Result<Self> {
-        let task = format!("/proc/{pid}/task/{tid}");
-        let maps = read_maps(&task)?;
-        let program = std::fs::read_link(format!("{task}/exe")).ok();
-        let mut modules: Vec<Module> = Vec::new();
-        let mut paths: Vec<std::path::PathBuf> = Vec::new();
-        let mut program_index = None;
-        for map in maps {
-            let MMapPath::Path(path) = map.pathname else {
-                continue;
-            };
-            if paths.last() == Some(&path) || paths.contains(&path) {
-                continue;
-            }
-            let bytes = path.as_os_str().as_bytes();
-            let deleted = bytes.ends_with(b" (deleted)");
-            let text = String::from_utf8_lossy(bytes);
-            let name = text.rsplit('/').next().unwrap_or("").to_owned();
-            let is_program = program.as_ref() == Some(&path);
-            let (open_path, follow) = if is_program {
-                (format!("{task}/exe"), true)
-            } else if deleted {
-                let (from, to) = map.address;
-                (format!("/proc/{pid}/map_files/{from:x}-{to:x}"), true)
-            } else {
-                (format!("{task}/root{text}"), false)
-            };
-            if is_program {
-                program_index = Some(modules.len());
-            }
-            modules.push(Module {
-                name,
-                open_path,
-                follow,
-                told: (text.into_owned(), map.inode),
-                first_mapping: map.address.0,
-            });
-            paths.push(path);
-        }
+        let code = Code::read(pid, tid)?;
         Ok(Self {
-            modules,
-            program: program_index,
+            modules: code.modules,
+            program: code.program,
         })
     }
 

@@ -164,6 +164,7 @@ fn thread(
         kernel: kernel::kernel_thread(&raw.stat, &raw.look, raw.wchan),
         kind,
         python,
+        native: None,
         wait,
         settled: raw.settled,
     }
@@ -189,6 +190,7 @@ fn join_wait(
         holders: Vec::new(),
         suspects: Vec::new(),
         holder_unknown: None,
+        out_of_reach: Vec::new(),
         descriptor: None,
         files: Vec::new(),
         files_in_all: None,
@@ -244,7 +246,12 @@ fn join_wait(
             wait.address = Some(*object);
         }
         Some(WaitTarget::Parked(address)) => wait.address = Some(*address),
-        None => {}
+        None => {
+            if let Some(joined) = meaning.joins {
+                wait.kind = WaitKind::ThreadExit;
+                wait.target = Some(process.thread(joined));
+            }
+        }
     }
     wait
 }
@@ -266,7 +273,11 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
             | HolderEvidence::OwnerField
             | HolderEvidence::PthreadMutex
             | HolderEvidence::ProcessLock => Grade::Derived,
-            HolderEvidence::BareOwnerField | HolderEvidence::Reference => Grade::Guessed,
+            HolderEvidence::BareOwnerField
+            | HolderEvidence::DroppedGuard
+            | HolderEvidence::OnlyThread
+            | HolderEvidence::OnlyReference
+            | HolderEvidence::Reference => Grade::Guessed,
         };
         Holder {
             thread: thread.map(|(key, _)| key.clone()),
@@ -291,6 +302,14 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
     };
     wait.suspects = python.suspects.into_iter().map(suspect).collect();
     wait.holder_unknown = python.holder_unknown;
+    // Of a thread that ran meanwhile, what was read may be of different moments.
+    wait.out_of_reach = python
+        .out_of_reach
+        .iter()
+        .filter_map(|id| threads.get(id))
+        .filter(|(_, settled)| *settled)
+        .map(|(key, _)| key.clone())
+        .collect();
 }
 
 /// Turns `pthread_t` values into threads.
@@ -312,7 +331,7 @@ fn resolve_idents(threads: &mut [Thread]) {
             continue;
         };
         owner.thread = by_ident.get(&owner.ident).cloned();
-        if wait.kind == WaitKind::ThreadExit {
+        if wait.kind == WaitKind::ThreadExit && wait.target.is_none() {
             wait.target = owner.thread.clone();
             wait.owner = None;
             continue;

@@ -11,6 +11,8 @@ mod maps;
 pub mod memory;
 mod merge;
 mod namespace;
+mod native;
+mod native_stacks;
 mod process;
 mod python;
 mod sets;
@@ -21,11 +23,12 @@ mod syscall;
 mod test_names;
 mod waits;
 
-use crate::model::{Gap, GapKind, Pid, Snapshot};
+use crate::model::{Gap, GapKind, Key, Pid, Snapshot};
 use crate::target::{self, AccessDenied};
 use files::FileIndex;
+use native::ObjectCache;
 use process::{How, ProcessReader, ProcessSample};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -188,6 +191,52 @@ impl Session {
         shared_locks::resolve(&mut snapshot);
         snapshot.took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(snapshot)
+    }
+}
+
+impl Session {
+    /// Adds native stacks to a sample that was just taken: stops each of the processes in `wanted` for a moment, unless `no_stop`
+    /// forbids that.
+    pub fn add_native(&mut self, snapshot: &mut Snapshot, wanted: &BTreeSet<Key>, no_stop: bool) {
+        let span = tracing::debug_span!("native", processes = wanted.len());
+        let _entered = span.enter();
+        let cache = ObjectCache::default();
+        let mut chosen = snapshot
+            .processes
+            .iter_mut()
+            .filter(|process| wanted.contains(&process.key));
+        let unstoppable = (!no_stop).then(stop::Unstoppable::begin);
+        // One after the other: each stands still for as short a time as possible.
+        let outcomes: Vec<native_stacks::Outcome> = chosen
+            .by_ref()
+            .map(|process| {
+                let reader = self.readers.get(&process.pid);
+                let python = reader.and_then(ProcessReader::python);
+                native_stacks::add(process, python, &cache, no_stop)
+            })
+            .collect();
+        drop(unstoppable);
+        let has_stacks = |key: &Key, snapshot: &Snapshot| {
+            snapshot
+                .process(key)
+                .is_some_and(|process| process.threads.iter().any(|thread| thread.native.is_some()))
+        };
+        let needless: BTreeSet<&Key> = wanted
+            .iter()
+            .filter(|key| has_stacks(key, snapshot))
+            .collect();
+        snapshot.gaps.retain(|gap| {
+            let of_other_program = gap.kind == GapKind::NotApplicable;
+            !(of_other_program
+                && gap
+                    .subject
+                    .as_ref()
+                    .is_some_and(|key| needless.contains(key)))
+        });
+        for outcome in outcomes {
+            snapshot.pauses.extend(outcome.pause);
+            snapshot.gaps.extend(outcome.gaps);
+        }
     }
 }
 

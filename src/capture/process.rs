@@ -85,6 +85,14 @@ impl ProcessReader {
         }
     }
 
+    /// The CPython that was found in it.
+    pub(super) fn python(&self) -> Option<&PythonProcess> {
+        match &self.known.as_ref()?.located {
+            Kind::Python(python) => Some(python),
+            _ => None,
+        }
+    }
+
     /// One sample.
     pub(super) fn sample(&mut self, files: &FileIndex) -> ProcessResult {
         let pid = self.pid;
@@ -113,6 +121,7 @@ impl ProcessReader {
         let pause = pass.held.map(|held| Pause {
             process: key.clone(),
             stopped_us: held.for_us,
+            native: false,
         });
         let (process, gaps) = assemble(key, &leader, (pid, alive), runtime, pass, gaps, files);
         Ok(ProcessSample {
@@ -212,7 +221,7 @@ impl ProcessReader {
             Some(Kind::NotPython) => {
                 gaps.push(gap(
                     GapKind::NotApplicable,
-                    "not a Python process; hangscope shows what the kernel knows of it".to_owned(),
+                    "not a Python process, and its native stacks were not taken".to_owned(),
                 ));
                 RuntimeKind::Other
             }
@@ -317,6 +326,12 @@ impl ProcessReader {
         }
         let tids: Vec<Tid> = tasks.iter().map(|task| task.tid).collect();
         let namespace = NamespaceIds::of(self.pid, alive, &tids);
+        for meaning in meanings.values_mut() {
+            let mut ours = tids.iter().copied();
+            meaning.joins = meaning
+                .joins
+                .and_then(|joined| ours.find(|tid| namespace.inner(*tid) == joined));
+        }
         let blocked: Vec<BlockedThread> = meanings
             .iter()
             .map(|(tid, meaning)| BlockedThread {

@@ -1,4 +1,5 @@
-//! `--stop`: all threads of a process held still while its memory is read.
+//! All threads of a process held still: for `--stop` while its memory is read, for native stacks while their registers
+//! and stacks are copied.
 //!
 //! A tracer thread of its own seizes and interrupts them (ptrace(2), `PTRACE_SEIZE`: should hangscope die, the kernel lets
 //! them run on), and lets go after the reading or after [`MOST`], whichever comes first. It never attaches, which would
@@ -6,6 +7,7 @@
 
 use crate::model::{Pid, Tid};
 use nix::errno::Errno;
+use nix::libc::user_regs_struct;
 use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -54,6 +56,8 @@ impl Drop for Unstoppable {
 pub(super) struct Stop {
     /// Threads that stand still.
     pub(super) stopped: BTreeSet<Tid>,
+    /// Their registers, if they were asked for.
+    pub(super) registers: BTreeMap<Tid, user_regs_struct>,
     release: Sender<()>,
     tracer: Option<JoinHandle<Held>>,
 }
@@ -73,15 +77,25 @@ impl Stop {
     /// # Errors
     /// In words, when no thread can be: no permission, another tracer.
     pub(super) fn begin(pid: Pid) -> Result<Self, String> {
+        Self::begin_with(pid, false)
+    }
+
+    /// The same, and takes the registers of each.
+    pub(super) fn begin_with_registers(pid: Pid) -> Result<Self, String> {
+        Self::begin_with(pid, true)
+    }
+
+    fn begin_with(pid: Pid, registers: bool) -> Result<Self, String> {
         let (release, released) = channel();
         let (ready, is_ready) = channel();
         let tracer = thread::Builder::new()
             .name("tracer".to_owned())
-            .spawn(move || trace(pid, &ready, &released))
+            .spawn(move || trace(pid, registers, &ready, &released))
             .map_err(|error| error.to_string())?;
         match is_ready.recv() {
-            Ok(Ok(stopped)) => Ok(Self {
+            Ok(Ok((stopped, registers))) => Ok(Self {
                 stopped,
+                registers,
                 release,
                 tracer: Some(tracer),
             }),
@@ -125,26 +139,42 @@ enum Seized {
     Gone,
 }
 
-fn trace(pid: Pid, ready: &Sender<Result<BTreeSet<Tid>, Errno>>, released: &Receiver<()>) -> Held {
-    let began = Instant::now();
+/// Threads that stand still, and their registers.
+type Stopped = (BTreeSet<Tid>, BTreeMap<Tid, user_regs_struct>);
+
+fn trace(
+    pid: Pid,
+    with_registers: bool,
+    ready: &Sender<Result<Stopped, Errno>>,
+    released: &Receiver<()>,
+) -> Held {
     let mut seized: BTreeMap<Tid, Seized> = BTreeMap::new();
     let mut refused = Errno::ESRCH;
-    for _ in 0..ROUNDS {
-        let mut more = false;
+    let mut began = Instant::now();
+    for round in 0..ROUNDS {
+        let mut new = Vec::new();
         for tid in super::kernel::thread_ids(pid).unwrap_or_default() {
             if seized.contains_key(&tid) {
                 continue;
             }
-            match seize(tid) {
-                Ok(()) => {
-                    more = true;
-                    seized.insert(tid, Seized::Running);
-                }
+            // Seized they run on: the first ones need not stand while the last ones are seized.
+            match ptrace::seize(NixPid::from_raw(tid), ptrace::Options::empty()) {
+                Ok(()) => new.push(tid),
                 Err(errno) => refused = errno,
             }
         }
-        if !more {
+        if new.is_empty() {
             break;
+        }
+        if round == 0 {
+            began = Instant::now();
+        }
+        for tid in new {
+            let state = match ptrace::interrupt(NixPid::from_raw(tid)) {
+                Ok(()) => Seized::Running,
+                Err(_) => Seized::Gone,
+            };
+            seized.insert(tid, state);
         }
         await_stops(&mut seized);
     }
@@ -155,12 +185,20 @@ fn trace(pid: Pid, ready: &Sender<Result<BTreeSet<Tid>, Errno>>, released: &Rece
             cut: true,
         };
     }
-    let stopped = seized
+    let stopped: BTreeSet<Tid> = seized
         .iter()
         .filter(|(_, state)| matches!(state, Seized::Stopped(_) | Seized::Nameless))
         .map(|(tid, _)| *tid)
         .collect();
-    let _ = ready.send(Ok(stopped));
+    let mut registers = BTreeMap::new();
+    if with_registers {
+        for tid in &stopped {
+            if let Ok(taken) = ptrace::getregs(NixPid::from_raw(*tid)) {
+                registers.insert(*tid, taken);
+            }
+        }
+    }
+    let _ = ready.send(Ok((stopped, registers)));
     let cut = released
         .recv_timeout(MOST.saturating_sub(began.elapsed()))
         .is_err();
@@ -176,12 +214,6 @@ fn trace(pid: Pid, ready: &Sender<Result<BTreeSet<Tid>, Errno>>, released: &Rece
         for_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
         cut,
     }
-}
-
-fn seize(tid: Tid) -> Result<(), Errno> {
-    let id = NixPid::from_raw(tid);
-    ptrace::seize(id, ptrace::Options::empty())?;
-    ptrace::interrupt(id)
 }
 
 fn await_stops(seized: &mut BTreeMap<Tid, Seized>) {

@@ -3,7 +3,7 @@
 use super::children::Waited;
 use super::memory::CachedMemory;
 use super::sets::{self, FileSet};
-use crate::model::{Syscall, WaitKind};
+use crate::model::{Syscall, Tid, WaitKind};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
@@ -33,6 +33,8 @@ pub(super) struct Meaning {
     pub(super) files: Option<FileSet>,
     /// The children that are waited for.
     pub(super) child: Option<Waited>,
+    /// The thread whose end is waited for, as the process counts them.
+    pub(super) joins: Option<Tid>,
     pub(super) timed: Option<bool>,
     pub(super) remaining_ms: Option<u64>,
     /// A relative time that was asked for.
@@ -60,6 +62,7 @@ pub(super) fn meaning(
         descriptor: None,
         files: None,
         child: None,
+        joins: None,
         timed: None,
         remaining_ms: None,
         length_ms: None,
@@ -72,6 +75,7 @@ pub(super) fn meaning(
                 WaitKind::Futex
             };
             meaning.futex = Some(arg(0));
+            meaning.joins = memory.and_then(|memory| joined(memory, arg(0), arg(1), arg(2)));
             meaning.timed = Some(arg(3) != 0);
             if arg(3) != 0 && arg(1) & 127 != FUTEX_WAIT {
                 let clock = if arg(1) & FUTEX_REALTIME != 0 {
@@ -178,6 +182,14 @@ pub(super) fn meaning(
         };
     }
     meaning
+}
+
+/// `pthread_join` waits on the thread's id in its descriptor, which the kernel clears at its end (`CLONE_CHILD_CLEARTID` of
+/// clone(2)), and so without the flag for private futexes. Whoever uses it looks whether there is such a thread.
+fn joined(memory: &CachedMemory<'_>, word: u64, operation: u64, expected: u64) -> Option<Tid> {
+    let expected = Tid::try_from(expected).ok()?;
+    let waits_for_word = operation & FUTEX_PRIVATE == 0 && memory.i32(word) == Ok(expected);
+    (waits_for_word && expected > 0).then_some(expected)
 }
 
 fn poll(meaning: &mut Meaning, timed: bool, length_ms: Option<u64>) {

@@ -21,6 +21,9 @@ impl Surroundings<'_> {
         wait.descriptor = meaning
             .descriptor
             .map(|number| self.files.describe(number, Vec::new()));
+        if wait.kind == WaitKind::FileLock {
+            wait.descriptor = meaning.descriptor.map(|number| self.files.locked(number));
+        }
         let watched = meaning
             .descriptor
             .filter(|_| wait.kind == WaitKind::Poll)

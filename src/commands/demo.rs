@@ -4,7 +4,7 @@ use super::python_finder::{self, FoundPython};
 use super::{complain, output};
 use crate::cli::{ColorArg, DemoArgs, FormatArg};
 use crate::exit_code::ExitCode;
-use crate::inspect::{Request, Samples, inspect};
+use crate::inspect::{Native, Request, Samples, inspect};
 use crate::model::{Report, Trigger, Verdict};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -121,6 +121,8 @@ fn stage(python: &FoundPython, script: &str) -> Result<Report, String> {
             interval: Duration::from_millis(250),
             locals: false,
             stop: false,
+            native: Native::Never,
+            no_stop: false,
             all: false,
             width: output::width(None, io::stdout()),
             trigger: Trigger::Dump,

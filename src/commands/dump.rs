@@ -4,7 +4,7 @@ use super::{complain, output};
 use crate::capture::CaptureError;
 use crate::cli::DumpArgs;
 use crate::exit_code::ExitCode;
-use crate::inspect::{Request, Samples, inspect};
+use crate::inspect::{Native, Request, Samples, inspect};
 use crate::model::Trigger;
 
 impl From<&DumpArgs> for Request {
@@ -16,6 +16,12 @@ impl From<&DumpArgs> for Request {
             interval: args.interval,
             locals: args.locals,
             stop: args.stop,
+            native: match (args.native, args.no_native) {
+                (true, _) => Native::Always,
+                (_, true) => Native::Never,
+                _ => Native::Auto,
+            },
+            no_stop: args.no_stop,
             all: args.all,
             width: output::width(args.width, std::io::stdout()),
             trigger: Trigger::Dump,

@@ -6,7 +6,8 @@ pub use survey::{Survey, Surveyed, Surveyor};
 
 use crate::analysis;
 use crate::capture::{self, CaptureError};
-use crate::model::{Host, Options, Pid, Report, Run, SCHEMA, Tool, Trigger};
+use crate::model::{Host, Key, Options, Pid, Report, Run, SCHEMA, Tool, Trigger};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// What to look at and how.
@@ -24,6 +25,10 @@ pub struct Request {
     pub locals: bool,
     /// Stop each process while it is read.
     pub stop: bool,
+    /// Whose native stacks to take.
+    pub native: Native,
+    /// Take native stacks without a stop, as well as that goes.
+    pub no_stop: bool,
     /// Show all stacks in full.
     pub all: bool,
     /// Columns of the text report.
@@ -43,6 +48,17 @@ pub enum Samples {
     Exactly(u32),
     /// One, and two more if the first shows anything that waits: a single look cannot tell slow from stuck.
     Auto,
+}
+
+/// Whose native stacks to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Native {
+    /// Of processes of which nothing else is known, and where a hang needs them.
+    Auto,
+    /// Of every process.
+    Always,
+    /// Of none.
+    Never,
 }
 
 impl Samples {
@@ -89,6 +105,7 @@ pub fn inspect(
         samples: Vec::new(),
         analysis: analysis::analyze(&[], &request.trigger, None),
     };
+    let mut interrupted = false;
     for index in 0..request.samples.most() {
         if index > 0 {
             std::thread::sleep(request.interval);
@@ -117,11 +134,40 @@ pub fn inspect(
                 .samples
                 .first()
                 .is_some_and(|first| !analysis::worth_another_look(first));
+        interrupted = !more;
         if !more || enough || report.samples.len() <= index as usize {
             break;
         }
     }
+    if !interrupted {
+        add_native(request, &mut session, &mut report, on_report);
+    }
     Ok(report)
+}
+
+/// Native stacks come last: a stop changes what the kernel tells of waits.
+fn add_native(
+    request: &Request,
+    session: &mut capture::Session,
+    report: &mut Report,
+    on_report: &mut dyn FnMut(&Report) -> bool,
+) {
+    let Some(last) = report.samples.last() else {
+        return;
+    };
+    let wanted: BTreeSet<Key> = match request.native {
+        Native::Never => return,
+        Native::Always => last.processes.iter().map(|one| one.key.clone()).collect(),
+        Native::Auto => analysis::in_need_of_native_stacks(last, &report.analysis),
+    };
+    if wanted.is_empty() {
+        return;
+    }
+    if let Some(last) = report.samples.last_mut() {
+        session.add_native(last, &wanted, request.no_stop);
+    }
+    report.analysis = analysis::analyze(&report.samples, &report.trigger, report.run.as_ref());
+    on_report(report);
 }
 
 /// Computes the analysis of a saved report again.

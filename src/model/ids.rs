@@ -105,8 +105,18 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+    /// Whether it is the key of a process's first thread, whose id is that of the process.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        let pid = self
+            .0
+            .strip_prefix('p')
+            .and_then(|rest| rest.split('.').next());
+        pid.and_then(|pid| pid.parse::<Tid>().ok())
+            .is_some_and(|pid| self.tid() == Some(pid))
+    }
     /// The thread id in the key of a thread.
-    pub(super) fn tid(&self) -> Option<Tid> {
+    pub fn tid(&self) -> Option<Tid> {
         self.0.split_once("/t")?.1.parse().ok()
     }
     pub(super) fn process_part(&self) -> &str {

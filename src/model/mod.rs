@@ -9,6 +9,7 @@ mod frame;
 mod gap;
 mod ids;
 mod interpreter;
+mod native;
 mod process;
 mod redact;
 mod report;
@@ -33,6 +34,7 @@ pub use ids::{Addr, Key, Pid, Tid};
 pub use interpreter::{
     Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState, Unserved,
 };
+pub use native::{NativeFrame, NativeStack};
 pub use process::{Coverage, Process, RunningTest, RuntimeKind, SharedLock};
 pub use redact::redact;
 pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};

@@ -28,6 +28,9 @@ pub struct Pause {
     pub process: Key,
     /// For how long, in microseconds.
     pub stopped_us: u64,
+    /// It was stopped after the sample was read, for the native stacks only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub native: bool,
 }
 
 impl Snapshot {

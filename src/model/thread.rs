@@ -1,6 +1,6 @@
 //! Threads as the kernel knows them, with what Python has on each.
 
-use super::{Addr, Foreign, Key, ThreadState, Tid, Wait};
+use super::{Addr, Foreign, Key, NativeStack, ThreadState, Tid, Wait};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ pub struct Thread {
     /// Its thread states, the one that runs now first. A thread that runs a subinterpreter has two or more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub python: Vec<ThreadState>,
+    /// Its native stack, where that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<NativeStack>,
     /// What it waits for; absent when it runs or that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,

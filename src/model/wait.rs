@@ -53,6 +53,10 @@ pub struct Wait {
     /// Why no holder is known, where there must be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_unknown: Option<Foreign>,
+    /// Threads whose variables, and what these lead to, were followed to the end without coming to the lock or object: they are
+    /// not going to act on it. Others may, or could not be followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_reach: Vec<Key>,
     /// File descriptor and what it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,
@@ -179,8 +183,16 @@ pub enum HolderEvidence {
     ImportLock,
     /// A `multiprocessing` lock's note that a thread of this process holds it.
     ProcessLock,
-    /// The owner that a mutex of the C library notes (`pthread_mutex_t.__data.__owner`).
+    /// The owner that a mutex or read-write lock of the C library notes (`pthread_mutex_t.__data.__owner`,
+    /// `pthread_rwlock_t.__data.__cur_writer`).
     PthreadMutex,
+    /// A frame of the thread refers to the lock and would drop a guard of that kind if a panic passed it, as its landing pad
+    /// (Itanium C++ ABI, exception handling) shows.
+    DroppedGuard,
+    /// The lock is held, and the process has no other thread.
+    OnlyThread,
+    /// The thread's stack is the only other one that refers to the lock, and a circle of waits closes by it.
+    OnlyReference,
     /// A frame reaches the object by a variable: a suspect, no more.
     Reference,
 }
@@ -316,6 +328,16 @@ impl Wait {
 }
 
 impl HolderEvidence {
+    /// Whether it is read from native stacks, which are taken once, after the last sample. Of Python's waits the owner of a
+    /// mutex is read in each sample, and that it is said of all of them does no harm.
+    #[must_use]
+    pub fn is_native(self) -> bool {
+        matches!(
+            self,
+            Self::PthreadMutex | Self::DroppedGuard | Self::OnlyThread | Self::OnlyReference
+        )
+    }
+
     /// What says so, in words that follow "holds it" or "may hold it".
     #[must_use]
     pub fn in_words(self) -> &'static str {
@@ -330,7 +352,12 @@ impl HolderEvidence {
             }
             Self::ImportLock => "by the import system's own note",
             Self::ProcessLock => "by the lock's own note",
-            Self::PthreadMutex => "by the mutex's owner field",
+            Self::PthreadMutex => "by the lock's note of its owner",
+            Self::DroppedGuard => "by a guard that this function drops at its end",
+            Self::OnlyThread => "as the only thread of the process",
+            Self::OnlyReference => {
+                "as the only other thread whose stack refers to it, which closes a circle"
+            }
             Self::Reference => "as it can reach the lock",
         }
     }

@@ -5,6 +5,7 @@ mod holding;
 mod inventory;
 mod layout;
 mod signals;
+mod stacks;
 mod tasks;
 mod threads;
 

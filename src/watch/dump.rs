@@ -3,7 +3,7 @@
 
 use super::Options;
 use crate::archive::{Bundle, Manifest};
-use crate::inspect::{self, Request, Samples};
+use crate::inspect::{self, Native, Request, Samples};
 use crate::model::{Pid, Report, RunRecord, Trigger};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -91,6 +91,8 @@ impl Dump {
             interval,
             locals: false,
             stop: false,
+            native: Native::Auto,
+            no_stop: false,
             all: false,
             width: options.width,
             trigger: trigger.clone(),

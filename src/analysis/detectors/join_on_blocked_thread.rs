@@ -8,13 +8,23 @@ use crate::analysis::{signature, wording};
 use crate::model::{Certainty, Finding, Grade, Key, Process, Thread, WaitKind};
 use std::collections::BTreeSet;
 
+const JOIN: &str = "join-on-blocked-thread";
+const AT_EXIT: &str = "exit-blocked-by-thread";
+
 static META: Meta = Meta {
     name: "join_on_blocked_thread",
-    causes: &[Cause {
-        id: "join-on-blocked-thread",
-        summary: "A thread joins another that waits for something that nobody will do.",
-        page: include_str!("../../../docs/detectors/join-on-blocked-thread.md"),
-    }],
+    causes: &[
+        Cause {
+            id: JOIN,
+            summary: "A thread joins another that waits for something that nobody will do.",
+            page: include_str!("../../../docs/detectors/join-on-blocked-thread.md"),
+        },
+        Cause {
+            id: AT_EXIT,
+            summary: "The program is through, and its exit waits for a thread that does not end.",
+            page: include_str!("../../../docs/detectors/exit-blocked-by-thread.md"),
+        },
+    ],
 };
 
 /// The detector.
@@ -104,8 +114,9 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let unmoved = chain
         .threads
         .iter()
-        .all(|thread| matches!(case.standing(thread), Standing::Internal));
-    if !unmoved {
+        .all(|thread| matches!(case.standing_in_tree(thread), Standing::Internal));
+    // Where the last one waits for another process, the cause is to be looked for there.
+    if !unmoved || case.standing(root) != Standing::Internal {
         return None;
     }
     let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
@@ -130,7 +141,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         }
         (true, false, Closure::Closed) => Certainty::Certain,
         // A thread that could not be judged, such as a library's own, rarely wakes Python code.
-        (true, false, Closure::Unclear) => Certainty::Probable,
+        (true, false, Closure::Unclear | Closure::OutOfReach(_)) => Certainty::Probable,
         (true, false, _) => Certainty::Possible,
     };
     let wait = root.wait.as_ref()?;
@@ -148,10 +159,10 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         .map(|thread| format!("{}, which waits for ", wording::name(thread)))
         .collect();
     let here = wording::place(waiter).map_or_else(String::new, |place| format!(" at {place}"));
-    let operation = if at_exit(waiter) {
-        "at the exit of its interpreter waits for"
+    let (id, operation) = if at_exit(waiter) {
+        (AT_EXIT, "at the exit of its interpreter waits for")
     } else {
-        "joins"
+        (JOIN, "joins")
     };
     let mut evidence = Vec::new();
     for (from, link, to) in chain.steps() {
@@ -203,7 +214,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         .collect();
     let targets: Vec<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     Some(Finding {
-        id: "join-on-blocked-thread".to_owned(),
+        id: id.to_owned(),
         title: format!(
             "{waiter_name}{here} {operation} {through}{root_name}, {end}."
         )
@@ -228,7 +239,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             )
         }
         .into(),
-        signature: signature::signature("join-on-blocked-thread", &chain.threads),
+        signature: signature::signature(id, &chain.threads),
     })
 }
 

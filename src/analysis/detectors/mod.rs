@@ -3,7 +3,9 @@
 mod destroy_blocked;
 mod gil_held_in_native_call;
 mod join_on_blocked_thread;
+mod orphaned_pipe;
 mod stuck_lock;
+mod unanswered;
 
 use super::case::{self, Case};
 use crate::model::{Finding, Gap, PythonReader};
@@ -52,6 +54,8 @@ pub(super) const DETECTORS: &[&dyn Detector] = &[
     &stuck_lock::StuckLock,
     &join_on_blocked_thread::JoinOnBlockedThread,
     &gil_held_in_native_call::GilHeldInNativeCall,
+    &unanswered::Unanswered,
+    &orphaned_pipe::OrphanedPipe,
 ];
 
 /// All causes that hangscope knows, for `explain`.

@@ -6,6 +6,7 @@
 mod fdinfo;
 mod holders;
 mod inet;
+mod locks;
 mod net_unix;
 mod unix;
 mod wakeup;
@@ -13,7 +14,9 @@ mod wakeup;
 pub(super) use fdinfo::{Watched, wants};
 
 use super::children;
-use crate::model::{Access, Descriptor, FileKind, Foreign, Peer, Pid, SocketState, Tid, Want};
+use crate::model::{
+    Access, Child, Descriptor, FileKind, Foreign, Peer, Pid, SocketState, Tid, Want,
+};
 use fdinfo::FdInfo;
 use holders::{Holder, Holders};
 use std::cell::RefCell;
@@ -24,6 +27,8 @@ use std::sync::{Arc, Mutex};
 
 /// Most files of one process that are looked at closely; a hostile one may wait on any number.
 const MAX_DESCRIBED: usize = 4096;
+/// Most processes at the other end of a file that are named.
+const MAX_NAMED: usize = 16;
 /// Most holders of one pipe or eventfd that are looked at closely.
 const MAX_HOLDERS: usize = 4096;
 
@@ -63,6 +68,21 @@ impl<'i> Files<'i> {
             file
         });
         file.wants = wants;
+        file
+    }
+
+    /// The file whose lock is waited for, with the process that holds it.
+    pub(super) fn locked(&self, number: i32) -> Descriptor {
+        let mut file = self.describe(number, Vec::new());
+        if let Some(holder) = locks::holder_for(self.pid) {
+            let processes = vec![holder];
+            file.peer = Some(Peer {
+                who: who(&processes),
+                processes,
+                complete: true,
+                ..Peer::default()
+            });
+        }
         file
     }
 
@@ -148,8 +168,10 @@ impl<'i> Files<'i> {
 
     /// An end made of `holders`. Nobody in sight with an end that exists means that somebody out of sight has it.
     fn peer(&self, holders: &[Holder], all_seen: bool) -> Peer {
+        let processes = self.others(holders);
         Peer {
-            processes: self.others(holders),
+            who: who(&processes),
+            processes,
             own: holders
                 .iter()
                 .filter(|holder| holder.pid == self.pid)
@@ -307,6 +329,12 @@ impl<'i> Files<'i> {
         let (used, limit) = self.unix_socket(inode.parse().ok()?)?.sent?;
         Some(used >= limit)
     }
+}
+
+/// What these processes are.
+fn who(processes: &[Pid]) -> Vec<Child> {
+    let first = processes.iter().take(MAX_NAMED);
+    first.map(|pid| children::referred(*pid)).collect()
 }
 
 fn is_terminal(path: &str) -> bool {

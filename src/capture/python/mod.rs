@@ -2,6 +2,7 @@
 
 mod code;
 pub(super) mod environ;
+mod evaluations;
 mod frame;
 mod generator;
 mod heap;
@@ -15,6 +16,7 @@ mod offsets;
 mod process_locks;
 mod pyspy;
 mod qualname;
+mod reach;
 mod running_thread;
 mod runtime;
 mod signals;
@@ -34,6 +36,7 @@ use heap::Heap;
 use interpreter::Skeleton;
 use static_signals::StaticSignals;
 
+pub(crate) use evaluations::Evaluation;
 pub(crate) use holders::RawHolder;
 pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
@@ -115,7 +118,12 @@ impl PythonProcess {
             _ => self.read_by_pyspy(pid, key),
         };
         if let Some(signals) = self.static_signals {
-            part.runtime.signals = signals.read(&CachedMemory::new(memory));
+            let cached = CachedMemory::new(memory);
+            part.runtime.signals = signals.read(&cached);
+            if let (Some(found), Some(offsets)) = (&mut part.runtime.signals, &self.runtime.offsets)
+            {
+                found.handled = signals.handled(&Heap::new(&cached, offsets));
+            }
         }
         part
     }

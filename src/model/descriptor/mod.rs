@@ -122,12 +122,15 @@ pub enum SocketState {
     Closing,
 }
 
-/// The other end of a pipe or socket.
+/// The other end of a pipe or socket; of a file whose lock is waited for, who holds that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Peer {
     /// Other processes that have it open.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub processes: Vec<Pid>,
+    /// What those are and how they are doing; the first 16 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub who: Vec<Child>,
     /// Descriptors of the waiting process itself that are it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own: Vec<i32>,

@@ -6,10 +6,11 @@ use super::findings::is_worth_a_line;
 use super::holding;
 use super::layout::{Page, cut};
 use super::signals;
+use super::stacks;
 use super::tasks;
 use crate::model::{
-    Foreign, Frame, Key, Motion, Process, PythonReader, Report, RuntimeKind, Snapshot, SocketState,
-    Thread, ThreadKind, ThreadState, Trigger, Wait, WaitKind,
+    Foreign, Frame, Key, Motion, NativeStack, Process, PythonReader, Report, RuntimeKind,
+    SocketState, Thread, ThreadKind, Trigger, Wait, WaitKind,
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Threads of one process that are listed one by one, and stacks of those involved in a finding; identical ones beyond are
 /// folded.
 const MAX_LISTED: usize = 40;
-/// Fewest frames of the test runner in a row that are worth folding.
-const MIN_FOLDED: usize = 3;
 /// The column of what a thread does.
 const DOING: usize = 3;
-/// Frames of a stack shown at either end when not all are asked for.
-const STACK_ENDS: usize = 12;
 
 pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
     let Some(last) = report.samples.last() else {
@@ -82,7 +79,7 @@ pub(super) fn write_one(
         .collect();
     let most = if all { shown.len() } else { MAX_LISTED };
     for thread in shown.iter().take(most) {
-        write_stacks(page, style, sample, thread, all);
+        stacks::write(page, style, sample, thread, all);
     }
     if shown.len() > most {
         page.gap();
@@ -120,7 +117,7 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
             ));
         }
         (None, RuntimeKind::Unknown) => parts.push("unknown program".to_owned()),
-        (None, _) => parts.push("not Python".to_owned()),
+        (None, _) => parts.push("native program".to_owned()),
     }
     parts.push(plural(process.coverage.threads, "thread"));
     if process.coverage.interpreters > 0 {
@@ -370,8 +367,12 @@ fn is_listener(wait: &Wait) -> bool {
 fn place(thread: &Thread) -> String {
     let mut frames = thread.frames();
     let own = thread.frames().find(|frame| !frame.is_library());
-    match own.or_else(|| frames.next()) {
-        Some(frame) => spot(frame),
+    if let Some(frame) = own.or_else(|| frames.next()) {
+        return spot(frame);
+    }
+    let native = thread.native.as_ref().and_then(NativeStack::own_frame);
+    match native {
+        Some(frame) => clean(&Foreign::from(frame.place())),
         None => thread
             .kernel
             .wchan
@@ -386,112 +387,4 @@ pub(super) fn spot(frame: &Frame) -> String {
         .line
         .map_or_else(String::new, |line| format!(":{line}"));
     format!("{} ({file}{line})", clean(&frame.function))
-}
-
-fn write_stacks(page: &mut Page, style: Style, sample: &Snapshot, thread: &Thread, all: bool) {
-    let title = format!("{} (tid {})", clean(thread.display_name()), thread.tid);
-    page.gap();
-    page.line(&format!("  {}", style.strong(&title)));
-    for line in holding::lines(sample, thread) {
-        page.wrapped("    ", "      ", &line);
-    }
-    for state in &thread.python {
-        if thread.python.len() > 1 || state.interpreter_id != 0 {
-            page.line(&format!("    in interpreter {}:", state.interpreter_id));
-        }
-        write_frames(page, state, all);
-    }
-    if thread.python.is_empty() {
-        page.line("    no Python frames: it is in no interpreter");
-    }
-}
-
-fn write_frames(page: &mut Page, state: &ThreadState, all: bool) {
-    let frames = &state.frames;
-    if frames.is_empty() && state.cut.is_none() {
-        page.line("      no Python frames");
-    }
-    let rows = if all { whole(frames) } else { folded(frames) };
-    for row in rows {
-        let frame = match row {
-            Row::Frame(frame) => frame,
-            Row::Folded { count, of } => {
-                page.line(&format!("      … {count} frames{of} …"));
-                continue;
-            }
-        };
-        let line = frame
-            .line
-            .map_or_else(String::new, |line| format!(":{line}"));
-        let shown = format!(
-            "      {} ({}{line})",
-            clean(&frame.function),
-            clean(&frame.file)
-        );
-        if all {
-            page.line(&shown);
-        } else {
-            page.line(&shorten_path(&shown, page.width()));
-        }
-        for local in &frame.locals {
-            page.line(&cut(
-                &format!("          {} = {}", clean(&local.name), clean(&local.value)),
-                page.width(),
-            ));
-        }
-    }
-    if let Some(reason) = &state.cut {
-        page.line(&format!("      … cut here: {}", clean(reason)));
-    }
-}
-
-/// A line of a shown stack.
-enum Row<'f> {
-    Frame(&'f Frame),
-    Folded { count: usize, of: &'static str },
-}
-
-fn whole(frames: &[Frame]) -> Vec<Row<'_>> {
-    frames.iter().map(Row::Frame).collect()
-}
-
-/// Frames with the test runner's own ones folded, and the middle left out of what is still long.
-fn folded(frames: &[Frame]) -> Vec<Row<'_>> {
-    let mut rows = Vec::new();
-    for run in frames.chunk_by(|a, b| a.is_test_runner() == b.is_test_runner()) {
-        if run.len() >= MIN_FOLDED && run.first().is_some_and(Frame::is_test_runner) {
-            rows.push(Row::Folded {
-                count: run.len(),
-                of: " of the test runner",
-            });
-        } else {
-            rows.extend(run.iter().map(Row::Frame));
-        }
-    }
-    let hidden = rows.len().saturating_sub(2 * STACK_ENDS);
-    if hidden > 1 {
-        let middle = [Row::Folded {
-            count: hidden,
-            of: "",
-        }];
-        rows.splice(STACK_ENDS..STACK_ENDS + hidden, middle);
-    }
-    rows
-}
-
-/// Cuts the middle of a line that is too long: its start has the function, its end the file and line.
-fn shorten_path(line: &str, width: usize) -> String {
-    let characters: Vec<char> = line.chars().collect();
-    if characters.len() <= width {
-        return line.to_owned();
-    }
-    let open = characters
-        .iter()
-        .position(|c| *c == '(')
-        .map_or(width / 2, |at| at + 1);
-    let head = open.min(width / 2);
-    let tail = characters.len() - (width - head - 1);
-    let start: String = characters[..head].iter().collect();
-    let end: String = characters[tail..].iter().collect();
-    format!("{start}…{end}")
 }

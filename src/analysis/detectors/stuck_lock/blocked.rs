@@ -76,6 +76,8 @@ fn holder_ceiling(
     let complained = case.overdue.then_some(Certainty::Possible);
     match case.standing(holder) {
         Standing::Internal => {}
+        // The cause is to be looked for at the other end.
+        _ if case.liveness.is_stuck(&holder.key) => return None,
         // What it waits for may come, and nobody has complained of how long that takes.
         Standing::External | Standing::FarOff(_) | Standing::Timed => return complained,
         _ => return None,
@@ -86,7 +88,7 @@ fn holder_ceiling(
             Some(Certainty::Probable)
         }
         Closure::Closed => Some(Certainty::Certain),
-        Closure::Unclear => Some(Certainty::Probable),
+        Closure::Unclear | Closure::OutOfReach(_) => Some(Certainty::Probable),
         Closure::OpenThread(_) | Closure::OpenSignal(_) => complained,
     }
 }

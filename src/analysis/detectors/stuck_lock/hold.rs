@@ -3,7 +3,7 @@
 use crate::analysis::case::{Case, Standing};
 use crate::analysis::{wait_graph, wording};
 use crate::model::{
-    Certainty, Evidence, Grade, Holder, HolderEvidence, Key, Thread, Wait, WaitKind,
+    Certainty, Evidence, Grade, Holder, HolderEvidence, Key, Motion, Thread, Wait, WaitKind,
 };
 
 /// Most threads that one fact refers to.
@@ -55,6 +55,8 @@ impl<'c> Hold<'c> {
                 self.by.by,
                 HolderEvidence::OwnerField | HolderEvidence::ImportLock
             )
+            // A pthread mutex is its owner's to unlock, and a guard is not sent to other threads.
+            || self.by.by.is_native()
     }
 
     /// " since transfer (bank.py:12)": where it was taken. Of a lock's owner it is only known where the thread uses it.
@@ -83,6 +85,9 @@ impl<'c> Hold<'c> {
     }
 
     fn agreement(&self, case: &Case<'_>) -> Agreement {
+        if self.by.by.is_native() {
+            return self.native_agreement(case);
+        }
         let mut agreement = Agreement::Full;
         for view in case.views(&self.waiter.key) {
             let Some(then) = &view.wait else {
@@ -99,6 +104,21 @@ impl<'c> Hold<'c> {
             }
         }
         agreement
+    }
+
+    /// Native stacks are read but once, after the last sample. What they show holds for the others if the waiter has been in one
+    /// call and the holder has not run in between.
+    fn native_agreement(&self, case: &Case<'_>) -> Agreement {
+        let call = |thread: &Thread| thread.kernel.syscall.clone();
+        let same_call = case
+            .views(&self.waiter.key)
+            .all(|view| call(view) == call(self.waiter));
+        let still = |thread: &Thread| case.motion(&thread.key) == Motion::Still;
+        match (same_call, still(self.waiter) && still(self.holder)) {
+            (false, _) => Agreement::No,
+            (true, true) => Agreement::Full,
+            (true, false) => Agreement::Part,
+        }
     }
 
     /// That the holder holds it, and since where.

@@ -25,13 +25,14 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
     }
     let known = BTreeSet::from([&thread.key]);
     let closure = case.closure(process, &known);
-    let open = matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_));
+    let owned = held.by.by.is_native();
+    let open = !owned && matches!(closure, Closure::OpenThread(_) | Closure::OpenSignal(_));
     let others = process
         .threads
         .iter()
         .any(|other| other.key != thread.key && !other.python.is_empty());
     let mut certainty = hold::wait_ceiling(case, thread)?.min(held.ceiling(case));
-    if others || closure != Closure::Closed {
+    if !owned && (others || closure != Closure::Closed) {
         certainty = certainty.min(Certainty::Probable);
     }
     if open && may_take_back(thread, held.by.place.as_ref()) {

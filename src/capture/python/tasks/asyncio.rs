@@ -192,7 +192,8 @@ impl Context<'_, '_> {
         for (raw, frame) in chain.raw.iter().zip(chain.frames.iter()) {
             for block in with_blocks::active(heap, raw) {
                 let (manager, place) = (block.manager, frame.function.clone());
-                if waits_on(heap, &chain, manager) {
+                // A condition is given up by whoever waits on it; a lock is not.
+                if waits_on(heap, &chain, manager) && !heap.is(manager, "Lock") {
                     continue;
                 }
                 // Who is in a condition's block has its lock.
@@ -365,7 +366,8 @@ impl Context<'_, '_> {
         self.reader.until(heap.float(when).ok()?)
     }
 
-    /// Tasks in a `with` block of the object, or of the lock that it is made of.
+    /// Tasks in a `with` block of the object, or of the lock that it is made of. The waiting task itself only if the object is
+    /// a plain lock, which it waits for in vain then: whoever waits on a condition has given it up.
     fn holders(&self, waiting: u64, object: u64) -> Vec<TaskHolder> {
         let heap = self.reader.heap;
         let lock = attribute(heap, object, "_lock");
@@ -375,7 +377,7 @@ impl Context<'_, '_> {
             .flatten()
             .filter_map(|object| self.holders.get(&object))
             .flatten()
-            .filter(|(task, _)| *task != waiting);
+            .filter(|(task, _)| *task != waiting || heap.is(object, "Lock"));
         let mut out: Vec<TaskHolder> = blocks
             .map(|(task, place)| TaskHolder {
                 task: Some(self.key(*task)),

@@ -1,0 +1,145 @@
+//! A pipe that a child has left to others: its reader waits for an end of file that comes only when the last of them has gone. See
+//! `docs/detectors/pipe-held-by-orphan.md`.
+
+use super::{Cause, Detector, Meta, Outcome, outcome};
+use crate::analysis::case::{Case, Standing};
+use crate::analysis::trail::fact;
+use crate::analysis::{signature, wording};
+use crate::model::{
+    Certainty, Child, ChildState, Descriptor, FileKind, Finding, Grade, Motion, Pid, Process,
+    Thread, Wait, WaitKind,
+};
+
+static META: Meta = Meta {
+    name: "orphaned_pipe",
+    causes: &[Cause {
+        id: "pipe-held-by-orphan",
+        summary: "The output of a child that has ended is read on, as a process it left behind holds the pipe.",
+        page: include_str!("../../../docs/detectors/pipe-held-by-orphan.md"),
+    }],
+};
+
+/// The detector.
+pub(super) struct OrphanedPipe;
+
+impl Detector for OrphanedPipe {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    fn detect(&self, case: &Case<'_>) -> Outcome {
+        let findings = case
+            .judgeable()
+            .flat_map(|process| {
+                let threads = process.threads.iter();
+                threads.filter_map(move |thread| judge(case, process, thread))
+            })
+            .collect();
+        outcome(case, findings)
+    }
+}
+
+fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding> {
+    let wait = thread.wait.as_ref()?;
+    let reads = matches!(wait.kind, WaitKind::Read | WaitKind::Poll);
+    if !reads || wait.timed == Some(true) || case.standing(thread) != Standing::External {
+        return None;
+    }
+    let child = ended_child(case, process, wait)?;
+    let mut files = wait.descriptor.iter().chain(&wait.files);
+    let (file, holder) = files.find_map(|file| Some((file, orphan(case, file)?)))?;
+    let certainty = if case.motion(&thread.key) == Motion::Still {
+        Certainty::Probable
+    } else {
+        Certainty::Possible
+    };
+    let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
+    let name = holder
+        .name
+        .as_ref()
+        .map_or("a process", |name| name.untrusted());
+    let pid = holder.pid?;
+    let call = wait.call.as_ref().map_or("a read", |call| call.untrusted());
+    let mut evidence = vec![
+        case.fact(
+            wait.grade,
+            format!("{} {}{place}, without a deadline", wording::who(thread), wording::waits(wait)),
+            &[(&thread.key, "wait")],
+        ),
+        case.fact(
+            Grade::Derived,
+            format!("child {child}, whose pipe it was, is no process any more, or a zombie"),
+            &[(&process.key, "pid")],
+        ),
+        case.fact(
+            Grade::Read,
+            format!("`{name}` (pid {pid}), which is no descendant of process {}, has the other end of fd {}", process.pid, file.number),
+            &[(&thread.key, "wait.descriptor.peer")],
+        ),
+    ];
+    if case.has_motion() {
+        evidence.push(case.fact(
+            Grade::Derived,
+            format!(
+                "{} has not moved in {} samples over {}",
+                wording::who(thread),
+                case.samples.len(),
+                wording::duration(case.span_ms())
+            ),
+            &[(&thread.key, "python")],
+        ));
+    }
+    Some(Finding {
+        id: "pipe-held-by-orphan".to_owned(),
+        title: format!(
+            "{} waits in {call}{place} for the end of the output of child {child}, which has ended; `{name}` (pid {pid}), \
+             left behind by it, holds the pipe open.",
+            wording::name(thread)
+        )
+        .into(),
+        certainty,
+        waiter: thread.key.clone(),
+        blockers: Vec::new(),
+        affected: case.affected_by(&[&thread.key], &[&thread.key]),
+        evidence,
+        refuted_if: format!("`{name}` (pid {pid}) is about to end or to close its output").into(),
+        remedy: "let the child start its daemons with their output elsewhere (`>/dev/null 2>&1`, stdout=DEVNULL), or write the \
+                 output to a file instead of a pipe; communicate(timeout=...) ends the wait but not the daemon"
+            .into(),
+        signature: signature::signature("pipe-held-by-orphan", &[thread]),
+    })
+}
+
+/// The child that the waiting call is about, if it has ended.
+fn ended_child(case: &Case<'_>, process: &Process, wait: &Wait) -> Option<Pid> {
+    let object = wait.object.as_ref()?;
+    if object.type_name.untrusted() != "subprocess.Popen" {
+        return None;
+    }
+    let pid: Pid = fact(object, "pid")?.parse().ok()?;
+    let mut all = case.last.processes.iter();
+    let lives = all.any(|other| {
+        other.pid == pid && other.ppid == process.pid && !matches!(other.state.as_str(), "Z" | "X")
+    });
+    (process.namespace_pid.is_none() && !lives).then_some(pid)
+}
+
+/// A live process at the other end of a pipe, if none of the tree has it.
+fn orphan<'c>(case: &Case<'_>, file: &'c Descriptor) -> Option<&'c Child> {
+    let peer = file.peer.as_ref()?;
+    let in_tree = |pid: &Pid| {
+        case.last
+            .processes
+            .iter()
+            .any(|process| process.pid == *pid)
+    };
+    if file.kind != Some(FileKind::Pipe)
+        || !peer.own.is_empty()
+        || peer.processes.iter().any(in_tree)
+    {
+        return None;
+    }
+    peer.who
+        .iter()
+        .find(|child| child.state == ChildState::Alive)
+}

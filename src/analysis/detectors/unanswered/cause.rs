@@ -1,0 +1,595 @@
+//! Which cause it is, by what the root of a trail waits for.
+
+use super::{native, text, verbs};
+use crate::analysis::case::{self, Case};
+use crate::analysis::trail::{How, Node, Trail, fact, is_future_call, is_stream, is_worker};
+use crate::analysis::wording;
+use crate::model::{
+    Access, Certainty, Descriptor, FileKind, Foreign, Grade, Process, Thread, Wait, WaitKind,
+};
+
+/// What is told of the root of a trail.
+pub(super) struct Root {
+    pub(super) id: &'static str,
+    /// What it does, as a predicate, and why that does not end.
+    pub(super) phrase: String,
+    /// More facts.
+    pub(super) facts: Vec<(Grade, String)>,
+    pub(super) ceiling: Certainty,
+    pub(super) refuted_if: Foreign,
+    pub(super) remedy: Foreign,
+}
+
+/// A cause with what to say of it.
+#[derive(Clone, Copy)]
+pub(super) struct Said {
+    id: &'static str,
+    /// Follows "waits in X at Y".
+    why: &'static str,
+    remedy: &'static str,
+}
+
+pub(super) const fn said(id: &'static str, why: &'static str, remedy: &'static str) -> Said {
+    Said { id, why, remedy }
+}
+
+const EVENT: Said = said(
+    "event-never-set",
+    "and nobody is left who could set it",
+    "set the event on every path, also when what should set it fails (try/finally); or wait with a timeout and say what is missing",
+);
+const CONDITION: Said = said(
+    "condition-never-notified",
+    "and nobody is left who could notify it",
+    "change the state and notify under the condition's lock, wait by wait_for() with a predicate (a notify() before the wait is lost), and let whoever should notify do so also when it fails",
+);
+const SEMAPHORE: Said = said(
+    "semaphore-never-released",
+    "and nobody is left who could release it",
+    "take permits by `with`, so that each is given back on every path",
+);
+const BARRIER: Said = said(
+    "barrier-never-filled",
+    "and the parties that are missing do not come",
+    "make the number of parties match the threads that arrive, call barrier.abort() when one fails, or wait with a timeout",
+);
+const FED: Said = said(
+    "queue-never-fed",
+    "and nobody is left who could put anything into it",
+    "let the producer put a sentinel in a finally block (or use Queue.shutdown(), 3.13+), count what is expected, or get with a timeout",
+);
+const DRAINED: Said = said(
+    "queue-never-drained",
+    "and nobody is left who could take anything out of it",
+    "keep a consumer until the producer is through, let put() time out, or give the queue room",
+);
+const TASK_DONE: Said = said(
+    "queue-join-without-task-done",
+    "for items that nobody is left to mark by task_done()",
+    "call task_done() once for each get(), in a finally block",
+);
+const CHANNEL_FED: Said = said(
+    "channel-never-fed",
+    "and nobody is left who could send",
+    "close each sender when it is through (`async with send`), so that the receiver ends",
+);
+const CHANNEL_DRAINED: Said = said(
+    "channel-never-drained",
+    "and nobody is left who could receive",
+    "keep a receiver until the senders are through, and close it when it is (`async with receive`), so that senders fail",
+);
+const FUTURE: Said = said(
+    "future-never-completed",
+    "and nobody is left who could complete it",
+    "complete the future on every path (set_exception in an except block), or wait with a timeout",
+);
+const LOCK: Said = said(
+    "lock-never-released",
+    "and nobody is left who could release it",
+    "take the lock by `with`, so that it is given back on every path",
+);
+const STARVED: Said = said(
+    "executor-starvation",
+    "which no worker of its pool is free to do",
+    "do not wait in a pool for work of the same pool: use a second pool for the inner tasks, submit from outside, or call the inner function directly",
+);
+const STREAM: Said = said(
+    "socket-peer-silent",
+    "and who has the other end is not going to send",
+    "agree on who speaks first, send and drain what is expected before waiting for the answer, and give reads a timeout (asyncio.timeout, trio.fail_after)",
+);
+const TO_THREAD: Said = said(
+    "to-thread-deadlock",
+    "",
+    "do not let a thread wait for its event loop (run_coroutine_threadsafe().result(), from_thread.run) while a task on that loop waits for the thread and holds what is needed there",
+);
+const LOST: Said = said(
+    "pool-result-lost",
+    "and the workers are all idle: the one that had the task is gone",
+    "use concurrent.futures.ProcessPoolExecutor, which raises BrokenProcessPool when a worker dies; or get() with a timeout, and find out why the worker died (exit, OOM killer, segmentation fault)",
+);
+
+impl Root {
+    pub(super) fn of(case: &Case<'_>, trail: &Trail<'_>) -> Option<Self> {
+        let last = trail.root()?;
+        if let Some(circle) = of_circle(trail) {
+            return Some(circle);
+        }
+        match last {
+            Node::Thread(process, thread) => of_thread(case, trail, process, thread),
+            Node::Task(..) => Some(of_task(last)),
+        }
+    }
+
+    fn new(said: &Said, phrase: String) -> Self {
+        Self {
+            id: said.id,
+            phrase,
+            facts: Vec::new(),
+            ceiling: Certainty::Certain,
+            refuted_if: "native code, a debugger or another process does it".into(),
+            remedy: said.remedy.into(),
+        }
+    }
+}
+
+fn simple(said: &Said, node: Node<'_>) -> Root {
+    Root::new(said, format!("{}, {}", verbs::waits(node), said.why))
+}
+
+/// Waits that go round over pipes, sockets, children or tasks.
+fn of_circle(trail: &Trail<'_>) -> Option<Root> {
+    let (nodes, hows) = trail.circle()?;
+    let last = trail.root()?;
+    let (from, how, to) = trail.steps().last()?;
+    let phrase = format!("{} in turn", verbs::step(from, how, to));
+    let has = |wanted: How| hows.contains(&wanted);
+    let said = if has(How::Room) {
+        said(
+            "pipe-full",
+            "",
+            "read the pipe while the other side writes: Popen.communicate(), a thread that reads, or a file instead of a pipe; read a multiprocessing queue before joining its writers",
+        )
+    } else if has(How::Worker) {
+        TO_THREAD
+    } else if has(How::Lock) && nodes.iter().any(|node| is_on_file_lock(*node)) {
+        said(
+            "file-lock-deadlock",
+            "",
+            "do not wait for a process with a file lock held that it needs; take file locks without waiting (LOCK_NB) and say who holds them",
+        )
+    } else if has(How::Lock) && nodes.len() == 1 {
+        said(
+            "lock-self-deadlock",
+            "",
+            "do not take the lock again where it is held: split the function into one that takes it and one that expects it taken",
+        )
+    } else if has(How::Lock) {
+        said(
+            "lock-order-cycle",
+            "",
+            "take the locks in one order everywhere",
+        )
+    } else if has(How::Data) {
+        if is_on_socket(last) {
+            said(
+                "socket-peer-silent",
+                "",
+                "agree on who speaks first, send what is expected before waiting for the answer, and set a timeout on sockets",
+            )
+        } else {
+            said(
+                "pipe-never-fed",
+                "",
+                "close the pipe's writing end when all is written (Popen.communicate() does), or do not wait for the answer before",
+            )
+        }
+    } else {
+        said(
+            "stuck-cause-unknown",
+            "",
+            "break the circle: one of these must not wait for the next",
+        )
+    };
+    Some(Root::new(&said, phrase))
+}
+
+fn is_on_file_lock(node: Node<'_>) -> bool {
+    let Node::Thread(_, thread) = node else {
+        return false;
+    };
+    thread
+        .wait
+        .as_ref()
+        .is_some_and(|wait| wait.kind == WaitKind::FileLock)
+}
+
+fn is_on_socket(node: Node<'_>) -> bool {
+    let Node::Thread(_, thread) = node else {
+        return false;
+    };
+    let wait = thread.wait.as_ref();
+    let mut files = wait
+        .into_iter()
+        .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+    files.any(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)))
+}
+
+/// The cause by the library call.
+fn by_call(call: &str, type_name: &str) -> Option<&'static Said> {
+    let method = call.rsplit('.').next().unwrap_or(call);
+    let class = type_name.rsplit('.').next().unwrap_or(type_name);
+    let is_queue = class.ends_with("Queue");
+    if call == "Queue.get" || (is_queue && matches!(method, "get" | "")) {
+        return Some(&FED);
+    }
+    if call == "Queue.put" || (is_queue && method == "put") {
+        return Some(&DRAINED);
+    }
+    if call == "Queue.join" || (is_queue && method == "join") {
+        return Some(&TASK_DONE);
+    }
+    if class.contains("ReceiveChannel") {
+        return Some(&CHANNEL_FED);
+    }
+    if class.contains("SendChannel") {
+        return Some(&CHANNEL_DRAINED);
+    }
+    if call.starts_with("Pool.") || type_name.starts_with("multiprocessing.pool.") {
+        return Some(&LOST);
+    }
+    match class {
+        "Event" => Some(&EVENT),
+        "Condition" => Some(&CONDITION),
+        "Semaphore" | "BoundedSemaphore" | "CapacityLimiter" => Some(&SEMAPHORE),
+        "Barrier" => Some(&BARRIER),
+        "Future" => Some(&FUTURE),
+        "Lock" | "lock" | "RLock" | "StrictFIFOLock" => Some(&LOCK),
+        _ => match call {
+            "Event.wait" => Some(&EVENT),
+            "Condition.wait" | "Condition.wait_for" => Some(&CONDITION),
+            "Semaphore.acquire" => Some(&SEMAPHORE),
+            "Barrier.wait" => Some(&BARRIER),
+            _ if is_future_call(call) => Some(&FUTURE),
+            _ => None,
+        },
+    }
+}
+
+fn of_thread(
+    case: &Case<'_>,
+    trail: &Trail<'_>,
+    process: &Process,
+    thread: &Thread,
+) -> Option<Root> {
+    let node = Node::Thread(process, thread);
+    let wait = thread.wait.as_ref()?;
+    if let Some(root) = on_loop(process, thread, node) {
+        return Some(root);
+    }
+    let type_name = wait
+        .object
+        .as_ref()
+        .map_or("", |object| object.type_name.untrusted());
+    let call = node.call();
+    if wait.kind == WaitKind::FileLock && holds_file_lock_itself(process, wait) {
+        return Some(simple(
+            &said(
+                "file-lock-deadlock",
+                "which the same process holds by another open file",
+                "open the file once and lock that, or release the first lock: flock() locks belong to the open file, not to the process",
+            ),
+            node,
+        ));
+    }
+    let on_files = matches!(wait.kind, WaitKind::Read | WaitKind::Write | WaitKind::Poll);
+    if on_files && !type_name.ends_with("Queue") {
+        return Some(of_files(node, wait));
+    }
+    if let Some(root) = of_exit(process, thread, node) {
+        return Some(root);
+    }
+    // What a task's thread waits for is rather to be done by the event loop than by the pool.
+    let for_loop = trail.hows.contains(&How::Worker);
+    if is_future_call(call) && for_loop {
+        let mut root = Root::new(
+            &TO_THREAD,
+            format!(
+                "{}, and that is to run on the same event loop",
+                verbs::waits(node)
+            ),
+        );
+        root.ceiling = Certainty::Probable;
+        return Some(root);
+    }
+    if is_worker(thread) && is_future_call(call) && no_worker_is_free(process, thread) {
+        let mut root = simple(&STARVED, node);
+        let busy = process
+            .threads
+            .iter()
+            .filter(|other| is_worker(other))
+            .count();
+        root.facts.push((
+            Grade::Derived,
+            format!(
+                "{} is a worker of a pool itself, and none of its {busy} workers is idle",
+                wording::name(thread)
+            ),
+        ));
+        return Some(root);
+    }
+    if matches!(
+        wait.kind,
+        WaitKind::Lock | WaitKind::RLock | WaitKind::SharedFutex
+    ) && is_bare_lock(type_name)
+    {
+        return Some(of_lock(case, process, node, wait));
+    }
+    if trail.hows.last() == Some(&How::Pool) {
+        return Some(simple(&native::BLOCKED_POOL, node));
+    }
+    if let Some(native) = native::cause(call) {
+        return Some(simple(&native, node));
+    }
+    let Some(cause) = by_call(call, type_name) else {
+        return Some(unknown(node));
+    };
+    let mut root = simple(cause, node);
+    if cause.id == SEMAPHORE.id
+        && let Some(value) = wait
+            .object
+            .as_ref()
+            .and_then(|object| fact(object, "value"))
+        && value != "0"
+    {
+        root.ceiling = Certainty::Possible;
+    }
+    Some(root)
+}
+
+/// Whether the lock that is waited for is the process's own, by another descriptor.
+fn holds_file_lock_itself(process: &Process, wait: &Wait) -> bool {
+    let peer = wait.descriptor.as_ref().and_then(|file| file.peer.as_ref());
+    peer.is_some_and(|peer| peer.processes.contains(&process.pid) || !peer.own.is_empty())
+}
+
+fn is_bare_lock(type_name: &str) -> bool {
+    matches!(
+        type_name,
+        "" | "_thread.lock"
+            | "_thread.RLock"
+            | "_multiprocessing.SemLock"
+            | "multiprocessing.synchronize.Lock"
+            | "multiprocessing.synchronize.RLock"
+            | "pthread_mutex_t"
+            | "pthread_rwlock_t"
+            | "std::sync::Mutex"
+            | "std::sync::RwLock"
+            | "parking_lot::Mutex"
+            | "parking_lot::RwLock"
+    )
+}
+
+fn unknown(node: Node<'_>) -> Root {
+    let said = said(
+        "stuck-cause-unknown",
+        "",
+        "look at what it waits for: who was to end that wait, and where is he now?",
+    );
+    let mut root = Root::new(
+        &said,
+        format!(
+            "{}; nothing is left that could end that, and the cause is unknown",
+            verbs::waits(node)
+        ),
+    );
+    root.ceiling = Certainty::Possible;
+    root
+}
+
+/// The event loop's own thread waits in a coroutine or callback.
+fn on_loop(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
+    let event_loop = case::blocked_loop_of(process, thread)?;
+    let runs = event_loop
+        .running
+        .as_ref()
+        .and_then(|key| event_loop.task(key))
+        .map_or_else(
+            || "a callback".to_owned(),
+            |task| format!("task `{}`", task.name.untrusted()),
+        );
+    let said = said(
+        "sync-wait-on-event-loop",
+        "",
+        "never block in a coroutine: await the loop's own primitives (asyncio.Queue, asyncio.Event, asyncio.wrap_future), or move the call to a thread (asyncio.to_thread, trio.to_thread.run_sync)",
+    );
+    let others = event_loop.parked();
+    let mut root = Root::new(
+        &said,
+        format!(
+            "{} and so blocks its event loop, on which {runs} runs",
+            verbs::waits(node)
+        ),
+    );
+    root.facts.push((
+        Grade::Read,
+        format!("{runs} runs on that event loop now; {others} other tasks wait for their turn or for events"),
+    ));
+    Some(root)
+}
+
+/// Pipes and sockets that lead to nobody else.
+fn of_files(node: Node<'_>, wait: &Wait) -> Root {
+    let file = wait.descriptor.as_ref().or_else(|| wait.files.first());
+    let is_socket = file
+        .is_some_and(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)));
+    if wait.kind == WaitKind::Write {
+        return simple(
+            &said(
+                "pipe-full",
+                "and nobody reads what it writes",
+                "read the pipe while the other side writes",
+            ),
+            node,
+        );
+    }
+    if is_socket {
+        return simple(
+            &said(
+                "socket-peer-silent",
+                "and the other end is not going to send",
+                "agree on who speaks first, and set a timeout on sockets",
+            ),
+            node,
+        );
+    }
+    let has_writer = |file: &Descriptor| {
+        file.access != Some(Access::Write)
+            && file.peer.as_ref().is_some_and(|peer| !peer.own.is_empty())
+    };
+    if file.is_some_and(has_writer) {
+        let mut root = simple(
+            &said(
+                "pipe-end-left-open",
+                "and has the writing end open itself, so the end of file never comes",
+                "close the writing end in the process that reads (os.close after the fork; pass_fds and close_fds of subprocess)",
+            ),
+            node,
+        );
+        if let Some(own) = file
+            .and_then(|file| file.peer.as_ref())
+            .and_then(|peer| peer.own.first())
+        {
+            root.facts.push((
+                Grade::Read,
+                format!("fd {own} of the same process is the writing end of that pipe"),
+            ));
+        }
+        return root;
+    }
+    simple(
+        &said(
+            "pipe-never-fed",
+            "and the other end is neither going to write nor to close",
+            "close the pipe's writing end when all is written (Popen.communicate() does)",
+        ),
+        node,
+    )
+}
+
+/// Callbacks of `atexit` run after the main module's code has ended: it is on no stack any more.
+fn of_exit(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
+    let frames = node.frames();
+    let outermost = frames.last()?;
+    let function = outermost.function.untrusted();
+    let in_main =
+        function.starts_with('<') || function.starts_with("_run_module") || function == "_shutdown";
+    let forked = function.starts_with("_bootstrap") || outermost.is_library();
+    if !process.is_led_by(thread) || in_main || forked {
+        return None;
+    }
+    let said = said(
+        "exit-blocked-by-atexit",
+        "",
+        "do not wait without a timeout in an atexit callback: daemon threads that might answer may have failed by then",
+    );
+    let mut root = Root::new(
+        &said,
+        format!(
+            "is at its exit, where the atexit callback {} {}",
+            outermost.place(),
+            verbs::waits(node)
+        ),
+    );
+    root.facts.push((
+        Grade::Derived,
+        "no module's code is below it on the stack, so the interpreter called it after the program's end".to_owned(),
+    ));
+    Some(root)
+}
+
+/// Whether no worker of the same pool is idle: workers are named after their pool.
+fn no_worker_is_free(process: &Process, thread: &Thread) -> bool {
+    let pool = |thread: &Thread| -> Option<String> {
+        let name = thread.display_name().untrusted();
+        name.rsplit_once('_').map(|(pool, _)| pool.to_owned())
+    };
+    let own = pool(thread);
+    !process
+        .threads
+        .iter()
+        .any(|other| case::idles_in_pool(other) && is_worker(other) && pool(other) == own)
+}
+
+/// A lock without a known holder.
+fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> Root {
+    let lock = wording::lock(wait);
+    let here = verbs::at(node);
+    if wait.kind == WaitKind::SharedFutex {
+        let said = said(
+            "lock-holder-ended",
+            "",
+            "take locks between processes by `with`, and do not kill a process that may hold one",
+        );
+        let mut root = Root::new(
+            &said,
+            format!(
+                "waits{here} for {}, which no process that is left holds",
+                lock.short
+            ),
+        );
+        root.ceiling = Certainty::Probable;
+        root.refuted_if = text("a process outside of this tree has the lock".to_owned());
+        return root;
+    }
+    if let Some(parent) = case.forked_from(process) {
+        let said = said(
+            "lock-held-at-fork",
+            "",
+            "start processes before threads, use the spawn or forkserver start method, or re-initialize the lock in the child (os.register_at_fork)",
+        );
+        let mut root = Root::new(
+            &said,
+            format!(
+                "waits{here} for {}, which is held in this process by nobody: it was, when process {} forked it",
+                lock.short, parent.pid
+            ),
+        );
+        root.facts.push((
+            Grade::Derived,
+            format!(
+                "process {} is a fork of process {} (same command line, no exec)",
+                process.pid, parent.pid
+            ),
+        ));
+        root.ceiling = Certainty::Probable;
+        root.refuted_if = text("the child itself took the lock and did not release it".to_owned());
+        return root;
+    }
+    let mut root = Root::new(
+        &LOCK,
+        format!(
+            "waits{here} for {}, and nobody is left who could release it",
+            lock.short
+        ),
+    );
+    root.ceiling = Certainty::Probable;
+    root
+}
+
+fn of_task(node: Node<'_>) -> Root {
+    let Node::Task(_, task) = node else {
+        return unknown(node);
+    };
+    let awaits = task.awaits.as_ref();
+    let object = awaits.and_then(|awaits| awaits.object.as_ref());
+    let type_name = object.map_or("", |object| object.type_name.untrusted());
+    let stream = is_stream(object).then_some(&STREAM);
+    let Some(cause) = stream.or_else(|| by_call(node.call(), type_name)) else {
+        return unknown(node);
+    };
+    let mut root = simple(cause, node);
+    root.refuted_if =
+        "native code, a signal handler or another process wakes the event loop and does it".into();
+    root
+}

@@ -1,0 +1,387 @@
+//! Waits that nobody answers: each thread of a process, and of the processes that it waits for, waits for something that only
+//! the others could do. The trail of waits is followed to its root, and what that waits for names the cause. See
+//! `docs/detectors/` for each.
+
+mod cause;
+mod native;
+mod verbs;
+
+use super::{Cause, Detector, Meta, Outcome, outcome};
+use crate::analysis::case::{self, Case, destroyers};
+use crate::analysis::signature;
+use crate::analysis::trail::{How, Node, Tracker, Trail};
+use crate::analysis::wording;
+use crate::model::{Certainty, Evidence, Finding, Foreign, Grade, Key, Pid, Process, Thread};
+use cause::Root;
+use std::collections::BTreeSet;
+
+/// Most threads that a finding tells of as affected.
+const MAX_AFFECTED: usize = 1000;
+
+/// Most threads that one sentence names.
+const MAX_NAMED: usize = 4;
+/// Deepest tree of processes that is climbed.
+const MAX_DEPTH: usize = 1000;
+
+macro_rules! causes {
+    ($($id:literal: $summary:literal,)*) => {
+        &[$(Cause {
+            id: $id,
+            summary: $summary,
+            page: include_str!(concat!("../../../../docs/detectors/", $id, ".md")),
+        },)*]
+    };
+}
+
+static META: Meta = Meta {
+    name: "unanswered",
+    causes: causes! {
+        "event-never-set": "An event is waited for, and nobody is left who could set it.",
+        "condition-never-notified": "A condition is waited for, and nobody is left who could notify it.",
+        "semaphore-never-released": "A permit is waited for, and nobody is left who could release one.",
+        "barrier-never-filled": "A barrier waits for a party that does not come.",
+        "queue-never-fed": "A queue is empty, and nobody is left who could put anything into it.",
+        "queue-never-drained": "A queue is full, and nobody is left who could take anything out of it.",
+        "queue-join-without-task-done": "Queue.join() waits for a task_done() that nobody is left to call.",
+        "channel-never-fed": "A memory channel is received from, and nobody is left who could send.",
+        "channel-never-drained": "A memory channel has no room, and nobody is left who could receive.",
+        "thread-never-unparked": "A thread is parked, and nobody is left who could unpark it.",
+        "future-never-completed": "A future is waited for, and nobody is left who could complete it.",
+        "executor-starvation": "All workers of a pool wait for work that is queued in the same pool.",
+        "to-thread-deadlock": "A thread waits for the event loop, which waits for the thread.",
+        "sync-wait-on-event-loop": "The event loop's own thread waits, so nothing else on the loop can run.",
+        "lock-never-released": "A lock is waited for, and nobody is left who could release it.",
+        "lock-held-at-fork": "A child inherited a lock that another thread held at the time of the fork.",
+        "exit-blocked-by-atexit": "The program's exit waits in an atexit callback.",
+        "pipe-full": "A process writes to a full pipe that nobody reads.",
+        "pipe-never-fed": "A process reads from a pipe whose other end is not going to write or close.",
+        "pipe-end-left-open": "A reader has the writing end of its own pipe open, so the end of file never comes.",
+        "socket-peer-silent": "Both ends of a connection wait for each other.",
+        "pool-result-lost": "A process pool's result is waited for, and the worker that had the task is gone.",
+        "file-lock-deadlock": "A file lock is waited for, and the process that holds it waits, too.",
+        "stuck-cause-unknown": "Nothing can go on, and no known cause fits.",
+    },
+};
+
+/// The detector.
+pub(super) struct Unanswered;
+
+impl Detector for Unanswered {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    fn detect(&self, case: &Case<'_>) -> Outcome {
+        let tracker = Tracker::new(case);
+        let mut findings: Vec<Finding> = Vec::new();
+        let mut told: BTreeSet<&Key> = BTreeSet::new();
+        let mut judged: BTreeSet<Pid> = BTreeSet::new();
+        let known = |process: &&Process| process.python.is_some() || has_native_stacks(process);
+        for process in case.judgeable().filter(known) {
+            // What hangs below a process that hangs is part of the same.
+            if ancestors(case, process).any(|pid| judged.contains(&pid)) {
+                continue;
+            }
+            let Some(start) = start(case, process, &told) else {
+                continue;
+            };
+            judged.insert(process.pid);
+            let trail = tracker.follow(process, start);
+            told.extend(trail.nodes.iter().map(|node| node.key()));
+            let trail = up_to_blocked_loop(trail);
+            if is_anothers(case, &trail) {
+                continue;
+            }
+            let Some(finding) = judge(case, &trail) else {
+                continue;
+            };
+            let same = findings
+                .iter_mut()
+                .find(|known| known.blockers.last().unwrap_or(&known.waiter) == root_of(&finding));
+            match same {
+                Some(known) => known.affected.push(finding.waiter),
+                None => findings.push(finding),
+            }
+        }
+        outcome(case, findings)
+    }
+}
+
+/// A program other than Python that can be judged by its native stacks.
+fn has_native_stacks(process: &Process) -> bool {
+    process.python.is_none() && process.threads.iter().any(|thread| thread.native.is_some())
+}
+
+fn root_of(finding: &Finding) -> &Key {
+    finding.blockers.last().unwrap_or(&finding.waiter)
+}
+
+/// The pids of the processes above one, as far as they are in the sample.
+fn ancestors<'c>(case: &'c Case<'_>, process: &'c Process) -> impl Iterator<Item = Pid> + 'c {
+    let parent = |of: Pid| {
+        let all = &case.last.processes;
+        let child = all.iter().find(|process| process.pid == of)?;
+        let parent = all.iter().find(|process| process.pid == child.ppid)?;
+        Some(parent.pid)
+    };
+    std::iter::successors(parent(process.pid), move |pid| parent(*pid)).take(MAX_DEPTH)
+}
+
+/// The thread whose wait is worth following: the main thread, if it can never go on, and the process is no part of a trail yet.
+fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Option<&'c Thread> {
+    let is_told = process
+        .threads
+        .iter()
+        .any(|thread| told.contains(&thread.key));
+    let read = !process.interpreters.is_empty() || has_native_stacks(process);
+    if is_told || !read {
+        return None;
+    }
+    let stuck = |thread: &&Thread| case.liveness.is_stuck(&thread.key);
+    let main = process
+        .threads
+        .iter()
+        .find(|thread| process.is_led_by(thread));
+    // Where others go on, a thread that waits for work in vain may well be meant to; the main thread is not.
+    let any = || process.threads.iter().find(stuck);
+    main.filter(stuck)
+        .or_else(|| any().filter(|_| !case.liveness.is_live(&process.key)))
+}
+
+/// Where an event loop's own thread is blocked, that is the cause, unless what it waits for lies in another process.
+fn up_to_blocked_loop(mut trail: Trail<'_>) -> Trail<'_> {
+    let blocked = trail.nodes.iter().position(|node| match node {
+        Node::Thread(process, thread) => case::blocked_loop_of(process, thread).is_some(),
+        Node::Task(..) => false,
+    });
+    if let Some(at) = blocked
+        && let Some(here) = trail.nodes.get(at)
+        && trail
+            .nodes
+            .iter()
+            .skip(at)
+            .all(|node| node.process().key == here.process().key)
+    {
+        trail.nodes.truncate(at + 1);
+        trail.hows.truncate(at);
+        trail.closes = None;
+    }
+    trail
+}
+
+/// Whether another detector is there for it: circles of joins and locks, joins in general, ends of interpreters.
+fn is_anothers(case: &Case<'_>, trail: &Trail<'_>) -> bool {
+    let threads_only =
+        |nodes: &[Node<'_>]| nodes.iter().all(|node| matches!(node, Node::Thread(..)));
+    if let Some((nodes, hows)) = trail.circle() {
+        let of_locks = |how: &How| matches!(how, How::Join | How::Lock);
+        let within = |how: &How| of_locks(how) || !how.is_exact();
+        return threads_only(nodes)
+            && nodes
+                .iter()
+                .all(|node| node.process().key == nodes[0].process().key)
+            && (hows.iter().all(of_locks)
+                || (hows.contains(&How::Lock) && hows.iter().all(within)));
+    }
+    let ending = trail.nodes.iter().any(|node| {
+        destroyers(node.process())
+            .iter()
+            .any(|(_, thread, _)| &thread.key == node.key())
+    });
+    ending || case.last.processes.is_empty()
+}
+
+fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
+    let (first, last) = (*trail.nodes.first()?, trail.root()?);
+    let root = Root::of(case, trail)?;
+    let certainty = certainty(case, trail, &root);
+    let told = trail.nodes.len();
+    let mut title = verbs::subject(first);
+    let mut glue = " ";
+    for (from, how, to) in trail.steps().take(told - 1) {
+        title.push_str(&format!("{glue}{}", verbs::step(from, how, to)));
+        glue = if how == How::Child { " " } else { ", which " };
+    }
+    title.push_str(&format!("{glue}{}.", root.phrase));
+    let mut evidence: Vec<Evidence> = trail
+        .steps()
+        .map(|(from, how, to)| {
+            let grade = if how.is_exact() {
+                verbs::grade(from)
+            } else {
+                Grade::Derived
+            };
+            let text = format!(
+                "{} {}",
+                verbs::full_subject(from),
+                verbs::step(from, how, to)
+            );
+            case.fact(
+                grade,
+                text,
+                &[
+                    (verbs::place_key(from), "wait"),
+                    (verbs::place_key(to), "wait"),
+                ],
+            )
+        })
+        .collect();
+    if trail.closes.is_none() {
+        evidence.push(case.fact(
+            verbs::grade(last),
+            format!("{} {}", verbs::full_subject(last), verbs::waits(last)),
+            &[(verbs::place_key(last), "wait")],
+        ));
+    }
+    evidence.extend(
+        root.facts.iter().map(|(grade, text)| {
+            case.fact(*grade, text.clone(), &[(verbs::place_key(last), "wait")])
+        }),
+    );
+    evidence.push(nobody_left(case, trail));
+    if case.has_motion() {
+        evidence.push(case.fact(
+            Grade::Derived,
+            format!(
+                "none of them has moved in {} samples over {}",
+                case.samples.len(),
+                wording::duration(case.span_ms())
+            ),
+            &[
+                (verbs::place_key(first), "python"),
+                (verbs::place_key(last), "python"),
+            ],
+        ));
+    }
+    let keys: Vec<&Key> = trail.nodes.iter().map(|node| node.key()).collect();
+    Some(Finding {
+        id: root.id.to_owned(),
+        title: title.into(),
+        certainty,
+        waiter: first.key().clone(),
+        blockers: keys.iter().skip(1).map(|key| (*key).clone()).collect(),
+        affected: affected(case, trail, &keys),
+        evidence,
+        refuted_if: root.refuted_if,
+        remedy: root.remedy,
+        signature: signature::of_nodes(
+            root.id,
+            trail.nodes.iter().map(|node| match node {
+                Node::Thread(_, thread) => Ok(*thread),
+                Node::Task(..) => Err(node.frames()),
+            }),
+        ),
+    })
+}
+
+/// That nobody else could end these waits.
+fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
+    let mut processes: Vec<&Process> = Vec::new();
+    for node in &trail.nodes {
+        if processes
+            .iter()
+            .all(|known| known.key != node.process().key)
+        {
+            processes.push(node.process());
+        }
+    }
+    let threads: usize = processes.iter().map(|process| process.threads.len()).sum();
+    let of = match processes.as_slice() {
+        [one] => format!("process {}", one.pid),
+        all => format!("{} processes", all.len()),
+    };
+    let live: Vec<String> = processes
+        .iter()
+        .flat_map(|process| &process.threads)
+        .filter(|thread| case.liveness.goes_on(thread))
+        .map(wording::who)
+        .take(MAX_NAMED)
+        .collect();
+    let text = match threads {
+        _ if !live.is_empty() => format!(
+            "{} may go on, but nothing that its code refers to leads to what is waited for; of the other threads of {of} \
+             none can go on",
+            live.join(", ")
+        ),
+        1 => format!(
+            "{of} has no other thread, catches no signal that might help, and nothing outside is waited for"
+        ),
+        _ => format!(
+            "of all {threads} threads of {of} none can go on: each waits, without a deadline, for one of the others or \
+             idles in its pool"
+        ),
+    };
+    let at: Vec<(&Key, &str)> = processes
+        .iter()
+        .map(|process| (&process.key, "threads"))
+        .collect();
+    case.fact(Grade::Derived, text, &at)
+}
+
+fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
+    if !case.has_motion() {
+        return Certainty::Possible;
+    }
+    let exact = trail
+        .hows
+        .iter()
+        .all(|how| how.is_exact() && *how != How::Pool);
+    let first = trail.nodes.first().map(|node| node.process());
+    let in_test = first.is_some_and(|process| process.test.is_some());
+    let through_processes = trail
+        .nodes
+        .iter()
+        .any(|node| Some(&node.process().key) != first.map(|process| &process.key));
+    let others_go_on = trail
+        .nodes
+        .iter()
+        .any(|node| case.liveness.is_live(&node.process().key));
+    let all_in_sight = trail.nodes.iter().all(|node| {
+        let Node::Thread(_, thread) = node else {
+            return true;
+        };
+        let wait = thread.wait.as_ref();
+        let mut files = wait
+            .into_iter()
+            .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+        files.all(|file| file.peer.as_ref().is_none_or(|peer| peer.complete))
+    });
+    // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.
+    let sure = exact
+        && all_in_sight
+        && !others_go_on
+        && (trail.closes.is_some() || in_test || through_processes);
+    // That no other worker of a pool is free is known of those that were recognised.
+    let ceiling = match trail.hows.contains(&How::Pool) {
+        true => root.ceiling.min(Certainty::Probable),
+        false => root.ceiling,
+    };
+    if sure {
+        ceiling
+    } else {
+        ceiling.min(Certainty::Probable)
+    }
+}
+
+/// The other threads of these processes that are stuck, and who waits for them.
+fn affected(case: &Case<'_>, trail: &Trail<'_>, told: &[&Key]) -> Vec<Key> {
+    let mut out: Vec<Key> = Vec::new();
+    let mut seen: BTreeSet<&Key> = told.iter().copied().collect();
+    for node in &trail.nodes {
+        for thread in &node.process().threads {
+            if case.liveness.is_stuck(&thread.key)
+                && !thread.python.is_empty()
+                && seen.insert(&thread.key)
+                && out.len() < MAX_AFFECTED
+            {
+                out.push(thread.key.clone());
+            }
+        }
+    }
+    out
+}
+
+/// Text of a finding that is made of foreign parts.
+fn text(words: String) -> Foreign {
+    Foreign::from(words)
+}

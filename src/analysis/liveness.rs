@@ -1,0 +1,362 @@
+//! Which threads of the whole process tree may ever go on. One that waits goes on if something that can end its wait does:
+//! another thread of its process, the process at the other end of its pipe, its child. What nothing live can reach is
+//! stuck, however many processes wait for each other.
+
+use super::case::{self, Case, Standing};
+use super::{trail, wait_graph};
+use crate::model::{
+    ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread,
+    ThreadKind, Wait, WaitKind,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Who can end a thread's wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Enders<'a> {
+    /// It goes on by itself, or something that is not in the snapshot may end its wait.
+    World,
+    /// It has nothing to do and nothing to give: an idle pool worker, the test runner's own threads.
+    Bystander,
+    /// Any of these threads, of these processes, and of its own process's other threads.
+    Any {
+        threads: Vec<&'a Key>,
+        processes: Vec<&'a Key>,
+        own: bool,
+        /// Threads of its own process that cannot.
+        except: BTreeSet<&'a Key>,
+    },
+}
+
+/// The threads that can never go on, as far as the samples tell.
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    stuck: BTreeSet<Key>,
+    /// Threads that may go on, by process.
+    live: BTreeMap<Key, BTreeSet<Key>>,
+}
+
+impl Liveness {
+    pub(super) fn of(case: &Case<'_>) -> Self {
+        let look = Look::new(case);
+        let mut enders: BTreeMap<&Key, (&Key, Enders<'_>)> = BTreeMap::new();
+        for process in &case.last.processes {
+            // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
+            let caught = process.python.is_some() && case.waking_signal(process).is_some();
+            for thread in &process.threads {
+                let told = is_native(process) && may_be_told(process, thread);
+                let by = if (caught || told) && !case::is_bystander(thread) {
+                    Enders::World
+                } else {
+                    look.enders(process, thread)
+                };
+                enders.insert(&thread.key, (&process.key, by));
+            }
+        }
+        let mut live_threads: BTreeSet<&Key> = BTreeSet::new();
+        let mut live: BTreeMap<&Key, BTreeSet<&Key>> = BTreeMap::new();
+        loop {
+            let mut grew = false;
+            for (thread, (process, by)) in &enders {
+                if live_threads.contains(thread) {
+                    continue;
+                }
+                let goes_on = match by {
+                    Enders::World => true,
+                    Enders::Bystander => false,
+                    Enders::Any {
+                        threads,
+                        processes,
+                        own,
+                        except,
+                    } => {
+                        let own_live = || live.get(process).into_iter().flatten();
+                        threads.iter().any(|key| live_threads.contains(key))
+                            || processes.iter().any(|key| live.contains_key(key))
+                            || (*own && own_live().any(|key| !except.contains(key)))
+                    }
+                };
+                if goes_on {
+                    live_threads.insert(thread);
+                    live.entry(process).or_default().insert(thread);
+                    grew = true;
+                }
+            }
+            if !grew {
+                break;
+            }
+        }
+        let stuck = enders
+            .iter()
+            .filter(|(thread, (_, by))| *by != Enders::Bystander && !live_threads.contains(*thread))
+            .map(|(thread, _)| (*thread).clone())
+            .collect();
+        Self {
+            stuck,
+            live: live
+                .into_iter()
+                .map(|(process, threads)| (process.clone(), threads.into_iter().cloned().collect()))
+                .collect(),
+        }
+    }
+
+    /// Whether nothing that is known can ever end this thread's wait.
+    pub(super) fn is_stuck(&self, thread: &Key) -> bool {
+        self.stuck.contains(thread)
+    }
+
+    /// Whether a thread may go on: not one that idles for good.
+    pub(super) fn goes_on(&self, thread: &Thread) -> bool {
+        let process = self.live.get(&thread.key.of_process());
+        process.is_some_and(|live| live.contains(&thread.key))
+    }
+
+    /// Whether some thread of this process may go on.
+    pub(super) fn is_live(&self, process: &Key) -> bool {
+        self.live.contains_key(process)
+    }
+}
+
+/// The other end, if somebody was found there. Who may have it as well out of our sight is of another user, and got it from one
+/// of these: that is rare enough.
+fn known_peer(file: &Descriptor) -> Option<&Peer> {
+    let peer = file.peer.as_ref()?;
+    let anybody = !peer.processes.is_empty() || !peer.own.is_empty();
+    anybody.then_some(peer)
+}
+
+/// A program other than Python whose native stacks are known.
+fn is_native(process: &Process) -> bool {
+    process.python.is_none() && process.threads.iter().any(|thread| thread.native.is_some())
+}
+
+/// Whether a signal handler may tell the thread to go on: not where it waits for a lock, a thread or a child.
+fn may_be_told(process: &Process, thread: &Thread) -> bool {
+    let exact = |wait: &Wait| {
+        matches!(
+            wait.kind,
+            WaitKind::Lock | WaitKind::RLock | WaitKind::ThreadExit | WaitKind::Child
+        )
+    };
+    Case::native_waking_signal(process).is_some() && !thread.wait.as_ref().is_some_and(exact)
+}
+
+fn is_resting_native(thread: &Thread) -> bool {
+    thread.kind == ThreadKind::Native && thread.kernel.state == "S"
+}
+
+/// What the question needs of all processes.
+struct Look<'a, 'c> {
+    case: &'c Case<'a>,
+    by_pid: BTreeMap<Pid, &'a Key>,
+    pythons: Vec<&'a Key>,
+}
+
+impl<'a, 'c> Look<'a, 'c> {
+    fn new(case: &'c Case<'a>) -> Self {
+        let last = case.last;
+        Self {
+            case,
+            by_pid: last
+                .processes
+                .iter()
+                .map(|process| (process.pid, &process.key))
+                .collect(),
+            pythons: last
+                .processes
+                .iter()
+                .filter(|process| process.python.is_some())
+                .map(|process| &process.key)
+                .collect(),
+        }
+    }
+
+    fn enders(&self, process: &'a Process, thread: &'a Thread) -> Enders<'a> {
+        if case::is_bystander(thread) {
+            return Enders::Bystander;
+        }
+        let Some(wait) = &thread.wait else {
+            return Enders::World;
+        };
+        let own = Enders::Any {
+            threads: Vec::new(),
+            processes: Vec::new(),
+            own: true,
+            except: self.out_of_reach(thread, wait),
+        };
+        match self.case.standing(thread) {
+            Standing::Internal => match self.only_thread(process, wait) {
+                Some(threads) => Enders::Any {
+                    threads,
+                    processes: Vec::new(),
+                    own: false,
+                    except: BTreeSet::new(),
+                },
+                None => own,
+            },
+            Standing::External => self.outside(process, thread, wait),
+            Standing::Timed | Standing::FarOff(_)
+                if case::idle_loop_of(process, thread).is_some() =>
+            {
+                self.outside(process, thread, wait)
+            }
+            Standing::Timed | Standing::FarOff(_)
+                if process.python.is_some() && case::is_watchdog(thread) =>
+            {
+                Enders::Bystander
+            }
+            // A library's own thread that could not be judged rarely wakes Python code.
+            Standing::Unclear if is_resting_native(thread) => Enders::Bystander,
+            _ => Enders::World,
+        }
+    }
+
+    /// The threads that cannot come to what is waited for: most samples say so, as a thread that ran meanwhile cannot be
+    /// followed, and none that it could.
+    fn out_of_reach(&self, thread: &Thread, wait: &'a Wait) -> BTreeSet<&'a Key> {
+        let samples = self.case.samples.len();
+        let mut often: BTreeMap<&Key, usize> = BTreeMap::new();
+        for view in self.case.views(&thread.key) {
+            let same = view
+                .wait
+                .as_ref()
+                .filter(|then| then.address == wait.address);
+            for key in same.into_iter().flat_map(|then| &then.out_of_reach) {
+                *often.entry(key).or_default() += 1;
+            }
+        }
+        let reaches = |key: &Key| {
+            let mut views = self.case.views(&thread.key);
+            views.any(|view| {
+                let mut suspects = view.wait.iter().flat_map(|wait| &wait.suspects);
+                suspects.any(|suspect| suspect.thread.as_ref() == Some(key))
+            })
+        };
+        often
+            .into_iter()
+            .filter(|(key, times)| samples > 1 && times * 2 > samples && !reaches(key))
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// Who alone can end a wait for a thread's end, or for a lock that knows its owner.
+    fn only_thread(&self, process: &'a Process, wait: &'a Wait) -> Option<Vec<&'a Key>> {
+        if wait.kind == WaitKind::ThreadExit {
+            let target = wait.target.as_ref()?;
+            return Some(vec![&process.thread(target)?.key]);
+        }
+        let holder = wait_graph::holder(wait)?;
+        let owned = wait.kind == WaitKind::RLock
+            || matches!(
+                holder.by,
+                HolderEvidence::OwnerField | HolderEvidence::ImportLock
+            )
+            || holder.by.is_native();
+        let thread = process.thread(holder.thread.as_ref()?)?;
+        owned.then(|| vec![&thread.key])
+    }
+
+    /// A wait that something outside of the process may end.
+    fn outside(&self, process: &'a Process, thread: &'a Thread, wait: &'a Wait) -> Enders<'a> {
+        let mut files: Vec<&Descriptor> = Vec::new();
+        let mut processes = Vec::new();
+        match wait.kind {
+            WaitKind::Read | WaitKind::Write => files.extend(wait.descriptor.as_ref()),
+            WaitKind::Poll if wait.files_in_all.is_none() => files.extend(&wait.files),
+            WaitKind::FileLock => {
+                let holder = wait.descriptor.as_ref().and_then(|file| file.peer.as_ref());
+                let holder = holder.and_then(|peer| peer.processes.first());
+                return match holder.and_then(|pid| self.by_pid.get(pid)) {
+                    Some(key) => Enders::Any {
+                        threads: Vec::new(),
+                        processes: vec![*key],
+                        own: false,
+                        except: BTreeSet::new(),
+                    },
+                    None => Enders::World,
+                };
+            }
+            WaitKind::SharedFutex if wait.timed == Some(false) => {
+                return Enders::Any {
+                    threads: Vec::new(),
+                    processes: self.pythons.clone(),
+                    own: true,
+                    except: BTreeSet::new(),
+                };
+            }
+            WaitKind::Child => {
+                let Some(child) = &wait.child else {
+                    return Enders::World;
+                };
+                for child in &child.children {
+                    match (child.state, child.pid.and_then(|pid| self.by_pid.get(&pid))) {
+                        (ChildState::Alive, Some(key)) => processes.push(*key),
+                        _ => return Enders::World,
+                    }
+                }
+                if processes.is_empty() {
+                    return Enders::World;
+                }
+                return Enders::Any {
+                    threads: Vec::new(),
+                    processes,
+                    own: true,
+                    except: BTreeSet::new(),
+                };
+            }
+            _ => return Enders::World,
+        }
+        // A server's socket in the set wakes the loop, but a task that reads from its own process waits on.
+        let listens = |file: &&Descriptor| file.state == Some(SocketState::Listen);
+        let connected = files.iter().any(|file| known_peer(file).is_some());
+        let reads = case::idle_loop_of(process, thread).is_some_and(trail::awaits_a_stream);
+        if connected && reads {
+            files.retain(|file| !listens(file));
+        }
+        if files.is_empty() {
+            return Enders::World;
+        }
+        for file in files {
+            match self.at_other_end(process, file) {
+                Some(more) => processes.extend(more),
+                None => return Enders::World,
+            }
+        }
+        Enders::Any {
+            threads: Vec::new(),
+            processes,
+            own: true,
+            except: BTreeSet::new(),
+        }
+    }
+
+    /// The other processes that can make something happen on a file; `None` where that may be one that is not known.
+    fn at_other_end(&self, process: &Process, file: &Descriptor) -> Option<Vec<&'a Key>> {
+        if file.is_internal() {
+            return Some(Vec::new());
+        }
+        if file.state == Some(SocketState::Listen) {
+            return None;
+        }
+        let pids: Vec<Pid> = match file.kind? {
+            FileKind::Pipe => known_peer(file)?.processes.clone(),
+            FileKind::UnixSocket | FileKind::TcpSocket => {
+                let peer = known_peer(file)?;
+                let also = file.also_open_in.iter().flatten();
+                peer.processes.iter().chain(also).copied().collect()
+            }
+            FileKind::Pidfd => {
+                let child = file.process.as_ref()?;
+                vec![child.pid.filter(|_| child.state == ChildState::Alive)?]
+            }
+            FileKind::Eventfd => file.also_open_in.clone()?,
+            _ => return None,
+        };
+        if file.peer.as_ref().is_some_and(|peer| peer.closed) {
+            return None;
+        }
+        pids.into_iter()
+            .filter(|pid| *pid != process.pid)
+            .map(|pid| self.by_pid.get(&pid).copied())
+            .collect()
+    }
+}

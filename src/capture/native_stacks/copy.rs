@@ -1,0 +1,168 @@
+//! What is copied of a process while it is stopped: registers and the used part of each stack.
+
+use crate::capture::maps::Region;
+use crate::capture::memory::{Memory, PAGE, Range};
+use crate::capture::stop::{Held, Stop};
+use crate::model::{Pid, Tid};
+use nix::libc::user_regs_struct;
+use std::collections::BTreeMap;
+
+/// Bytes below the stack pointer that a function may use without moving it (System V ABI for x86_64, §3.2.2).
+const RED_ZONE: u64 = 128;
+/// Most bytes of one stack.
+const MOST_OF_ONE: u64 = 1 << 20;
+/// Most bytes of all stacks of a process; when there are more, each thread gets an equal share, and the rest of its stack
+/// is read when the process runs again.
+const MOST_OF_ALL: u64 = 96 << 20;
+
+/// A thread as it stood.
+#[derive(Debug)]
+pub(super) struct StoppedThread {
+    pub(super) registers: user_regs_struct,
+    /// Where the copied part of its stack begins, and what it holds. Nothing where the stack pointer leads nowhere.
+    pub(super) stack: (u64, Vec<u8>),
+}
+
+/// A process as it stood.
+#[derive(Debug)]
+pub(super) struct Copied<T> {
+    pub(super) threads: BTreeMap<Tid, StoppedThread>,
+    /// What else was read meanwhile.
+    pub(super) more: T,
+    pub(super) held: Option<Held>,
+}
+
+/// Stops a process, copies, and lets it go. `regions` are its mapped ranges in order, read beforehand. `meanwhile` reads
+/// what moves when the process runs; it is given the registers.
+///
+/// # Errors
+/// In words, when no thread can be stopped.
+pub(super) fn copy<T>(
+    pid: Pid,
+    memory: &dyn Memory,
+    regions: &[Region],
+    meanwhile: impl FnOnce(&BTreeMap<Tid, user_regs_struct>) -> T,
+) -> Result<Copied<T>, String> {
+    let mut stop = Stop::begin_with_registers(pid)?;
+    let registers = std::mem::take(&mut stop.registers);
+    let used: Vec<(u64, u64)> = registers
+        .values()
+        .map(|registers| used_stack(stack_pointer(registers), regions))
+        .collect();
+    let share = share_of_each(&used);
+    let ranges: Vec<Range> = used
+        .iter()
+        .map(|(start, length)| Range {
+            address: *start,
+            length: usize::try_from((*length).min(share)).unwrap_or(0),
+        })
+        .collect();
+    let stacks = read(memory, &ranges);
+    let more = meanwhile(&registers);
+    let held = stop.end();
+    let threads = registers
+        .into_iter()
+        .zip(ranges.iter().zip(stacks))
+        .map(|((tid, registers), (range, bytes))| {
+            let stack = (range.address, bytes);
+            (tid, StoppedThread { registers, stack })
+        })
+        .collect();
+    Ok(Copied {
+        threads,
+        more,
+        held,
+    })
+}
+
+/// Reads ranges, or of those that have a page in them that cannot be read (a guard within a stack's mapping) what comes
+/// before it.
+fn read(memory: &dyn Memory, ranges: &[Range]) -> Vec<Vec<u8>> {
+    let whole = memory.read_many(ranges);
+    whole
+        .into_iter()
+        .zip(ranges)
+        .map(|(bytes, range)| bytes.unwrap_or_else(|_| readable_start(memory, *range)))
+        .collect()
+}
+
+fn readable_start(memory: &dyn Memory, range: Range) -> Vec<u8> {
+    let end = range
+        .address
+        .saturating_add(u64::try_from(range.length).unwrap_or(0));
+    let mut pages = Vec::new();
+    let mut at = range.address;
+    while at < end {
+        let next = (at / PAGE + 1).saturating_mul(PAGE).min(end);
+        pages.push(Range {
+            address: at,
+            length: usize::try_from(next - at).unwrap_or(0),
+        });
+        at = next;
+    }
+    let read = memory.read_many(&pages);
+    read.into_iter().map_while(Result::ok).flatten().collect()
+}
+
+/// Start and length of the part of a stack that is in use.
+fn used_stack(stack_pointer: u64, regions: &[Region]) -> (u64, u64) {
+    let after = regions.partition_point(|region| region.start <= stack_pointer);
+    let region = after.checked_sub(1).and_then(|at| regions.get(at));
+    let Some(region) = region.filter(|region| stack_pointer < region.end) else {
+        return (stack_pointer, 0);
+    };
+    let start = stack_pointer.saturating_sub(RED_ZONE).max(region.start);
+    (start, region.end.saturating_sub(start).min(MOST_OF_ONE))
+}
+
+/// How much of each stack may be copied so that all fit.
+fn share_of_each(used: &[(u64, u64)]) -> u64 {
+    let all: u64 = used.iter().map(|(_, length)| length).sum();
+    if all <= MOST_OF_ALL {
+        return MOST_OF_ONE;
+    }
+    let threads = u64::try_from(used.len()).unwrap_or(u64::MAX).max(1);
+    (MOST_OF_ALL / threads).max(RED_ZONE)
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) fn stack_pointer(registers: &user_regs_struct) -> u64 {
+    registers.rsp
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) fn stack_pointer(registers: &user_regs_struct) -> u64 {
+    registers.sp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(start: u64, end: u64) -> Region {
+        Region {
+            start,
+            end,
+            first_stack: false,
+        }
+    }
+
+    #[test]
+    fn the_used_part_ends_with_the_mapping() {
+        let regions = [region(0x1000, 0x2000), region(0x8000, 0x9000)];
+        assert_eq!(used_stack(0x8f00, &regions), (0x8e80, 0x180));
+        assert_eq!(used_stack(0x8010, &regions), (0x8000, 0x1000));
+        assert_eq!(used_stack(0x3000, &regions).1, 0);
+        assert_eq!(used_stack(0x10, &regions).1, 0);
+        assert_eq!(used_stack(0x9000, &regions).1, 0);
+        let huge = [region(0, u64::MAX)];
+        assert_eq!(used_stack(0x1000, &huge).1, MOST_OF_ONE);
+    }
+
+    #[test]
+    fn many_deep_stacks_share_what_may_be_copied() {
+        assert_eq!(share_of_each(&[(0, MOST_OF_ONE); 3]), MOST_OF_ONE);
+        assert_eq!(share_of_each(&[(0, MOST_OF_ONE); 960]), MOST_OF_ALL / 960);
+        assert_eq!(share_of_each(&[]), MOST_OF_ONE);
+    }
+}

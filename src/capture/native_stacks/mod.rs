@@ -1,0 +1,377 @@
+//! Native stacks of a process whose sample has been taken: a short stop in which registers and stacks are copied, then the
+//! unwinding while it runs again, and what the frames tell of its waits.
+
+mod copy;
+mod splice;
+mod waits;
+
+use super::kernel;
+use super::maps;
+use super::memory::{CachedMemory, ProcessMemory};
+use super::namespace::NamespaceIds;
+use super::native::{
+    Images, ObjectCache, Registers, StackBytes, Symbol, Symbolizer, Unwinder, Walk, WalkEnd,
+};
+use super::python::{Evaluation, PythonProcess};
+use super::stop::Held;
+use crate::model::{
+    Addr, Foreign, Gap, GapKind, Grade, NativeFrame, NativeStack, Pause, Process, Thread,
+    ThreadKind, Tid,
+};
+use copy::{Copied, stack_pointer};
+use nix::libc::user_regs_struct;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Most running Python threads whose frames are read while the process stands still; a GIL lets one of an interpreter run.
+const MAX_RUNNING: usize = 8;
+
+/// Longest that lines and inlined functions are looked for in one process.
+const MOST_FOR_LINES: Duration = Duration::from_secs(5);
+
+/// What came of it, beside the stacks in the process's threads.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) pause: Option<Pause>,
+    pub(super) gaps: Vec<Gap>,
+}
+
+/// How each thread's Python frames are spread over calls of CPython's evaluation function, or why that is not known.
+type Evaluations = BTreeMap<Tid, Result<Vec<Evaluation>, String>>;
+
+/// A thread's native stack before its frames have names.
+struct Unwound {
+    walk: Walk,
+    stack: StackBytes,
+    /// General registers that are known.
+    registers: Vec<u64>,
+    moved: bool,
+    grade: Grade,
+}
+
+/// Adds native stacks to the threads of a process.
+pub(super) fn add(
+    process: &mut Process,
+    python: Option<&PythonProcess>,
+    cache: &ObjectCache,
+    no_stop: bool,
+) -> Outcome {
+    let mut outcome = Outcome::default();
+    let key = process.key.clone();
+    let gap = |kind, cause: String| Gap::new(Some(key.clone()), kind, "native stacks", cause);
+    let alive = process
+        .threads
+        .iter()
+        .find(|thread| thread.kind != ThreadKind::Exited)
+        .map(|thread| thread.tid);
+    let Some(alive) = alive else {
+        return outcome;
+    };
+    let images = match Images::read(process.pid, alive) {
+        Ok(images) => images,
+        Err(error) => {
+            let kind = match error.kind() {
+                std::io::ErrorKind::Unsupported => GapKind::Unsupported,
+                _ => GapKind::Gone,
+            };
+            outcome.gaps.push(gap(kind, error.to_string()));
+            return outcome;
+        }
+    };
+    let memory = ProcessMemory::new(alive);
+    let unwinder = Unwinder::new(&images, cache);
+    let regions = maps::regions(process.pid, alive);
+    let copied = match no_stop {
+        true => None,
+        false => {
+            let meanwhile = |registers: &BTreeMap<Tid, user_regs_struct>| {
+                running_evaluations(process, python, &memory, registers)
+            };
+            match copy::copy(process.pid, &memory, &regions, meanwhile) {
+                Ok(copied) => Some(copied),
+                Err(cause) => {
+                    outcome.gaps.push(
+                        gap(GapKind::Denied, format!("it cannot be stopped: {cause}"))
+                            .remedy("what is shown was read without a stop, as with --no-stop"),
+                    );
+                    None
+                }
+            }
+        }
+    };
+    let live = CachedMemory::new(&memory);
+    let (unwound, evaluations) = match copied {
+        Some(copied) => {
+            outcome.pause = copied.held.map(|held| pause(process, held));
+            after_stop(process, &unwinder, &live, copied)
+        }
+        None => (without_stop(process, &unwinder, &live), Evaluations::new()),
+    };
+    let with_lines = |module: usize| has_own_code(&images, module);
+    let until = Instant::now() + MOST_FOR_LINES;
+    let mut symbols = Symbolizer::new(&images, cache, &live, &with_lines, until);
+    for thread in &mut process.threads {
+        let Some(unwound) = unwound.get(&thread.tid) else {
+            continue;
+        };
+        let calls = match evaluations.get(&thread.tid) {
+            Some(known) => known.clone(),
+            None => evaluations_of(python, &live, thread),
+        };
+        thread.native = Some(describe(
+            thread,
+            unwound,
+            &images,
+            (&live, cache),
+            &mut symbols,
+            calls,
+        ));
+    }
+    let missing = images
+        .program()
+        .and_then(|program| symbols.without_lines().get(&program));
+    if let Some(reason) = missing {
+        let about_lines = Gap::new(
+            Some(key.clone()),
+            GapKind::NotApplicable,
+            "source lines of the program",
+            *reason,
+        );
+        outcome.gaps.push(
+            about_lines.remedy("for Rust, debug = \"line-tables-only\" in the profile; for C, -g"),
+        );
+    }
+    let tids: Vec<Tid> = process.threads.iter().map(|thread| thread.tid).collect();
+    let namespace = NamespaceIds::of(process.pid, alive, &tids);
+    waits::tell(process, &unwound, &live, &mut symbols, &namespace);
+    outcome
+}
+
+/// Whether a file is the user's: of the system's libraries and of CPython functions are enough, and their debug
+/// information is large.
+fn has_own_code(images: &Images, module: usize) -> bool {
+    let path = images.path(module);
+    let name = images.name(module);
+    let is_python = name.starts_with("libpython") || name.starts_with("python");
+    let of_system = ["/lib/", "/usr/lib/", "/lib64/", "/usr/lib64/"]
+        .iter()
+        .any(|folder| path.starts_with(folder));
+    !is_python && !of_system && name != "[vdso]"
+}
+
+fn pause(process: &Process, held: Held) -> Pause {
+    Pause {
+        process: process.key.clone(),
+        stopped_us: held.for_us,
+        native: true,
+    }
+}
+
+/// Whether a thread is in the very call that the sample saw it in.
+fn is_where_it_was(thread: &Thread, sp: u64, pc: u64) -> bool {
+    thread
+        .kernel
+        .syscall
+        .as_ref()
+        .is_some_and(|call| call.stack_pointer == Addr(sp) && call.instruction_pointer == Addr(pc))
+}
+
+/// The evaluations of threads that run: known only while they are stopped. Nothing for one that has other Python frames now
+/// than in the sample.
+fn running_evaluations(
+    process: &Process,
+    python: Option<&PythonProcess>,
+    memory: &ProcessMemory,
+    registers: &BTreeMap<Tid, user_regs_struct>,
+) -> Evaluations {
+    let Some(python) = python else {
+        return Evaluations::new();
+    };
+    let cached = CachedMemory::new(memory);
+    let runs = |thread: &&Thread| {
+        let Some(registers) = registers.get(&thread.tid).and_then(Registers::stopped) else {
+            return false;
+        };
+        !thread.python.is_empty() && !is_where_it_was(thread, registers.sp, registers.pc)
+    };
+    process
+        .threads
+        .iter()
+        .filter(runs)
+        .take(MAX_RUNNING)
+        .map(|thread| {
+            let known = match same_frames(python, &cached, thread) {
+                true => evaluations_of(Some(python), &cached, thread),
+                false => Err("its Python frames have changed since they were read".to_owned()),
+            };
+            (thread.tid, known)
+        })
+        .collect()
+}
+
+/// Whether a thread is in the same Python functions as in the sample.
+fn same_frames(python: &PythonProcess, memory: &CachedMemory<'_>, thread: &Thread) -> bool {
+    thread.python.iter().all(|state| {
+        python
+            .functions(memory, state.address.0)
+            .is_some_and(|now| {
+                now.iter()
+                    .eq(state.frames.iter().map(|frame| &frame.function))
+            })
+    })
+}
+
+fn evaluations_of(
+    python: Option<&PythonProcess>,
+    memory: &CachedMemory<'_>,
+    thread: &Thread,
+) -> Result<Vec<Evaluation>, String> {
+    let Some(python) = python else {
+        return Ok(Vec::new());
+    };
+    let mut all = Vec::new();
+    for state in &thread.python {
+        all.extend(python.evaluations(memory, state.address.0)?);
+    }
+    Ok(all)
+}
+
+fn after_stop(
+    process: &Process,
+    unwinder: &Unwinder<'_>,
+    live: &CachedMemory<'_>,
+    copied: Copied<Evaluations>,
+) -> (BTreeMap<Tid, Unwound>, Evaluations) {
+    let Copied { threads, more, .. } = copied;
+    let mut unwound = BTreeMap::new();
+    for (tid, stopped) in threads {
+        let (Some(registers), Some(thread)) = (
+            Registers::stopped(&stopped.registers),
+            process.threads.iter().find(|thread| thread.tid == tid),
+        ) else {
+            continue;
+        };
+        let (address, bytes) = stopped.stack;
+        let stack = StackBytes { address, bytes };
+        let walk = unwinder.unwind(&registers, std::slice::from_ref(&stack), live);
+        let at_rest = is_where_it_was(thread, stack_pointer(&stopped.registers), registers.pc);
+        // One that ran has moved only if something is known that it has moved from.
+        let moved = !at_rest
+            && match more.get(&tid) {
+                Some(known) => known.is_err(),
+                None => thread.wait.is_some() || !thread.python.is_empty(),
+            };
+        unwound.insert(
+            tid,
+            Unwound {
+                walk,
+                stack,
+                registers: registers.known().collect(),
+                moved,
+                grade: Grade::Read,
+            },
+        );
+    }
+    (unwound, more)
+}
+
+/// By stack pointer and program counter of the threads that wait.
+fn without_stop(
+    process: &Process,
+    unwinder: &Unwinder<'_>,
+    live: &CachedMemory<'_>,
+) -> BTreeMap<Tid, Unwound> {
+    let mut unwound = BTreeMap::new();
+    for thread in &process.threads {
+        let mut task = kernel::Task::new(process.pid, thread.tid);
+        let kernel::SyscallLine::In(before) = task.first_look(true).syscall else {
+            continue;
+        };
+        let (sp, pc) = (before.stack_pointer.0, before.instruction_pointer.0);
+        let walk = unwinder.unwind_blocked(sp, pc, &[], live);
+        // What was read while it moved is worth nothing.
+        if task.last_look().syscall != kernel::SyscallLine::In(before) {
+            continue;
+        }
+        unwound.insert(
+            thread.tid,
+            Unwound {
+                walk,
+                stack: StackBytes::default(),
+                registers: Vec::new(),
+                moved: !is_where_it_was(thread, sp, pc),
+                grade: Grade::Guessed,
+            },
+        );
+    }
+    unwound
+}
+
+/// Names and places the frames.
+fn describe(
+    thread: &Thread,
+    unwound: &Unwound,
+    images: &Images,
+    (memory, cache): (&CachedMemory<'_>, &ObjectCache),
+    symbols: &mut Symbolizer<'_>,
+    calls: Result<Vec<Evaluation>, String>,
+) -> NativeStack {
+    let walk = &unwound.walk;
+    let parts: Vec<splice::Part> = walk
+        .frames
+        .iter()
+        .map(|frame| (frame.sp, frame.cfa.unwrap_or(frame.sp)))
+        .collect();
+    let placed = match unwound.moved {
+        true => Err("it has moved".to_owned()),
+        false => calls.and_then(|calls| splice::splice(&parts, &calls, thread.frames().count())),
+    };
+    let (counts, apart) = match placed {
+        Ok(counts) => (counts, None),
+        Err(reason) => (Vec::new(), (!thread.python.is_empty()).then_some(reason)),
+    };
+    let mut frames = Vec::new();
+    for (at, frame) in walk.frames.iter().enumerate() {
+        let bare = NativeFrame {
+            address: Addr(frame.pc),
+            function: None,
+            module: frame.module.map(|module| images.name(module).into()),
+            in_module: images.in_file(frame.pc, memory, cache).map(Addr),
+            file: None,
+            line: None,
+            inlined: false,
+            signal: frame.signal,
+            guessed: frame.guessed,
+            python_frames: 0,
+        };
+        let functions = symbols.resolve(frame);
+        frames.extend(functions.iter().map(|symbol| named(&bare, symbol)));
+        if functions.is_empty() {
+            frames.push(bare);
+        }
+        if let Some(outermost) = frames.last_mut() {
+            outermost.python_frames = counts.get(at).copied().unwrap_or(0);
+        }
+    }
+    NativeStack {
+        frames,
+        cut: match &walk.end {
+            WalkEnd::Outermost => None,
+            end => Some(Foreign::from(end.to_string())),
+        },
+        moved: unwound.moved,
+        apart: apart.map(Foreign::from),
+        grade: unwound.grade,
+    }
+}
+
+fn named(bare: &NativeFrame, symbol: &Symbol) -> NativeFrame {
+    NativeFrame {
+        function: symbol.function.clone(),
+        file: symbol.file.clone(),
+        line: symbol.line,
+        inlined: symbol.inlined,
+        signal: bare.signal && !symbol.inlined,
+        ..bare.clone()
+    }
+}

@@ -1,0 +1,110 @@
+//! Locks as they lie in memory: which one a futex word belongs to, and whom it notes as its owner.
+
+use super::shapes::Primitive;
+use crate::capture::memory::CachedMemory;
+use crate::model::{Tid, Wait};
+
+/// A lock that is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lock {
+    pub(super) address: u64,
+    pub(super) owner: Owner,
+}
+
+/// Whom a lock notes as its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This thread, as the process counts them.
+    Thread(Tid),
+    /// Such locks note none.
+    NotNoted,
+    /// Readers hold it; they are counted, not noted.
+    Readers(u32),
+}
+
+/// `struct __pthread_mutex_s` of glibc (`struct_mutex.h`, LP64): `__lock`, `__count`, `__owner`, `__nusers`, `__kind`.
+const MUTEX_OWNER: u64 = 8;
+/// `struct __pthread_rwlock_arch_t` of glibc (`struct_rwlock.h`, LP64).
+const RWLOCK_READERS: u64 = 0;
+const RWLOCK_WRITER: u64 = 24;
+/// Fields of it that threads wait on: `__readers`, `__wrphase_futex`, `__writers_futex`.
+const RWLOCK_FUTEXES: [u64; 3] = [8, 12, 0];
+/// Readers are counted from this bit of `__readers` on (`PTHREAD_RWLOCK_READER_SHIFT`).
+const RWLOCK_READER_SHIFT: u32 = 3;
+/// `std::sys::sync::rwlock::futex`: readers in the lower 30 bits, all set for a writer; writers wait on the next word.
+const STD_READERS: u32 = (1 << 30) - 1;
+const STD_WRITER_NOTIFY: u64 = 4;
+/// `parking_lot_core`'s `ThreadData` has the futex word and the key that the thread parks on, the lock's address. Where that is
+/// depends on how rustc lays the structure out: these distances have been seen (0.9.12 by rustc 1.95; by older ones).
+const PARKED_KEYS: [i64; 6] = [-32, 16, -24, -16, -8, 8];
+/// The second queue of a read-write lock has the lock's address plus one.
+const QUEUE: u64 = 1;
+
+/// The lock that a thread waits for; `None` where it does not wait for one, or it does not look like one.
+pub(super) fn lock(primitive: Primitive, wait: &Wait, memory: &CachedMemory<'_>) -> Option<Lock> {
+    let futex = wait.address?.0;
+    match primitive {
+        Primitive::PthreadMutex => Some(Lock {
+            address: futex,
+            owner: owner(memory, futex.checked_add(MUTEX_OWNER)?),
+        }),
+        Primitive::PthreadRwLock => pthread_rwlock(futex, memory),
+        Primitive::StdMutex => Some(Lock {
+            address: futex,
+            owner: Owner::NotNoted,
+        }),
+        Primitive::StdRead => std_rwlock(futex, memory),
+        Primitive::StdWrite => std_rwlock(futex.checked_sub(STD_WRITER_NOTIFY)?, memory),
+        Primitive::StdOnce => Some(Lock {
+            address: futex,
+            owner: Owner::NotNoted,
+        }),
+        Primitive::ParkingLotMutex | Primitive::ParkingLotRwLock => parked_on(futex, memory),
+        Primitive::ThreadExit | Primitive::Signal => None,
+    }
+}
+
+fn owner(memory: &CachedMemory<'_>, address: u64) -> Owner {
+    match memory.i32(address) {
+        Ok(tid) if tid > 0 => Owner::Thread(tid),
+        _ => Owner::NotNoted,
+    }
+}
+
+fn pthread_rwlock(futex: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
+    // Which field the thread waits on shows by what then lies where the others are: a writer is a thread's id or none.
+    RWLOCK_FUTEXES.into_iter().find_map(|field| {
+        let address = futex.checked_sub(field)?;
+        let readers = memory.u32(address.checked_add(RWLOCK_READERS)?).ok()?;
+        let readers = readers >> RWLOCK_READER_SHIFT;
+        let owner = match owner(memory, address.checked_add(RWLOCK_WRITER)?) {
+            Owner::NotNoted if (1..1 << 16).contains(&readers) => Owner::Readers(readers),
+            Owner::Thread(tid) if readers < 1 << 16 => Owner::Thread(tid),
+            _ => return None,
+        };
+        Some(Lock { address, owner })
+    })
+}
+
+fn std_rwlock(address: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
+    let readers = memory.u32(address).ok()? & STD_READERS;
+    let owner = match readers {
+        0 | STD_READERS => Owner::NotNoted,
+        readers => Owner::Readers(readers),
+    };
+    Some(Lock { address, owner })
+}
+
+/// The lock whose queue a thread of `parking_lot` is parked in.
+fn parked_on(futex: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
+    let key = PARKED_KEYS.into_iter().find_map(|offset| {
+        let key = memory.u64(futex.checked_add_signed(offset)?).ok()? & !QUEUE;
+        // A lock's state is one byte with its lowest bits for locked and parked, or a word.
+        let state = memory.u8(key).ok()?;
+        (state & 0b11 != 0).then_some(key)
+    })?;
+    Some(Lock {
+        address: key,
+        owner: Owner::NotNoted,
+    })
+}

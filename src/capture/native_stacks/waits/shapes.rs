@@ -1,0 +1,602 @@
+//! What a thread is doing, by the functions on its native stack: which primitive it waits in, and how the program would call
+//! that. Names are those of glibc, of Rust's std (1.65 to 1.95), parking_lot 0.12, crossbeam-channel 0.5, tokio 1, rayon 1.
+
+use super::names::{ends, plain};
+use crate::model::NativeFrame;
+
+/// Most frames from the innermost one that can be of the waiting itself.
+const DEPTH: usize = 40;
+
+/// What a thread waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Primitive {
+    /// `pthread_mutex_t`.
+    PthreadMutex,
+    /// `pthread_rwlock_t`.
+    PthreadRwLock,
+    /// `std::sync::Mutex`.
+    StdMutex,
+    /// `std::sync::RwLock`, for reading.
+    StdRead,
+    /// The same, for writing.
+    StdWrite,
+    /// `std::sync::Once`, `OnceLock`, `LazyLock`: another thread, or this one, initialises it.
+    StdOnce,
+    /// `parking_lot::Mutex`.
+    ParkingLotMutex,
+    /// `parking_lot::RwLock`.
+    ParkingLotRwLock,
+    /// The end of a thread.
+    ThreadExit,
+    /// Something that another thread has to do: a message, a notification, an unpark.
+    Signal,
+}
+
+/// What a stack shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) primitive: Primitive,
+    /// How the program would call it.
+    pub(super) call: &'static str,
+    /// The type that is waited on; empty where there is none.
+    pub(super) type_name: &'static str,
+    /// Number of frames, from the innermost, that are of the primitive: the next one is its user's.
+    pub(super) frames: usize,
+}
+
+/// How a function is recognised.
+enum Name {
+    /// By its whole name: C's.
+    Is(&'static str),
+    /// By its last components: Rust's.
+    Ends(&'static str),
+    /// By a part of its path and its end.
+    In(&'static str, &'static str),
+}
+
+use Name::{Ends, In, Is};
+use Primitive::{
+    ParkingLotMutex, ParkingLotRwLock, PthreadMutex, PthreadRwLock, Signal, StdMutex, StdOnce,
+    StdRead, StdWrite, ThreadExit,
+};
+
+const IDLE_BLOCKING: &str = "idle tokio blocking thread";
+
+/// The most telling first: a channel waits by parking, which waits on a futex.
+const SHAPES: &[(Name, Primitive, &str, &str)] = &[
+    // Locks: whatever else is on the stack, it is a lock that the thread waits for.
+    (
+        Ends("RwLock::read_contended"),
+        StdRead,
+        "RwLock::read",
+        "std::sync::RwLock",
+    ),
+    (
+        Ends("RwLock::write_contended"),
+        StdWrite,
+        "RwLock::write",
+        "std::sync::RwLock",
+    ),
+    (
+        In("std::", "Mutex::lock_contended"),
+        StdMutex,
+        "Mutex::lock",
+        "std::sync::Mutex",
+    ),
+    (
+        In("parking_lot", "RawMutex::lock_slow"),
+        ParkingLotMutex,
+        "Mutex::lock",
+        "parking_lot::Mutex",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_exclusive_slow"),
+        ParkingLotRwLock,
+        "RwLock::write",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_shared_slow"),
+        ParkingLotRwLock,
+        "RwLock::read",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_upgradable_slow"),
+        ParkingLotRwLock,
+        "RwLock::upgradable_read",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::upgrade_slow"),
+        ParkingLotRwLock,
+        "RwLockUpgradableReadGuard::upgrade",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("std::s", "Once::call"),
+        StdOnce,
+        "Once::call_once",
+        "std::sync::Once",
+    ),
+    (
+        In("std::s", "Once::wait"),
+        StdOnce,
+        "Once::wait",
+        "std::sync::Once",
+    ),
+    // Pools without work, which is their job.
+    (
+        In("rayon_core::", "WorkerThread::wait_until_cold"),
+        Signal,
+        "rayon job",
+        "",
+    ),
+    (
+        In("tokio::runtime::blocking::pool", "Inner::run"),
+        Signal,
+        IDLE_BLOCKING,
+        "",
+    ),
+    // Runtimes.
+    (
+        In("tokio::runtime::blocking::shutdown", "Receiver::wait"),
+        Signal,
+        "tokio runtime's end",
+        "",
+    ),
+    (
+        In("rayon_core::", "LockLatch::wait_and_reset"),
+        Signal,
+        "rayon job",
+        "rayon_core::latch::LockLatch",
+    ),
+    (
+        In("rayon_core::", "LockLatch::wait"),
+        Signal,
+        "rayon job",
+        "rayon_core::latch::LockLatch",
+    ),
+    // libtest's main thread waits for its tests, which is its job.
+    (In("test", "run_tests"), Signal, "idle test runner", ""),
+    // Channels.
+    (
+        In("std::sync::mp", "Channel::recv"),
+        Signal,
+        "mpsc::Receiver::recv",
+        "std::sync::mpsc::Receiver",
+    ),
+    (
+        In("std::sync::mp", "Channel::send"),
+        Signal,
+        "mpsc::SyncSender::send",
+        "std::sync::mpsc::SyncSender",
+    ),
+    (
+        In("std::sync::mp", "Receiver::recv"),
+        Signal,
+        "mpsc::Receiver::recv",
+        "std::sync::mpsc::Receiver",
+    ),
+    (
+        In("std::sync::mp", "SyncSender::send"),
+        Signal,
+        "mpsc::SyncSender::send",
+        "std::sync::mpsc::SyncSender",
+    ),
+    (
+        In("crossbeam_channel", "Channel::recv"),
+        Signal,
+        "crossbeam_channel::Receiver::recv",
+        "crossbeam_channel::Receiver",
+    ),
+    (
+        In("crossbeam_channel", "Channel::send"),
+        Signal,
+        "crossbeam_channel::Sender::send",
+        "crossbeam_channel::Sender",
+    ),
+    (
+        In("crossbeam_channel", "Receiver::recv"),
+        Signal,
+        "crossbeam_channel::Receiver::recv",
+        "crossbeam_channel::Receiver",
+    ),
+    (
+        In("crossbeam_channel", "Sender::send"),
+        Signal,
+        "crossbeam_channel::Sender::send",
+        "crossbeam_channel::Sender",
+    ),
+    (
+        In("crossbeam_channel", "run_select"),
+        Signal,
+        "crossbeam_channel select",
+        "crossbeam_channel::Select",
+    ),
+    (
+        In("flume::", "Receiver::recv"),
+        Signal,
+        "flume::Receiver::recv",
+        "flume::Receiver",
+    ),
+    (
+        In("flume::", "Sender::send"),
+        Signal,
+        "flume::Sender::send",
+        "flume::Sender",
+    ),
+    // Threads.
+    (
+        In("std::thread", "JoinInner::join"),
+        ThreadExit,
+        "JoinHandle::join",
+        "",
+    ),
+    (
+        In("std::thread", "JoinHandle::join"),
+        ThreadExit,
+        "JoinHandle::join",
+        "",
+    ),
+    (
+        In("std::thread", "ScopedJoinHandle::join"),
+        ThreadExit,
+        "ScopedJoinHandle::join",
+        "",
+    ),
+    (
+        In("std::thread", "scope"),
+        Signal,
+        "thread::scope",
+        "std::thread::Scope",
+    ),
+    // Notifications.
+    (
+        Ends("Barrier::wait"),
+        Signal,
+        "Barrier::wait",
+        "std::sync::Barrier",
+    ),
+    (
+        In("tokio::runtime::scheduler::multi_thread", "Parker::park"),
+        Signal,
+        "idle tokio worker",
+        "",
+    ),
+    (
+        In("tokio::runtime", "CachedParkThread::block_on"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("tokio::runtime", "Runtime::block_on"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("tokio::runtime", "Runtime::block_on_inner"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("tokio::runtime", "enter_runtime"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("tokio::runtime::scheduler::current_thread", "Context::park"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("futures_executor", "run_executor"),
+        Signal,
+        "futures block_on",
+        "",
+    ),
+    (
+        In("parking_lot", "Condvar::wait_until_internal"),
+        Signal,
+        "Condvar::wait",
+        "parking_lot::Condvar",
+    ),
+    (
+        In("std::s", "Condvar::wait_optional_timeout"),
+        Signal,
+        "Condvar::wait",
+        "std::sync::Condvar",
+    ),
+    (
+        In("std::s", "Condvar::wait"),
+        Signal,
+        "Condvar::wait",
+        "std::sync::Condvar",
+    ),
+    (In("std::thread", "park"), Signal, "thread::park", ""),
+    (
+        In("std::thread", "park_timeout"),
+        Signal,
+        "thread::park_timeout",
+        "",
+    ),
+    (In("std::", "Parker::park"), Signal, "thread::park", ""),
+    // The C library.
+    (
+        Is("pthread_mutex_lock"),
+        PthreadMutex,
+        "pthread_mutex_lock",
+        "pthread_mutex_t",
+    ),
+    (
+        Is("pthread_rwlock_rdlock"),
+        PthreadRwLock,
+        "pthread_rwlock_rdlock",
+        "pthread_rwlock_t",
+    ),
+    (
+        Is("pthread_rwlock_wrlock"),
+        PthreadRwLock,
+        "pthread_rwlock_wrlock",
+        "pthread_rwlock_t",
+    ),
+    (Is("pthread_join"), ThreadExit, "pthread_join", ""),
+    (Is("pthread_clockjoin"), ThreadExit, "pthread_clockjoin", ""),
+    (
+        Is("pthread_cond_wait"),
+        Signal,
+        "pthread_cond_wait",
+        "pthread_cond_t",
+    ),
+    (
+        Is("pthread_cond_timedwait"),
+        Signal,
+        "pthread_cond_timedwait",
+        "pthread_cond_t",
+    ),
+    (
+        Is("pthread_cond_clockwait"),
+        Signal,
+        "pthread_cond_clockwait",
+        "pthread_cond_t",
+    ),
+    (
+        Is("pthread_barrier_wait"),
+        Signal,
+        "pthread_barrier_wait",
+        "pthread_barrier_t",
+    ),
+    (Is("sem_wait"), Signal, "sem_wait", "sem_t"),
+    (Is("sem_timedwait"), Signal, "sem_timedwait", "sem_t"),
+    (Is("sem_clockwait"), Signal, "sem_clockwait", "sem_t"),
+    (Is("pthread_once"), Signal, "pthread_once", "pthread_once_t"),
+    (
+        Is("__cxa_guard_acquire"),
+        Signal,
+        "initialisation of a static",
+        "",
+    ),
+];
+
+/// What a thread waits in, by its frames; `None` if nothing on its stack is known.
+pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
+    let near: Vec<String> = frames
+        .iter()
+        .take(DEPTH)
+        .take_while(|frame| frame.is_library() || frame.function.is_none())
+        .map(path)
+        .collect();
+    for (name, primitive, call, type_name) in SHAPES {
+        let fits = |path: &String| name.fits(path);
+        let at = match primitive {
+            // One that is initialised further out is another call.
+            StdOnce => near.iter().position(fits),
+            _ => near.iter().rposition(fits),
+        };
+        let Some(at) = at else {
+            continue;
+        };
+        // A pool's thread that runs a job waits within that.
+        let inner = near.iter().take(at);
+        if is_of_pool(call) && inner.clone().any(|path| runs_a_job(path)) {
+            continue;
+        }
+        return Some(Shape {
+            primitive: *primitive,
+            call: idle_or_waiting(call, &near),
+            type_name,
+            frames: at + 1,
+        });
+    }
+    None
+}
+
+fn is_of_pool(call: &str) -> bool {
+    call.starts_with("idle ") || call == "rayon job" || call == "tokio block_on"
+}
+
+/// What a pool's own frames call to run a job: rayon's jobs, tokio's tasks, libtest's tests.
+fn runs_a_job(path: &str) -> bool {
+    (path.starts_with("rayon_core::") && ends(path, "execute"))
+        || path.contains("tokio::runtime::task::")
+        || path.contains("__rust_begin_short_backtrace")
+}
+
+/// A function's plain path. Debug information of lines only has inlined functions without it; their files tell it.
+fn path(frame: &NativeFrame) -> String {
+    let name = plain(c_name(frame.function_name()));
+    let file = frame.file.as_ref().map_or("", |file| file.untrusted());
+    match module_of(file) {
+        Some(module) if !name.contains("::") => format!("{module}::{name}"),
+        _ => name,
+    }
+}
+
+/// The module of a source file of Rust's library or of a crate from a registry: `std::sync::mpsc` of
+/// `/rustc/HASH/library/std/src/sync/mpsc.rs`, `rayon_core::latch` of `…/registry/src/INDEX/rayon-core-1.13.0/src/latch.rs`.
+fn module_of(file: &str) -> Option<String> {
+    let (head, rest) = file.rsplit_once("/src/")?;
+    let folder = head.rsplit('/').next()?;
+    let known = head.contains("/library/") || head.contains("/registry/");
+    // A version follows the last dash before a digit.
+    let name = folder
+        .match_indices('-')
+        .find(|(at, _)| folder[at + 1..].starts_with(|next: char| next.is_ascii_digit()))
+        .map_or(folder, |(at, _)| &folder[..at]);
+    let inner = rest.strip_suffix(".rs")?;
+    let inner = inner.strip_suffix("/mod").unwrap_or(inner);
+    let inner = if inner == "lib" { "" } else { inner };
+    let module = format!("{name}/{inner}")
+        .replace('-', "_")
+        .replace('/', "::");
+    known.then(|| module.trim_end_matches(':').to_owned())
+}
+
+/// A rayon worker waits for work, or within a job for one that it has given away.
+fn idle_or_waiting(call: &'static str, near: &[String]) -> &'static str {
+    let outermost = near.iter().any(|path| {
+        path.starts_with("rayon_core::") && ends(path, "main_loop")
+            || path.starts_with("rayon_core::")
+                && ends(path, "WorkerThread::wait_until_out_of_work")
+    });
+    match call {
+        "rayon job" if outermost => "idle rayon worker",
+        call => call,
+    }
+}
+
+/// glibc's own names of what it exports: `___pthread_mutex_lock`, `__GI___pthread_mutex_lock`, `sem_wait@@GLIBC_2.34`.
+fn c_name(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name);
+    let trimmed = name.strip_prefix("__GI_").unwrap_or(name);
+    let bare = trimmed.trim_start_matches('_');
+    match bare {
+        _ if bare.starts_with("new_sem_wait") => "sem_wait",
+        _ if bare.starts_with("new_sem_clockwait") => "sem_clockwait",
+        _ if bare.starts_with("pthread_") => bare.split("64").next().unwrap_or(bare),
+        _ => name,
+    }
+}
+
+impl Name {
+    fn fits(&self, path: &str) -> bool {
+        match self {
+            Is(name) => path == *name,
+            Ends(components) => ends(path, components),
+            In(part, components) => path.contains(part) && ends(path, components),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Addr;
+
+    fn stack(functions: &[&str]) -> Vec<NativeFrame> {
+        functions
+            .iter()
+            .map(|function| NativeFrame {
+                address: Addr(1),
+                function: (!function.is_empty()).then(|| (*function).into()),
+                module: Some(
+                    if function.contains("::") {
+                        "bin"
+                    } else {
+                        "libc.so.6"
+                    }
+                    .into(),
+                ),
+                in_module: None,
+                file: None,
+                line: None,
+                inlined: false,
+                signal: false,
+                guessed: false,
+                python_frames: 0,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_program_s_word_for_a_wait() {
+        for (functions, call, frames) in [
+            (
+                &[
+                    "syscall",
+                    "std::sys::sync::mutex::futex::Mutex::lock_contended",
+                    "std::sync::poison::mutex::Mutex<T>::lock",
+                    "hang::go",
+                ][..],
+                "Mutex::lock",
+                2,
+            ),
+            (
+                &[
+                    "syscall",
+                    "std::thread::park",
+                    "std::sync::mpmc::context::Context::wait_until",
+                    "std::sync::mpmc::list::Channel<T>::recv",
+                    "std::sync::mpsc::Receiver<T>::recv",
+                    "hang::go",
+                ],
+                "mpsc::Receiver::recv",
+                4,
+            ),
+            (
+                &["__futex_abstimed_wait_common", "___pthread_mutex_lock"],
+                "pthread_mutex_lock",
+                2,
+            ),
+            (
+                &["", "pthread_cond_wait@@GLIBC_2.3.2"],
+                "pthread_cond_wait",
+                2,
+            ),
+        ] {
+            let shape = shape(&stack(functions)).expect("known");
+            assert_eq!((shape.call, shape.frames), (call, frames));
+        }
+    }
+
+    #[test]
+    fn modules_by_their_files() {
+        for (file, module) in [
+            (
+                "/rustc/1ab/library/std/src/sync/mpsc.rs",
+                Some("std::sync::mpsc"),
+            ),
+            (
+                "/rustc/1ab/library/std/src/sync/mpmc/mod.rs",
+                Some("std::sync::mpmc"),
+            ),
+            (
+                "/h/.cargo/registry/src/index-1/rayon-core-1.13.0/src/latch.rs",
+                Some("rayon_core::latch"),
+            ),
+            (
+                "/h/.cargo/registry/src/index-1/flume-0.11.1/src/lib.rs",
+                Some("flume"),
+            ),
+            ("/work/mine/src/latch.rs", None),
+            ("latch.c", None),
+        ] {
+            assert_eq!(module_of(file).as_deref(), module, "{file}");
+        }
+    }
+
+    #[test]
+    fn what_the_project_calls_alike_is_its_own() {
+        let own = stack(&[
+            "syscall",
+            "hang::Mutex::lock_contended",
+            "std::thread::park",
+        ]);
+        assert_eq!(shape(&own), None);
+    }
+}

@@ -1,0 +1,258 @@
+//! Native stacks: what C, C++ and Rust code a thread is in.
+
+use super::{Addr, Foreign, Grade};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The native stack of a thread, unwound by the call frame information of the files that it runs (DWARF 5, §6.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NativeStack {
+    /// Frames, innermost first. Inlined calls come before the frame that they are part of, with its address.
+    pub frames: Vec<NativeFrame>,
+    /// Why the walk ended before the outermost frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Foreign>,
+    /// The thread has moved since the rest of the sample was read: this is where it is now, not where it waited then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
+    /// Why it is not known which Python frames run in which of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<Foreign>,
+    /// `read`: all registers were taken while the thread stood still under a stop; `guessed`: without a stop, where some
+    /// registers had to be guessed.
+    pub grade: Grade,
+}
+
+/// One native frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NativeFrame {
+    /// The instruction: of the innermost frame and of one that a signal interrupted the next one, of others the one that
+    /// the call returns to.
+    pub address: Addr,
+    /// The function, demangled; absent where no symbol covers the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<Foreign>,
+    /// Name of the file that is mapped there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<Foreign>,
+    /// The address as the file counts it (what addr2line takes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_module: Option<Addr>,
+    /// Source file, from debug information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Foreign>,
+    /// Line in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// The call was inlined into the next frame.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inlined: bool,
+    /// The kernel made this frame to run a signal handler, which is the frame before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub signal: bool,
+    /// Found without call frame information or with registers that were guessed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guessed: bool,
+    /// How many Python frames of the thread this call of CPython's evaluation function runs. Each such frame takes the
+    /// next ones from all of the thread's Python frames, innermost first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub python_frames: usize,
+}
+
+// The form that serde asks for.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// Crates that are library code to those who test: what their frames wait for was asked for by the frame that calls them.
+const LIBRARY_CRATES: [&str; 24] = [
+    "alloc",
+    "async_std",
+    "core",
+    "crossbeam",
+    "crossbeam_channel",
+    "crossbeam_epoch",
+    "crossbeam_utils",
+    "flume",
+    "futures",
+    "futures_channel",
+    "futures_executor",
+    "futures_util",
+    "lock_api",
+    "mio",
+    "once_cell",
+    "parking_lot",
+    "parking_lot_core",
+    "rayon",
+    "rayon_core",
+    "smol",
+    "std",
+    "test",
+    "tokio",
+    "tokio_util",
+];
+
+impl NativeFrame {
+    /// The function's name, or nothing.
+    #[must_use]
+    pub fn function_name(&self) -> &str {
+        self.function.as_ref().map_or("", Foreign::untrusted)
+    }
+
+    /// The last component of the source file's path.
+    #[must_use]
+    pub fn file_name(&self) -> Option<&str> {
+        let file = self.file.as_ref()?.untrusted();
+        Some(file.rsplit('/').next().unwrap_or(file))
+    }
+
+    /// Function, file and line in a few words: `worker (pool.rs:7)`, `worker (libpool.so)`. It is foreign text.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let function = match self.function_name() {
+            "" => "??",
+            name => name,
+        };
+        match (self.file_name(), self.line, &self.module) {
+            (Some(file), Some(line), _) => format!("{function} ({file}:{line})"),
+            (Some(file), None, _) => format!("{function} ({file})"),
+            (None, _, Some(module)) => format!("{function} ({})", module.untrusted()),
+            (None, _, None) => format!("{function} ({})", self.address),
+        }
+    }
+
+    /// The crate that a Rust function is of (`tokio` of `<tokio::sync::Mutex<T> as …>::lock`), the first part of a C++ name;
+    /// nothing for a name without parts.
+    #[must_use]
+    pub fn root_of_name(&self) -> &str {
+        let name = self
+            .function_name()
+            .trim_start_matches(['<', '&', '*', '(']);
+        let name = name.strip_prefix("dyn ").unwrap_or(name);
+        name.split_once("::").map_or("", |(root, _)| root)
+    }
+
+    /// Whether the file is the C library, its loader or a part of it, or the kernel's vdso.
+    #[must_use]
+    pub fn is_in_c_library(&self) -> bool {
+        const NAMES: [&str; 8] = [
+            "libc.so",
+            "libc-2",
+            "libpthread",
+            "ld-linux",
+            "ld-musl",
+            "librt.so",
+            "libm.so",
+            "[vdso]",
+        ];
+        let module = self.module.as_ref().map_or("", Foreign::untrusted);
+        NAMES.iter().any(|name| module.starts_with(name))
+    }
+
+    /// Whether the file is CPython itself: `python3.14`, `libpython3.14.so.1.0`.
+    #[must_use]
+    pub fn is_in_cpython(&self) -> bool {
+        let module = self.module.as_ref().map_or("", Foreign::untrusted);
+        let version = module
+            .strip_prefix("libpython")
+            .or_else(|| module.strip_prefix("python"));
+        version.is_some_and(|version| version.is_empty() || version.starts_with('3'))
+    }
+
+    /// Whether the code is of the language's runtime or of a library for threads and waiting, not of the user's project:
+    /// judged by the name, the source file and the mapped file.
+    #[must_use]
+    pub fn is_library(&self) -> bool {
+        if self.is_in_c_library() || self.is_in_cpython() {
+            return true;
+        }
+        let file = self.file.as_ref().map_or("", Foreign::untrusted);
+        if ["/rustc/", "/.cargo/registry/", "/rustlib/src/"]
+            .iter()
+            .any(|folder| file.contains(folder))
+        {
+            return true;
+        }
+        const STARTS: [&str; 9] = [
+            "_start",
+            "__libc_",
+            "__rust_",
+            "_Unwind",
+            "start_thread",
+            "clone",
+            "__clone",
+            "rust_",
+            "__pthread",
+        ];
+        let name = self.function_name();
+        let root = self.root_of_name();
+        LIBRARY_CRATES.contains(&root)
+            || (root.is_empty() && STARTS.iter().any(|start| name.starts_with(start)))
+    }
+}
+
+impl NativeStack {
+    /// The innermost frame of the user's own code; of C programs without debug information that is what is in no system
+    /// library.
+    #[must_use]
+    pub fn own_frame(&self) -> Option<&NativeFrame> {
+        self.frames
+            .iter()
+            .find(|frame| !frame.is_library() && frame.function.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(function: &str, module: &str) -> NativeFrame {
+        NativeFrame {
+            address: Addr(1),
+            function: Some(function.into()),
+            module: Some(module.into()),
+            in_module: None,
+            file: None,
+            line: None,
+            inlined: false,
+            signal: false,
+            guessed: false,
+            python_frames: 0,
+        }
+    }
+
+    #[test]
+    fn own_code_is_told_from_libraries() {
+        for (function, module, library) in [
+            ("hang::worker", "hang-1f2e", false),
+            ("main", "a.out", false),
+            ("pthread_cond_wait", "libc.so.6", true),
+            ("std::thread::park", "hang-1f2e", true),
+            (
+                "<tokio::sync::Mutex<T> as core::fmt::Debug>::fmt",
+                "hang",
+                true,
+            ),
+            ("<mine::Guard as core::ops::Drop>::drop", "hang", false),
+            ("core::ops::function::FnOnce::call_once", "hang", true),
+            ("_PyEval_EvalFrameDefault", "python3.11", true),
+            ("PyEval_EvalCode", "libpython3.14.so.1.0", true),
+            ("python_config", "pythonic.so", false),
+            ("corelib::go", "a.out", false),
+        ] {
+            assert_eq!(frame(function, module).is_library(), library, "{function}");
+        }
+    }
+
+    #[test]
+    fn places_are_told_by_what_is_known() {
+        let mut known = frame("work", "libwork.so");
+        assert_eq!(known.place(), "work (libwork.so)");
+        known.file = Some("/src/work.c".into());
+        known.line = Some(7);
+        assert_eq!(known.place(), "work (work.c:7)");
+        known.function = None;
+        assert_eq!(known.place(), "?? (work.c:7)");
+    }
+}

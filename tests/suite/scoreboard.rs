@@ -1,0 +1,266 @@
+//! `fixtures/hangs`: programs that hang as real ones do, and look-alikes that do not. Each is dumped as a user would, and the
+//! first verdict is held against the truth of `truth.json`: cause, culprit and place.
+
+use crate::support::hangscope::{command, finish};
+use crate::support::program::Program;
+use crate::support::{fixture, pythons};
+use hangscope::model::{Finding, Report, Verdict};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+
+/// `READY` comes just before the hang: so many looks may be too early.
+const LOOKS: u32 = 5;
+/// Programs that run at a time. Most of them only wait.
+const AT_A_TIME: usize = 4;
+
+/// A line of `truth.json`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Truth {
+    file: String,
+    #[serde(default)]
+    healthy: bool,
+    /// Of a healthy one: the causes that it looks like.
+    #[serde(default)]
+    like: Vec<String>,
+    /// Acceptable ids of the first finding.
+    #[serde(default)]
+    causes: Vec<String>,
+    /// The thread, task or process that its sentence or evidence must name.
+    #[serde(default)]
+    culprit: String,
+    /// Where it must say that this one is; else a line that is marked `# <- here`.
+    #[serde(default)]
+    place: Option<String>,
+    /// Versions on which the cause is not recognised yet, with what is missing. A hit there is an error, too: the line is
+    /// to be removed.
+    #[serde(default)]
+    missed: BTreeMap<String, String>,
+    /// Versions that it is for, if not all.
+    #[serde(default)]
+    on: Vec<String>,
+}
+
+/// How the first verdict compares with the truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Score {
+    Right,
+    /// Nothing was found.
+    Silent,
+    /// Something else was found.
+    Wrong,
+}
+
+fn truths() -> Vec<Truth> {
+    let text = std::fs::read_to_string(fixture("hangs/truth.json")).expect("the table");
+    serde_json::from_str(&text).expect("a table of truths")
+}
+
+/// `file.py:7` for each marked line.
+fn marked(truth: &Truth) -> Vec<String> {
+    let text = std::fs::read_to_string(fixture("hangs").join(&truth.file)).expect("a program");
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| line.trim_end().ends_with("# <- here"))
+        .map(|(index, _)| format!("{}:{}", truth.file, index + 1))
+        .collect()
+}
+
+fn start(python: &Path, file: &str) -> Program {
+    let path = fixture("hangs").join(file);
+    let mut command = Command::new(python);
+    if file.starts_with("test_") {
+        command.args(["-m", "pytest", "-s", "-q", "-p", "no:cacheprovider"]);
+    }
+    let mut program = Program::start(command.arg(path));
+    program.wait_for("READY");
+    program
+}
+
+fn dump(pid: i32) -> Report {
+    finish(command().args(["dump", &pid.to_string(), "--format", "json"])).report()
+}
+
+/// Whether a finding is what the truth says, or what differs.
+fn compare(truth: &Truth, finding: &Finding) -> Result<(), String> {
+    let mut words = finding.title.untrusted().to_owned();
+    for evidence in &finding.evidence {
+        words.push('\n');
+        words.push_str(evidence.text.untrusted());
+    }
+    if !truth.causes.contains(&finding.id) {
+        return Err(format!("not {}", truth.causes.join(" or ")));
+    }
+    if !words.contains(&truth.culprit) {
+        return Err(format!("does not name {}", truth.culprit));
+    }
+    let places = truth
+        .place
+        .clone()
+        .map_or_else(|| marked(truth), |place| vec![place]);
+    let is_placed = |place: &String| {
+        words.match_indices(place.as_str()).any(|(at, _)| {
+            let after = words[at + place.len()..].chars().next();
+            !after.is_some_and(|next| next.is_ascii_digit())
+        })
+    };
+    if places.iter().any(is_placed) {
+        Ok(())
+    } else {
+        Err(format!("is not at {}", places.join(" or ")))
+    }
+}
+
+/// Runs one program and judges the first verdict on it.
+fn score(truth: &Truth, python: &Path) -> (Score, String) {
+    let mut program = start(python, &truth.file);
+    let mut said = String::new();
+    let looks = if truth.healthy { 1 } else { LOOKS };
+    for _ in 0..looks {
+        let report = dump(program.pid());
+        program.must_be_alive();
+        let Some(first) = report.analysis.findings.first() else {
+            said = format!("{:?}", report.analysis.verdict);
+            if truth.healthy && report.analysis.verdict != Verdict::NoHangSeen {
+                return (Score::Wrong, said);
+            }
+            continue;
+        };
+        let told = format!(
+            "{} ({:?}): {}",
+            first.id,
+            first.certainty,
+            first.title.untrusted()
+        );
+        if truth.healthy {
+            return (Score::Wrong, told);
+        }
+        return match compare(truth, first) {
+            Ok(()) => (Score::Right, told),
+            Err(differs) => (Score::Wrong, format!("{differs}: {told}")),
+        };
+    }
+    if truth.healthy {
+        (Score::Right, said)
+    } else {
+        (Score::Silent, said)
+    }
+}
+
+/// Scores all programs of the table that `wanted` picks, and prints what became of them.
+fn scoreboard(version: &str, wanted: fn(&Truth) -> bool) {
+    let Some(python) = pythons::python_with_packages(version) else {
+        return;
+    };
+    let mut todo: Vec<Truth> = truths()
+        .into_iter()
+        .filter(wanted)
+        .filter(|truth| truth.on.is_empty() || truth.on.iter().any(|on| on == version))
+        .collect();
+    todo.reverse();
+    let todo = Mutex::new(todo);
+    let done: Mutex<Vec<(Truth, Score, String)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                loop {
+                    let Some(truth) = todo.lock().expect("no panic").pop() else {
+                        break;
+                    };
+                    let (score, said) = score(&truth, &python);
+                    done.lock().expect("no panic").push((truth, score, said));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("no panic");
+    done.sort_by(|one, other| one.0.file.cmp(&other.0.file));
+    let mut counts = [0; 3];
+    let mut surprises = Vec::new();
+    for (truth, score, said) in &done {
+        counts[*score as usize] += 1;
+        println!("{score:?}\t{version}\t{}\t{said}", truth.file);
+        let known_miss = truth.missed.contains_key(version);
+        let as_expected = match score {
+            Score::Right => !known_miss,
+            Score::Silent => known_miss,
+            // A wrong accusation is never to be got used to.
+            Score::Wrong => false,
+        };
+        if !as_expected {
+            surprises.push(format!("{score:?}: {}: {said}", truth.file));
+        }
+    }
+    println!(
+        "{version}: {} right, {} silent, {} wrong",
+        counts[0], counts[1], counts[2]
+    );
+    assert!(
+        surprises.is_empty(),
+        "on {version}, unlike truth.json:\n{}",
+        surprises.join("\n")
+    );
+}
+
+#[test]
+fn hangs_of_threads_3_11() {
+    scoreboard("3.11", |truth| !truth.healthy && !is_of_tasks(truth));
+}
+
+#[test]
+fn hangs_of_threads_3_14() {
+    scoreboard("3.14", |truth| !truth.healthy && !is_of_tasks(truth));
+}
+
+#[test]
+fn hangs_of_tasks_3_11() {
+    scoreboard("3.11", |truth| !truth.healthy && is_of_tasks(truth));
+}
+
+#[test]
+fn hangs_of_tasks_3_14() {
+    scoreboard("3.14", |truth| !truth.healthy && is_of_tasks(truth));
+}
+
+#[test]
+fn healthy_programs_3_11() {
+    scoreboard("3.11", |truth| truth.healthy);
+}
+
+#[test]
+fn healthy_programs_3_14() {
+    scoreboard("3.14", |truth| truth.healthy);
+}
+
+fn is_of_tasks(truth: &Truth) -> bool {
+    truth.file.starts_with("asyncio_") || truth.file.starts_with("trio_")
+}
+
+#[test]
+fn each_program_is_in_the_table_and_says_what_it_shows() {
+    let mut files: Vec<String> = std::fs::read_dir(fixture("hangs"))
+        .expect("the programs")
+        .map(|entry| entry.expect("an entry").file_name())
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.ends_with(".py"))
+        .collect();
+    files.sort();
+    let mut told: Vec<String> = truths().into_iter().map(|truth| truth.file).collect();
+    told.sort();
+    assert_eq!(files, told);
+    for truth in truths() {
+        let text = std::fs::read_to_string(fixture("hangs").join(&truth.file)).expect("a program");
+        assert!(text.starts_with("\"\"\""), "{}: no docstring", truth.file);
+        assert!(text.contains("READY"), "{}: never ready", truth.file);
+        let placed = truth.place.is_some() || !marked(&truth).is_empty();
+        assert!(
+            (truth.healthy && !truth.like.is_empty())
+                || (placed && !truth.causes.is_empty() && !truth.culprit.is_empty()),
+            "{}: cause, culprit and place are wanted",
+            truth.file
+        );
+    }
+}
