@@ -115,8 +115,12 @@ impl Supervisor {
             return;
         }
         let mut running = self.following.running();
-        // It waits for its workers all along.
-        running.retain(|running| running.role != Role::Controller && running.apart.is_none());
+        // They wait for their workers, and for the tests on their threads, all along.
+        running.retain(|running| {
+            let waits = running.role == Role::Controller
+                || (running.role == Role::Libtest && !running.in_test());
+            !waits && running.apart.is_none()
+        });
         let Some(longest) = running.iter().max_by_key(|running| running.elapsed()) else {
             return;
         };

@@ -99,7 +99,7 @@ fn computes(then: &Look, used: &BTreeMap<Key, (u64, Option<u64>)>, now: Instant)
 #[cfg(test)]
 mod tests {
     use super::Progress;
-    use crate::inspect::{Survey, Surveyed};
+    use crate::inspect::{RustLook, Survey, Surveyed};
     use crate::model::{Foreign, Key};
     use std::time::{Duration, Instant};
 
@@ -119,6 +119,7 @@ mod tests {
                 fds: None,
                 test: None,
             }],
+            rust: RustLook::default(),
         }
     }
 
