@@ -82,8 +82,9 @@ impl Following {
             Ok((folder, rings)) => {
                 let changes = environment(folder.path(), &|name| std::env::var_os(name));
                 following.environment = changes.set;
-                let (runner, note) =
-                    cargo::environment(folder.path(), &|name| std::env::var_os(name));
+                let (runner, note) = cargo::environment(folder.path(), &options.command, &|name| {
+                    std::env::var_os(name)
+                });
                 following.environment.extend(runner);
                 for note in changes.notes.into_iter().chain(note) {
                     following.tracker.note(note.into());

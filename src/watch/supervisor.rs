@@ -185,7 +185,7 @@ impl Supervisor {
             let now = Instant::now();
             self.follow(now);
             self.look_at_tests(now);
-            self.look_at_idleness(now);
+            self.look_at_idleness();
             self.look_at_clocks(now);
         }
     }

@@ -74,7 +74,7 @@ impl Surveying {
 
 fn look(scope: &Mutex<Scope>, say: &Sender<Survey>, stopped: &Receiver<()>, own_test: bool) {
     let mut surveyor = Surveyor::with_own_test(own_test);
-    let mut pause = CLOSELY;
+    let mut pause = TESTS;
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
         let Ok(now) = scope.lock().map(|scope| scope.clone()) else {
             return;

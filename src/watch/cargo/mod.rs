@@ -42,8 +42,17 @@ fn variable(triple: &str) -> String {
 /// know, a sentence.
 pub(super) fn environment(
     run: &Path,
+    command: &[OsString],
     user: &dyn Fn(&str) -> Option<OsString>,
 ) -> (Vec<(OsString, OsString)>, Option<String>) {
+    // nextest names each test to its process, and tells of a runner in its output.
+    let is_nextest = |word: &OsString| {
+        let name = Path::new(word).file_name().unwrap_or(word);
+        name == "nextest" || name == "cargo-nextest"
+    };
+    if command.iter().any(is_nextest) {
+        return (Vec::new(), None);
+    }
     match own_path(run) {
         Some(program) => (variables(&program, user), None),
         None => {
@@ -133,7 +142,7 @@ fn parse_name(name: &str) -> Option<(Pid, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{has_space, mark, marks, variable, variables};
+    use super::{environment, has_space, mark, marks, variable, variables};
     use crate::watch::processes::{Process, own_pid};
     use std::ffi::{OsStr, OsString};
     use std::fs;
@@ -157,6 +166,17 @@ mod tests {
         }
         assert_eq!(variable("a-b.c"), "CARGO_TARGET_A_B.C_RUNNER");
         assert!(has_space(OsStr::new("/my tools/hangscope")) && !has_space(OsStr::new("/é/h")));
+    }
+
+    #[test]
+    fn nextest_gets_no_runner() {
+        let of = |words: &[&str]| {
+            let command: Vec<OsString> = words.iter().map(OsString::from).collect();
+            environment(Path::new("/run"), &command, &|_| None).0.len()
+        };
+        assert_eq!(of(&["cargo", "test"]), 2);
+        assert_eq!(of(&["cargo", "+nightly", "nextest", "run"]), 0);
+        assert_eq!(of(&["/bin/cargo-nextest", "nextest", "run"]), 0);
     }
 
     #[test]
