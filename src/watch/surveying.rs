@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks, for the idle limit and the status line.
 const EVERY: Duration = Duration::from_secs(1);
@@ -16,6 +16,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const CLOSELY: Duration = Duration::from_millis(500);
 /// The same where cargo is, or a test of Rust: what is not seen to begin and to end is not known of at all.
 const TESTS: Duration = Duration::from_millis(100);
+
+/// A pause is at least so many times as long as the look before it.
+const PAUSE_OF_LOOK: u32 = 10;
 
 /// What the looks are at.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +83,7 @@ fn look(scope: &Mutex<Scope>, say: &Sender<Survey>, stopped: &Receiver<()>, own_
             return;
         };
         let marked = now.marks.as_deref().map(cargo::marks).unwrap_or_default();
+        let began = Instant::now();
         let survey = surveyor.look(now.root, &[now.root, now.guardian], &now.telling, &marked);
         pause = if survey.rust.cargo || !survey.rust.tests.is_empty() {
             TESTS
@@ -88,6 +92,8 @@ fn look(scope: &Mutex<Scope>, say: &Sender<Survey>, stopped: &Receiver<()>, own_
         } else {
             EVERY
         };
+        // Thousands of threads are looked at less often.
+        pause = pause.max(began.elapsed().saturating_mul(PAUSE_OF_LOOK));
         if say.send(survey).is_err() {
             return;
         }

@@ -215,7 +215,7 @@ fn a_hung_test_of_nextest_fails_alone_and_each_attempt_is_told() {
     let end = watched(&place, &["--test-timeout", "3s"], &command);
     assert_eq!(end.code(), 100, "nextest's own: {}", end.stderr);
     assert!(
-        !end.stderr.contains("runner"),
+        !end.stderr.contains("target runner"),
         "nextest tells of runners: {}",
         end.stderr
     );

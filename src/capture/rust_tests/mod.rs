@@ -5,6 +5,7 @@
 //! 2024 on a binary of all doctests does that, with a process each). Nothing is asked of the target, so a test is known
 //! as soon as it is looked at, and one that ends between two looks is not.
 
+mod environment;
 mod names;
 mod program;
 mod threads;

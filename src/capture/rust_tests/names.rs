@@ -38,36 +38,49 @@ pub(super) enum Said {
     Denied,
 }
 
-/// The test whose name begins with the `comm` of this thread.
+/// The test whose name begins with the `comm` of this thread. `thorough`: the thread may be on a stack that is not its
+/// own (of a coroutine), so that is looked for, too.
 pub(super) fn test_of(
     memory: &dyn Memory,
-    pid: Pid,
-    tid: Tid,
+    (pid, tid): (Pid, Tid),
     comm: &[u8],
     regions: &[Region],
+    thorough: bool,
 ) -> Said {
     if comm.is_empty() {
         return Said::Nothing;
     }
-    let stack = match stack_pointer(pid, tid) {
-        Some(pointer) => regions
-            .iter()
-            .find(|region| (region.start..region.end).contains(&pointer))
-            .map(|region| (pointer & !7, region.end)),
+    let present = stack_pointer(pid, tid).and_then(|pointer| {
+        let mut all = regions.iter();
+        let region = all.find(|region| (region.start..region.end).contains(&pointer))?;
+        Some((pointer & !7, region.end))
+    });
+    let said = present.map(|stack| said_by(memory, stack, comm));
+    let own = match said {
         None => stack_by_id(memory, tid, regions),
+        Some(Said::Nothing) if thorough => stack_by_id(memory, tid, regions),
+        _ => None,
     };
-    let Some((from, end)) = stack else {
-        return Said::NoStack;
-    };
+    match (own, said) {
+        (Some(own), _) => said_by(memory, own, comm),
+        (None, Some(said)) => said,
+        (None, None) => Said::NoStack,
+    }
+}
+
+/// What this part of a stack says, from its stack pointer to its outer end.
+fn said_by(memory: &dyn Memory, (from, end): (u64, u64), comm: &[u8]) -> Said {
     let outer = from.max(end.saturating_sub(WINDOW));
     let inner = from.saturating_add(WINDOW).min(outer);
-    match slice_in(memory, outer, end, comm) {
+    let found = match slice_in(memory, outer, end, comm) {
         Ok(None) if inner > from => slice_in(memory, from, inner, comm),
         found => found,
+    };
+    match found {
+        Ok(Some(name)) => Said::Test(name),
+        Ok(None) => Said::Nothing,
+        Err(()) => Said::Denied,
     }
-    .map_or(Said::Denied, |found| {
-        found.map_or(Said::Nothing, Said::Test)
-    })
 }
 
 /// The stack pointer of a thread that does not run (`proc_pid_syscall(5)`).

@@ -60,7 +60,7 @@ impl Threads {
         let memory = ProcessMemory::new(pid);
         for tid in tids {
             let now = comm(pid, tid);
-            if self.known.get(&tid).is_none_or(|known| known.comm != now) {
+            if !self.is_known(pid, tid, &now) {
                 let Some(started) = started(pid, tid) else {
                     continue;
                 };
@@ -85,7 +85,8 @@ impl Threads {
                 continue;
             }
             let regions = map.get_or_insert_with(|| regions(pid, pid));
-            match test_of(&memory, pid, tid, &thread.comm, regions) {
+            let last = thread.looks + 1 >= LOOKS;
+            match test_of(&memory, (pid, tid), &thread.comm, regions, last) {
                 Said::Test(name) => thread.name = Name::Test(name),
                 Said::Nothing => {
                     thread.looks = thread.looks.saturating_add(1);
@@ -102,6 +103,14 @@ impl Threads {
                 Said::Denied => thread.name = Name::Comm,
             }
         }
+    }
+
+    /// Whether nothing new can be learnt of a thread by its name. A test may give its own thread another one.
+    fn is_known(&self, pid: Pid, tid: Tid, comm: &[u8]) -> bool {
+        self.known.get(&tid).is_some_and(|known| {
+            let is_test = matches!(known.name, Name::Test(_));
+            known.comm == comm || (is_test && started(pid, tid) == Some(known.started))
+        })
     }
 
     /// Those that run tests, and which. Of several that are known by the same `comm` only, the first that started is
@@ -160,4 +169,68 @@ pub(super) fn counts(pid: Pid, tests: usize) -> (Option<u32>, Option<u32>) {
     let threads = entries("task").map(|count| count.saturating_sub(tests));
     let narrow = |count: Option<usize>| count.and_then(|count| u32::try_from(count).ok());
     (narrow(threads), narrow(entries("fd")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LOOKS, Threads};
+    use std::sync::mpsc::channel;
+
+    fn own_pid() -> i32 {
+        i32::try_from(std::process::id()).expect("a pid")
+    }
+
+    fn names(threads: &Threads) -> Vec<String> {
+        let tests = threads.tests();
+        tests
+            .iter()
+            .map(|(_, name)| name.untrusted().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_thread_of_this_very_test_is_found_and_no_thread_of_its_own() {
+        let own = std::thread::current().name().map(str::to_owned);
+        let own = own.expect("libtest names it");
+        let (hold, held) = channel::<()>();
+        // It has the name that the kernel knows of this test.
+        let child = std::thread::spawn(move || held.recv());
+        let looker = std::thread::Builder::new().name("looker".to_owned());
+        let name = own.clone();
+        let looks = looker.spawn(move || {
+            let mut threads = Threads::default();
+            let mut look = || {
+                threads.look(own_pid());
+                names(&threads)
+            };
+            // It may take some looks until the test waits for this thread, which has the names that it looks for on its
+            // own stack, and so is found, too.
+            let found = (0..100).map(|_| look()).find(|found| found.contains(&name));
+            let later: Vec<Vec<String>> = (0..=LOOKS).map(|_| look()).collect();
+            (found, later)
+        });
+        let (found, later) = looks.expect("a thread").join().expect("it looks");
+        let mine = |found: &[String]| found.iter().filter(|name| **name == own).count();
+        assert!(found.is_some_and(|found| mine(&found) == 1), "it is found");
+        for found in later {
+            assert_eq!(mine(&found), 1, "{found:?}");
+            let cut = found.iter().filter(|name| own.starts_with(*name));
+            assert_eq!(cut.count(), 1, "the child is not listed: {found:?}");
+        }
+        drop(hold);
+        let _ = child.join();
+    }
+
+    #[test]
+    fn a_test_that_runs_and_has_renamed_its_thread_is_still_itself() {
+        let own = std::thread::current().name().map(str::to_owned);
+        let own = own.expect("libtest names it");
+        let mut threads = Threads::default();
+        // This thread runs while it is looked at, so its stack is found by its id.
+        threads.look(own_pid());
+        assert!(names(&threads).contains(&own), "{:?}", names(&threads));
+        std::fs::write("/proc/thread-self/comm", "other").expect("a name");
+        threads.look(own_pid());
+        assert!(names(&threads).contains(&own), "{:?}", names(&threads));
+    }
 }
