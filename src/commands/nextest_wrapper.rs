@@ -36,7 +36,7 @@ pub(super) fn run(args: &NextestWrapperArgs) -> Ending {
         grace: Duration::from_secs(5),
         archive: (!args.no_archive).then(|| archive(args.archive.as_deref())),
         hang_exit_code: 124,
-        samples: Samples::Auto,
+        samples: Samples::Exactly(3),
         interval: Duration::from_millis(500),
         width: super::output::width(None, std::io::stderr()),
     };

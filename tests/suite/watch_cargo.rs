@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A test that never ends, another whose name begins alike, and a thread that only inherits the name of its test.
-const LIB: &str = r#"
+pub(crate) const LIB: &str = r#"
 #[cfg(test)]
 mod tests {
     #[test]
@@ -23,7 +23,7 @@ mod tests {
 "#;
 
 /// Writes a package without dependencies.
-fn package(place: &Place, edition: &str, files: &[(&str, &str)]) {
+pub(crate) fn package(place: &Place, edition: &str, files: &[(&str, &str)]) {
     let manifest =
         format!("[package]\nname = \"demo\"\nversion = \"0.1.0\"\nedition = \"{edition}\"\n");
     for (name, text) in [("Cargo.toml", manifest.as_str())].iter().chain(files) {
@@ -34,7 +34,7 @@ fn package(place: &Place, edition: &str, files: &[(&str, &str)]) {
 }
 
 /// The command without what the cargo that runs this very test has set.
-fn apart(command: &mut Command) -> &mut Command {
+pub(crate) fn apart(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let is_of_cargo = ["CARGO", "NEXTEST", "RUSTDOC", "RUST_TEST"]
@@ -50,7 +50,7 @@ fn apart(command: &mut Command) -> &mut Command {
 }
 
 /// Builds all, so that limits find nothing to build.
-fn build(place: &Place) {
+pub(crate) fn build(place: &Place) {
     let end = run(apart(&mut place.command("cargo")).args(["test", "--no-run", "--quiet"]));
     assert_eq!(end.code(), 0, "{}", end.stderr);
 }
@@ -59,7 +59,7 @@ fn watched(place: &Place, options: &[&str], command: &[&str]) -> End {
     run(apart(place.watch(options).arg("--").args(command)))
 }
 
-fn has_nextest(place: &Place) -> bool {
+pub(crate) fn has_nextest(place: &Place) -> bool {
     let mut command = place.command("cargo");
     let version = apart(command.args(["nextest", "--version"])).output();
     let has = version.is_ok_and(|out| out.status.success());

@@ -21,6 +21,8 @@ const SEARCHES: u8 = 20;
 #[derive(Debug, Default)]
 pub(super) struct Threads {
     known: BTreeMap<Tid, Thread>,
+    /// Whether a test's name was found to be its thread's own: then it is of all others.
+    sure: bool,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,8 @@ enum Name {
     Sought,
     /// It runs this test.
     Test(String),
+    /// It runs this test, or has its stack from a thread that did.
+    Unsure(String),
     /// It is somebody else's thread.
     Other,
     /// What it is called is all that can be known.
@@ -87,7 +91,16 @@ impl Threads {
             let regions = map.get_or_insert_with(|| regions(pid, pid));
             let last = thread.looks + 1 >= LOOKS;
             match test_of(&memory, (pid, tid), &thread.comm, regions, last) {
-                Said::Test(name) => thread.name = Name::Test(name),
+                Said::Test(name) => {
+                    self.sure = true;
+                    thread.name = Name::Test(name);
+                }
+                Said::Unsure(name) => {
+                    thread.looks = thread.looks.saturating_add(1);
+                    if thread.looks >= LOOKS {
+                        thread.name = Name::Unsure(name);
+                    }
+                }
                 Said::Nothing => {
                     thread.looks = thread.looks.saturating_add(1);
                     if thread.looks >= LOOKS {
@@ -113,31 +126,30 @@ impl Threads {
         })
     }
 
-    /// Those that run tests, and which. Of several that are known by the same `comm` only, the first that started is
-    /// the test's, since a thread without a name inherits it.
+    /// Those that run tests, and which. Of several with one name the first that started is the test's: a thread without a
+    /// name inherits its `comm`.
     pub(super) fn tests(&self) -> Vec<(Started, Foreign)> {
-        let mut found: Vec<(Started, Foreign)> = Vec::new();
-        let mut by_comm: BTreeMap<&[u8], Started> = BTreeMap::new();
+        let mut found: BTreeMap<String, Started> = BTreeMap::new();
         for thread in self.known.values() {
-            match &thread.name {
-                Name::Test(name) => found.push((thread.started, Foreign::from(name.as_str()))),
+            let name = match &thread.name {
+                Name::Test(name) => name.clone(),
+                // A standard library whose threads look different: better by the stack alone than not at all.
+                Name::Unsure(name) if !self.sure => name.clone(),
                 Name::Comm => {
-                    let first = by_comm.entry(&thread.comm).or_insert(thread.started);
-                    if (thread.started.1, thread.started.0) < (first.1, first.0) {
-                        *first = thread.started;
-                    }
+                    let cut = if thread.comm.len() < COMM { "" } else { "…" };
+                    format!("{}{cut}", String::from_utf8_lossy(&thread.comm))
                 }
-                Name::Sought | Name::Other => {}
+                Name::Sought | Name::Other | Name::Unsure(_) => continue,
+            };
+            let first = found.entry(name).or_insert(thread.started);
+            if (thread.started.1, thread.started.0) < (first.1, first.0) {
+                *first = thread.started;
             }
         }
-        for (comm, started) in by_comm {
-            let mut name = String::from_utf8_lossy(comm).into_owned();
-            if comm.len() >= COMM {
-                name.push('…');
-            }
-            found.push((started, Foreign::from(name)));
-        }
-        found
+        let tests = found.into_iter();
+        tests
+            .map(|(name, started)| (started, Foreign::from(name)))
+            .collect()
     }
 }
 
