@@ -11,6 +11,7 @@ Examples:
   hangscope dump 4242 --format json -o dump.json
   hangscope analyze dump.json    the same verdict again, elsewhere and offline
   hangscope watch --test-timeout 60s -- pytest -n 4 tests/
+  hangscope watch --test-timeout 60s -- cargo nextest run
   hangscope demo                 see a real hang captured and diagnosed
 
 Exit codes of dump and analyze: 0 no hang seen (or only \"slow or stuck\"),
@@ -42,8 +43,15 @@ pub enum Command {
     ///
     /// Without a limit hangscope ends nothing; if hangscope itself is killed, the run ends with it. To look at any
     /// time: kill -USR1 (or -QUIT) the hangscope process; the run goes on. INT, TERM and HUP are passed on to the command
-    /// when one look is saved. The tests of pytest are followed one by one, with nothing installed in the project.
+    /// when one look is saved. The tests of pytest, cargo test and cargo nextest are followed one by one, with nothing
+    /// installed in the project; builds are left alone.
     Watch(WatchArgs),
+    /// Run one test for nextest; when nextest ends it, look first.
+    ///
+    /// For a wrapper script of nextest (scripts.wrapper, run-wrapper) or as cargo's runner: the test gets a process group
+    /// of its own, so that nextest's terminate-after (TERM, a grace, KILL) reaches hangscope, which saves a bundle, says
+    /// why the test hangs, and passes the signal on. The end of the test is passed on, too: its exit code or signal.
+    NextestWrapper(NextestWrapperArgs),
     /// Analyze a saved dump again: the same verdict, without the process.
     Analyze(AnalyzeArgs),
     /// Explain a diagnosis, or list all that hangscope knows.
@@ -168,6 +176,20 @@ pub struct WatchArgs {
     pub no_status: bool,
     /// The command and its arguments.
     #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `hangscope nextest-wrapper`.
+#[derive(Args, Clone, Debug)]
+pub struct NextestWrapperArgs {
+    /// Folder that bundles are written to; a relative one is in nextest's workspace [default: .hangscope].
+    #[arg(long, value_name = "DIR")]
+    pub archive: Option<PathBuf>,
+    /// Write no bundles.
+    #[arg(long, conflicts_with = "archive")]
+    pub no_archive: bool,
+    /// The test binary and its arguments.
+    #[arg(trailing_var_arg = true, required = true, value_name = "BINARY")]
     pub command: Vec<OsString>,
 }
 

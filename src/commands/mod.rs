@@ -6,6 +6,7 @@ mod doctor;
 mod dump;
 mod explain;
 mod github;
+mod nextest_wrapper;
 mod output;
 mod python_finder;
 mod watch;
@@ -19,12 +20,20 @@ use tracing_subscriber::EnvFilter;
 /// Runs the command that the process was called with.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Not a command for people: hangscope starts itself so, see `crate::watch`.
+    // Not commands for people: hangscope, or cargo for it, starts it so, see `crate::watch`.
     if std::env::args_os()
         .nth(1)
         .is_some_and(|word| word == crate::watch::GUARDIAN)
     {
         return ExitCode::Other(crate::watch::guardian());
+    }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == crate::watch::CARGO_RUNNER)
+    {
+        let (code, why) = crate::watch::cargo_runner(std::env::args_os().skip(2));
+        complain(&why);
+        return ExitCode::Other(code);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -33,15 +42,21 @@ pub fn main() -> ExitCode {
     start_tracing(cli.verbose);
     match cli.command {
         Command::Dump(args) => dump::run(&args),
-        Command::Watch(args) => match watch::run(&args) {
-            watch::Ending::Code(code) => code,
-            watch::Ending::Signal(signal) => watch::die_by(signal),
-        },
+        Command::Watch(args) => end(watch::run(&args)),
+        Command::NextestWrapper(args) => end(nextest_wrapper::run(&args)),
         Command::Analyze(args) => analyze::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor => doctor::run(),
         Command::Demo(args) => demo::run(&args),
         Command::Schema => print(&crate::report::schema()),
+    }
+}
+
+/// Ends as a watched command did.
+fn end(ending: watch::Ending) -> ExitCode {
+    match ending {
+        watch::Ending::Code(code) => code,
+        watch::Ending::Signal(signal) => watch::die_by(signal),
     }
 }
 

@@ -15,7 +15,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-/// How hangscope itself is to end.
+/// How hangscope itself is to end: as the command did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     /// With this exit code.
@@ -41,6 +41,7 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
             OnHangArg::End => OnHang::End,
         },
         plugin: !args.no_plugin,
+        own_test: false,
         status: !args.no_status && std::io::stderr().is_terminal(),
         fail_on_leak: leak_kinds(&args.fail_on_leak),
         grace: args.grace,
@@ -51,15 +52,7 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
         width: super::output::width(None, std::io::stderr()),
     };
     let width = options.width;
-    let mut github = GitHub::from_environment();
-    let sink = move |event: Event| {
-        let mut said = text(&event);
-        if let (Event::Verdict { report, .. }, Some(github)) = (&event, &mut github) {
-            said.push_str(&github.tell(report));
-        }
-        tell(&said);
-    };
-    match watch::run(options, Box::new(sink)) {
+    match execute(options, |_| true) {
         Ok(finished) => {
             let leaked = after(args, &finished, width);
             match ending(finished.outcome) {
@@ -67,18 +60,37 @@ pub(super) fn run(args: &WatchArgs) -> Ending {
                 ending => ending,
             }
         }
-        Err(error) => {
-            let code = match error {
-                WatchError::NotFound { .. } => ExitCode::CommandNotFound,
-                WatchError::CannotRun { .. } => ExitCode::CannotRun,
-                WatchError::Guardian(_) | WatchError::Setup(_) => ExitCode::OwnFailure,
-            };
-            let message = clean(&Foreign::from(error.to_string()));
-            // The command has written nothing: the line is fresh.
-            let _ = std::io::stderr().write_all(format!("hangscope: {message}\n").as_bytes());
-            Ending::Code(code)
-        }
+        Err(ending) => ending,
     }
+}
+
+/// Runs a command and tells what happens, as far as it is wanted.
+pub(super) fn execute(
+    options: Options,
+    is_told: impl Fn(&Event) -> bool + Send + 'static,
+) -> Result<Finished, Ending> {
+    let mut github = GitHub::from_environment();
+    let sink = move |event: Event| {
+        if !is_told(&event) {
+            return;
+        }
+        let mut said = text(&event);
+        if let (Event::Verdict { report, .. }, Some(github)) = (&event, &mut github) {
+            said.push_str(&github.tell(report));
+        }
+        tell(&said);
+    };
+    watch::run(options, Box::new(sink)).map_err(|error| {
+        let code = match error {
+            WatchError::NotFound { .. } => ExitCode::CommandNotFound,
+            WatchError::CannotRun { .. } => ExitCode::CannotRun,
+            WatchError::Guardian(_) | WatchError::Setup(_) => ExitCode::OwnFailure,
+        };
+        let message = clean(&Foreign::from(error.to_string()));
+        // The command has written nothing: the line is fresh.
+        let _ = std::io::stderr().write_all(format!("hangscope: {message}\n").as_bytes());
+        Ending::Code(code)
+    })
 }
 
 /// pytest did not get to write its summary: `hangscope: the run was ended: 21 tests finished, 2 of them failed; 1 hung,
@@ -99,8 +111,13 @@ fn closing(record: &RunRecord) -> String {
     let good = count(&[TestOutcome::Passed, TestOutcome::Skipped]);
     let finished = good + bad;
     let s = if finished == 1 { "" } else { "s" };
-    let mut text =
-        format!("hangscope: the run was ended: {finished} test{s} finished, {bad} failed");
+    let mut text = if record.run.source == TestSource::Cargo {
+        let ended = record.run.finished;
+        let s = if ended == 1 { "" } else { "s" };
+        format!("hangscope: the run was ended: {ended} test{s} seen to end, how is not known")
+    } else {
+        format!("hangscope: the run was ended: {finished} test{s} finished, {bad} failed")
+    };
     let hung = count(&[TestOutcome::Hung, TestOutcome::Running]);
     if hung > 0 {
         let _ = write!(text, "; {hung} hung");
@@ -226,7 +243,7 @@ fn leak(leak: &Leak) -> String {
     }
 }
 
-fn ending(outcome: Outcome) -> Ending {
+pub(super) fn ending(outcome: Outcome) -> Ending {
     let code = outcome.code.and_then(|code| u8::try_from(code).ok());
     match (outcome.kind, outcome.signal, code) {
         (OutcomeKind::ChildSignal, Some(signal), _) => Ending::Signal(signal),

@@ -2,6 +2,7 @@
 
 mod survey;
 
+pub use crate::capture::{Marked, RustBinary, RustHow, RustLook, RustTest, Started};
 pub use survey::{Survey, Surveyed, Surveyor};
 
 use crate::analysis;

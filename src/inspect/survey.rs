@@ -1,8 +1,9 @@
 //! A cheap look at a process tree: who is there, what each has used, which test it runs. No stacks.
 
-use crate::capture::TestNames;
+use crate::capture::{Marked, RustLook, RustTests, Seen, TestNames};
 use crate::model::{Foreign, Key, Pid, RunningTest};
 use crate::target;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::linux::fs::MetadataExt;
 
@@ -10,10 +11,12 @@ use std::os::linux::fs::MetadataExt;
 const MAX_LISTED: usize = 1_000;
 
 /// What one look saw.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Survey {
     /// The processes, parents before children.
     pub processes: Vec<Surveyed>,
+    /// The tests of Rust among them.
+    pub rust: RustLook,
 }
 
 /// A process in a [`Survey`].
@@ -49,17 +52,44 @@ pub struct Surveyed {
 #[derive(Debug, Default)]
 pub struct Surveyor {
     tests: TestNames,
+    rust: RustTests,
 }
 
 impl Surveyor {
-    /// Looks at everything below `root`, without `exclude`. `wants_test` says of which processes the running test is
-    /// wanted, by pid; their threads are listed, too.
-    pub fn look(&mut self, root: Pid, exclude: &[Pid], wants_test: &dyn Fn(Pid) -> bool) -> Survey {
-        let processes = target::descendants(root, exclude)
+    /// One that also takes up the test that nextest has started hangscope for.
+    #[must_use]
+    pub fn with_own_test(own_test: bool) -> Self {
+        Self {
+            rust: RustTests::with_own(own_test),
+            ..Self::default()
+        }
+    }
+
+    /// Looks at everything below `root`, without `exclude`. `telling` are processes that tell of their tests themselves:
+    /// of all others the running test is wanted, and their threads are listed, too. `marked` are test binaries that cargo
+    /// has told of.
+    pub fn look(
+        &mut self,
+        root: Pid,
+        exclude: &[Pid],
+        telling: &BTreeSet<Pid>,
+        marked: &Marked,
+    ) -> Survey {
+        let processes: Vec<Surveyed> = target::descendants(root, exclude)
             .into_iter()
-            .filter_map(|pid| self.look_at(pid, wants_test(pid)))
+            .filter_map(|pid| self.look_at(pid, !telling.contains(&pid)))
             .collect();
-        Survey { processes }
+        let seen: Vec<Seen> = processes
+            .iter()
+            .map(|process| Seen {
+                pid: process.pid,
+                ppid: process.ppid,
+                start_ticks: process.start_ticks,
+                name: process.name.clone(),
+            })
+            .collect();
+        let rust = self.rust.look(&seen, marked, telling);
+        Survey { processes, rust }
     }
 
     fn look_at(&mut self, pid: Pid, closely: bool) -> Option<Surveyed> {

@@ -1,6 +1,6 @@
 //! A watched run as its tests see it: who runs which test, what each test left behind, and what has finished.
 
-use super::{Foreign, Key, Pid};
+use super::{Foreign, Key, Pid, Tid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,8 @@ pub enum TestSource {
     Plugin,
     /// `PYTEST_CURRENT_TEST` in the live environment of the processes, looked at now and then.
     Environ,
+    /// Tests of Rust: the threads of libtest, the processes of nextest and rustdoc, looked at ten times a second.
+    Cargo,
     /// Nothing told of tests.
     #[default]
     None,
@@ -43,7 +45,7 @@ pub enum TestSource {
 /// A finished test and how long it took.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SlowTest {
-    /// pytest's node id.
+    /// Its name, as in [`TestRecord::test`].
     pub test: Foreign,
     /// Milliseconds from the start of its setup to the end of its teardown.
     pub took_ms: u64,
@@ -63,6 +65,14 @@ pub struct TestProcess {
     pub worker: Option<Foreign>,
     /// What it was at.
     pub phase: TestPhase,
+    /// The binary of a Rust test, as nextest names it: the package, and after `::` the test target if it is another than
+    /// the library.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<Foreign>,
+    /// The kernel's id of the thread that ran the test, in a libtest binary. Such a process is listed once for each test
+    /// that it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<Tid>,
     /// The test it ran, or while collecting the module.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Foreign>,
@@ -103,6 +113,20 @@ pub enum Role {
     Worker,
     /// It was forked for one test (pytest-forked), or escaped from a fork in a test.
     Forked,
+    /// A Rust test binary, which runs each test on a thread (libtest).
+    Libtest,
+    /// nextest has started it for one test.
+    Nextest,
+    /// It runs one doctest.
+    Doctest,
+}
+
+impl Role {
+    /// Whether its tests are Rust's: they have no phases, and cannot be made to fail from inside.
+    #[must_use]
+    pub fn is_rust(self) -> bool {
+        matches!(self, Self::Libtest | Self::Nextest | Self::Doctest)
+    }
 }
 
 /// What a process of a test run is at.
@@ -319,8 +343,11 @@ pub enum TestOutcome {
 /// One test of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TestRecord {
-    /// pytest's node id.
+    /// pytest's node id. Of a Rust test its binary and its name: `demo::it tests::a_test`.
     pub test: Foreign,
+    /// The binary of a Rust test, with which `test` begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<Foreign>,
     /// The file of the test, relative to the root folder of the test run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<Foreign>,
@@ -368,10 +395,25 @@ pub struct RunRecord {
 }
 
 impl Run {
-    /// The process with this key.
+    /// The process with this key; of a libtest binary, the test that runs for longest in it.
     #[must_use]
     pub fn process(&self, key: &Key) -> Option<&TestProcess> {
-        self.processes.iter().find(|process| &process.key == key)
+        let same = self.processes.iter().filter(|process| &process.key == key);
+        same.min_by_key(|process| (process.test.is_none(), std::cmp::Reverse(process.test_ms)))
+    }
+
+    /// What runs on this thread: the thread's own test if it has one, else what its process runs.
+    #[must_use]
+    pub fn at_thread(&self, thread: &Key) -> Option<&TestProcess> {
+        let process = thread.of_process();
+        let own = |it: &&TestProcess| {
+            let tid = it.thread.map(|tid| process.thread(tid));
+            it.key == process && tid.as_ref() == Some(thread)
+        };
+        self.processes
+            .iter()
+            .find(own)
+            .or_else(|| self.process(&process))
     }
 }
 
@@ -394,6 +436,11 @@ impl TestProcess {
         match (self.role, self.phase) {
             // It has no tests of its own all along.
             (Role::Controller, TestPhase::Start | TestPhase::Between) => "handing out tests".into(),
+            (Role::Libtest, _) if self.test.is_none() => {
+                let binary = self.binary.as_ref().map_or("", Foreign::untrusted);
+                format!("the test binary {binary}").into()
+            }
+            (role, _) if role.is_rust() => self.test.clone().unwrap_or_default(),
             // pytest is done in it; it waits for its controller, or exits.
             (Role::Worker, TestPhase::InterpreterExit) => "end of the worker".into(),
             _ => place(self.phase, self.test.as_ref()),

@@ -99,6 +99,7 @@ mod tests {
     #[test]
     fn one_line_a_test_whatever_its_name_holds() {
         let test = TestRecord {
+            binary: None,
             test: "a.py::b[\n\u{2028}\"\u{0}]".into(),
             file: None,
             line: None,

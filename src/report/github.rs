@@ -1,7 +1,7 @@
 //! Annotations for GitHub Actions: workflow commands, one a line.
 
 use super::clean::{clean_whole, clean_word};
-use super::whereabouts::{known, longest, whereabouts};
+use super::whereabouts::{known_of, longest, whereabouts};
 use crate::model::{Finding, Foreign, Frame, Key, Report, TestProcess, Trigger, Verdict};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -39,7 +39,7 @@ pub fn github(report: &Report, workspace: &Path) -> String {
         let what = finding.title.untrusted();
         let fix = finding.remedy.untrusted();
         let place = blocking_frame(report, finding, workspace);
-        let test = test_of(report, finding);
+        let test = known_of(report, finding).map(|known| known.tests);
         if place.is_some() || test.is_none() {
             add(error(place, &title, &format!("{what}\nfix: {fix}")));
         }
@@ -79,12 +79,6 @@ fn blocking_frame(report: &Report, finding: &Finding, workspace: &Path) -> Optio
     // The root is last.
     let blockers = finding.blockers.iter().rev();
     blockers.chain([&finding.waiter]).find_map(in_project)
-}
-
-fn test_of<'r>(report: &'r Report, finding: &Finding) -> Option<&'r TestProcess> {
-    let last = report.samples.last()?;
-    let process = last.process(&finding.waiter.of_process())?;
-    Some(known(report, process)?.tests)
 }
 
 /// A line of the project.

@@ -6,6 +6,9 @@ use crate::model::{
     TestProcess, Trigger, place,
 };
 
+/// Most tests of one process that are named.
+const MAX_TOGETHER: usize = 8;
+
 /// What the run knows of a process.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'r> {
@@ -36,6 +39,66 @@ pub(super) fn known<'r>(report: &'r Report, process: &Process) -> Option<Known<'
     None
 }
 
+/// Who of the run a finding is about. Of several tests in one process it is the one on whose thread somebody waits, or
+/// is waited for.
+pub(super) fn known_of<'r>(report: &'r Report, finding: &Finding) -> Option<Known<'r>> {
+    let last = report.samples.last()?;
+    let run = report.run.as_ref()?;
+    let own = std::iter::once(&finding.waiter)
+        .chain(&finding.blockers)
+        .filter_map(|key| run.at_thread(key).filter(|test| is_on(test, key)))
+        .next();
+    match own {
+        Some(tests) => Some(Known {
+            tests,
+            is_ancestor: false,
+        }),
+        None => known(report, last.process(&finding.waiter.of_process())?),
+    }
+}
+
+fn is_on(test: &TestProcess, thread: &Key) -> bool {
+    test.thread.map(|tid| test.key.thread(tid)).as_ref() == Some(thread)
+}
+
+/// "demo tests::a (thread 4243) for 61 s": the tests that run in one process at the same time, oldest first.
+fn tests_together(report: &Report, process: &TestProcess) -> Vec<String> {
+    let run = report.run.as_ref();
+    let same = run.map_or(&[][..], |run| &run.processes).iter();
+    let mut tests: Vec<&TestProcess> = same
+        .filter(|other| other.key == process.key && other.thread.is_some())
+        .collect();
+    tests.sort_by_key(|test| std::cmp::Reverse(test.test_ms));
+    let more = tests.len().saturating_sub(MAX_TOGETHER);
+    let mut words: Vec<String> = tests
+        .iter()
+        .take(MAX_TOGETHER)
+        .map(|test| {
+            let (place, tid) = (clean(&test.place()), test.thread.unwrap_or_default());
+            format!("{place} (thread {tid}) for {} s", test.test_ms / 1000)
+        })
+        .collect();
+    if more > 0 {
+        words.push(format!("and {more} more tests"));
+    }
+    words
+}
+
+/// "tests/test_x.py::test_y (call)", for a finding; empty if nothing is known.
+pub(super) fn test_of_finding(report: &Report, finding: &Finding) -> String {
+    let itself = || {
+        let process = report
+            .samples
+            .last()?
+            .process(&finding.waiter.of_process())?;
+        Some(told_by_itself(process))
+    };
+    known_of(report, finding)
+        .map(|known| place_of(known.tests))
+        .or_else(itself)
+        .unwrap_or_default()
+}
+
 /// "[gw1] tests/test_x.py::test_y (call)": where a process of the run is.
 pub(super) fn place_of(process: &TestProcess) -> String {
     let worker = process
@@ -54,8 +117,12 @@ pub(super) fn place_of(process: &TestProcess) -> String {
 }
 
 /// "pytest, in tests/test_x.py::test_y (call) for 61 s, 21 tests finished": what a process is to the run.
-pub(super) fn role_of(known: Known<'_>) -> String {
+pub(super) fn role_of(report: &Report, known: Known<'_>) -> String {
     let process = known.tests;
+    let together = tests_together(report, process);
+    if !known.is_ancestor && together.len() > 1 {
+        return format!("Rust test binary, in {}", together.join(", "));
+    }
     let place = clean(&process.place());
     if known.is_ancestor {
         let worker = process
@@ -70,6 +137,9 @@ pub(super) fn role_of(known: Known<'_>) -> String {
         (Role::Worker, Some(worker)) => format!("worker {}", clean(worker)),
         (Role::Worker, None) => "worker".to_owned(),
         (Role::Forked, _) => "forked for one test".to_owned(),
+        (Role::Libtest, _) => "Rust test binary".to_owned(),
+        (Role::Nextest, _) => "test of nextest".to_owned(),
+        (Role::Doctest, _) => "doctest".to_owned(),
     };
     let finished = match process.finished {
         0 => String::new(),
@@ -78,14 +148,6 @@ pub(super) fn role_of(known: Known<'_>) -> String {
     };
     let seconds = process.test_ms / 1000;
     format!("{role}, in {place} for {seconds} s{finished}")
-}
-
-/// "tests/test_x.py::test_y (call)", for a process that runs a test; empty if nothing is known.
-pub(super) fn test_of(report: &Report, process: &Process) -> String {
-    match known(report, process) {
-        Some(known) => place_of(known.tests),
-        None => told_by_itself(process),
-    }
 }
 
 /// The test in the environment of a process.
@@ -114,8 +176,7 @@ pub fn whereabouts(report: &Report) -> Option<String> {
     let last = report.samples.last()?;
     let of_finding = || {
         let finding = report.analysis.findings.first()?;
-        last.process(&finding.waiter.of_process())
-            .map(|process| test_of(report, process))
+        Some(test_of_finding(report, finding))
     };
     of_finding()
         .filter(|place| !place.is_empty())
@@ -148,12 +209,17 @@ pub(super) fn findings_at<'r>(report: &'r Report, key: &Key) -> Vec<&'r Finding>
     report.analysis.findings.iter().filter(is_there).collect()
 }
 
-/// The process that has been at the same thing for longest, workers before their controller.
+/// The process that has been at the same thing for longest, workers before their controller, tests before the binary
+/// that they are in.
 pub(super) fn longest(run: &Run) -> Option<&TestProcess> {
     run.processes
         .iter()
         .filter(|process| process.alive)
-        .max_by_key(|process| (process.role != Role::Controller, process.test_ms))
+        .max_by_key(|process| {
+            let waits = process.role == Role::Controller
+                || (process.role == Role::Libtest && process.test.is_none());
+            (!waits, process.test_ms)
+        })
 }
 
 /// In which test the objects that a finding names were born, where that is another than the present one; sentences,

@@ -6,7 +6,7 @@ use super::surveying::Scope;
 use super::testrun::{
     Mark, Observation, Rings, RunFolder, Running, TestLimit, Tracker, Who, environment, now_ns,
 };
-use super::{OnHang, Options};
+use super::{OnHang, Options, cargo};
 use crate::inspect::{Survey, Surveyed};
 use crate::model::{
     Counts, Foreign, Leak, LeftKind, Pid, RunRecord, SlowTest, TestOutcome, TestPhase, TestSource,
@@ -14,6 +14,7 @@ use crate::model::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Between two looks at the rings. A ring holds some thousand tests.
@@ -81,7 +82,11 @@ impl Following {
             Ok((folder, rings)) => {
                 let changes = environment(folder.path(), &|name| std::env::var_os(name));
                 following.environment = changes.set;
-                for note in changes.notes {
+                let (runner, note) = cargo::environment(folder.path(), &options.command, &|name| {
+                    std::env::var_os(name)
+                });
+                following.environment.extend(runner);
+                for note in changes.notes.into_iter().chain(note) {
                     following.tracker.note(note.into());
                 }
                 following.folder = Some(folder);
@@ -118,6 +123,8 @@ impl Following {
             .map(|process| (process.pid, process))
             .collect();
         let at = now_ns();
+        self.tracker
+            .see_rust(&survey.rust, at, &|ticks| started_at(ticks, at));
         for process in &survey.processes {
             // What is below a process that tells of its tests belongs to these tests.
             let is_told = above(process, &alive).any(|pid| telling.contains(&pid));
@@ -149,6 +156,12 @@ impl Following {
             .filter(|running| running.source == TestSource::Plugin)
             .map(|running| running.who.pid)
             .collect()
+    }
+
+    /// The folder in which cargo's runner notes test binaries.
+    fn marks(&self) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?;
+        Some(folder.path().join(cargo::MARKS))
     }
 
     /// The processes that run tests now.
@@ -286,6 +299,9 @@ impl Following {
 impl Running {
     /// What runs, in words.
     pub(super) fn place(&self) -> Foreign {
+        if self.role.is_rust() {
+            return self.test.clone().unwrap_or_default();
+        }
         crate::model::place(self.phase, self.test.as_ref())
     }
 
@@ -300,6 +316,15 @@ impl Running {
             TestPhase::Setup | TestPhase::Call | TestPhase::Teardown
         )
     }
+}
+
+/// When what started at so many clock ticks after boot did, on CLOCK_MONOTONIC. A clock tick is 10 ms.
+fn started_at(ticks: u64, now: u64) -> u64 {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(boot.tv_nsec).unwrap_or(0);
+    let since_boot = seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+    now.saturating_sub(since_boot.saturating_sub(ticks.saturating_mul(10_000_000)))
 }
 
 fn since(then: u64, now: u64) -> Duration {
@@ -339,6 +364,10 @@ impl Supervisor {
         surveying.set_scope(self.scope());
         for survey in &surveys {
             self.progress.see(survey, now);
+            // A build is no test: whatever it waits for, it is left alone.
+            if survey.rust.building {
+                self.progress.note(now);
+            }
             self.following.see(survey);
         }
     }
@@ -349,6 +378,7 @@ impl Supervisor {
             root: self.link.root(),
             guardian: self.link.guardian(),
             telling: self.following.telling(),
+            marks: self.following.marks(),
         }
     }
 }

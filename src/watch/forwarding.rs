@@ -101,6 +101,9 @@ impl Supervisor {
                     self.forward_held();
                 }
             }
+            None if self.options.own_test => {
+                self.look(Trigger::Signal { name }, self.options.samples);
+            }
             None => self.look(Trigger::Signal { name }, Samples::Exactly(1)),
         }
     }

@@ -51,16 +51,13 @@ pub(super) fn gets_further(report: &Report) -> bool {
 
 impl Supervisor {
     /// Acts when nothing happens for too long.
-    pub(super) fn look_at_idleness(&mut self, now: Instant) {
+    pub(super) fn look_at_idleness(&mut self) {
         if !self.may_act() {
             return;
         }
         self.tell_slow();
         let event = self.following.last_event();
-        let quiet = self
-            .following
-            .since_last_event()
-            .min(now.saturating_duration_since(self.progress.last()));
+        let quiet = self.following.since_last_event().min(self.progress.quiet());
         // Looked at for a reason of its own already, or asked for by whoever waits at a prompt.
         if self.dump.is_some() || !self.overdue.is_empty() || self.following.is_standing() {
             return;
@@ -115,8 +112,12 @@ impl Supervisor {
             return;
         }
         let mut running = self.following.running();
-        // It waits for its workers all along.
-        running.retain(|running| running.role != Role::Controller && running.apart.is_none());
+        // They wait for their workers, and for the tests on their threads, all along.
+        running.retain(|running| {
+            let waits = running.role == Role::Controller
+                || (running.role == Role::Libtest && !running.in_test());
+            !waits && running.apart.is_none()
+        });
         let Some(longest) = running.iter().max_by_key(|running| running.elapsed()) else {
             return;
         };

@@ -56,6 +56,8 @@ impl Supervisor {
     pub(super) fn read_dump(&mut self) {
         for said in self.dump.as_mut().map(Dump::read).unwrap_or_default() {
             match said {
+                // nextest gives ten seconds: there is time to tell slow from stuck.
+                Said::Saved if self.options.own_test => {}
                 Said::Saved => self.forward_held(),
                 Said::Done(taken) => {
                     if let Some(dump) = self.dump.take() {

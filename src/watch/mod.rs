@@ -8,6 +8,7 @@
 //!
 //! Nothing here prints: what the user should know is an [`Event`] for the sink.
 
+mod cargo;
 mod clocks;
 mod dump;
 mod finish;
@@ -32,6 +33,7 @@ mod terminal;
 mod testrun;
 mod wire;
 
+pub use cargo::{CARGO_RUNNER, cargo_runner};
 pub use guardian::{GUARDIAN, guardian};
 
 use crate::inspect::Samples;
@@ -56,8 +58,11 @@ pub struct Options {
     pub report_after: Option<Duration>,
     /// What is done with a test over its limit.
     pub on_hang: OnHang,
-    /// Whether pytest is to load our plugin.
+    /// Whether pytest is to load our plugin, and cargo to tell of its test binaries.
     pub plugin: bool,
+    /// Whether nextest has started hangscope for the test that its environment names (`nextest-wrapper`). A signal is
+    /// then passed on when the look for it is complete, and not when its first sample is saved.
+    pub own_test: bool,
     /// Whether to tell of slow tests while they run.
     pub status: bool,
     /// What tests must not leave behind.

@@ -2,14 +2,15 @@
 //!
 //! 1. A real-time signal asks the plugin to fail just this test, the way a Ctrl-C would end it.
 //! 2. The same, by force: an exception is raised wherever the test is.
-//! 3. The process is killed, if it is a worker that pytest-xdist replaces or was forked for the one test.
+//! 3. The process is killed, if it is a worker that pytest-xdist replaces or was forked for the one test. Tests of Rust
+//!    begin here: nothing in them can be asked.
 //! 4. The run is ended.
 
 use super::following::{Limited, head_start};
 use super::supervisor::Supervisor;
 use super::testrun::Running;
 use super::{OnHang, kill};
-use crate::model::{Event, Key, Report, Role, Trigger, WaitKind};
+use crate::model::{Event, Key, Pid, Report, Role, Trigger, WaitKind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -186,13 +187,26 @@ impl Supervisor {
     /// The test cannot be made to fail: its process has to go, or the run.
     fn harder(&mut self, mut one: Overdue) {
         self.following.mark_hung(&one.running);
-        if matches!(one.running.role, Role::Worker | Role::Forked) {
+        let role = one.running.role;
+        if matches!(role, Role::Worker | Role::Forked) || role.is_rust() {
+            // Of a libtest binary, the whole process.
+            let process = one.running.process;
+            let is_killed = |other: &Overdue| {
+                matches!(other.step, Step::Killed { .. }) && other.running.process == process
+            };
+            let means = if self.overdue.iter().any(is_killed) {
+                format!(
+                    "its test binary (process {}) is killed as said",
+                    process.pid
+                )
+            } else {
+                kill::kill_subtree(process.pid, process.start_ticks);
+                means(role, process.pid)
+            };
             self.act(format!(
-                "{} cannot be interrupted: its process {} is killed",
-                one.place_and_limit(),
-                one.running.who.pid
+                "{}: it cannot be interrupted: {means}",
+                one.place_and_limit()
             ));
-            kill::kill_subtree(one.running.who.pid, one.running.who.start_ticks);
             one.step = Step::Killed {
                 until: self.after_grace(),
             };
@@ -239,7 +253,7 @@ impl Supervisor {
 
     fn tell_end(&mut self, one: &Overdue, got_on: bool) {
         let place = one.place();
-        let pid = one.running.who.pid;
+        let pid = one.running.process.pid;
         match one.step {
             Step::Asked { .. } if !got_on && !self.following.has_failed(&one.running) => {
                 self.act(format!("{place} ended by itself; the run goes on"));
@@ -308,6 +322,23 @@ impl Overdue {
 /// A duration as a sentence has it.
 fn span(length: Duration) -> String {
     format!("{} s", length.as_secs_f64())
+}
+
+/// What is done about a test that cannot be interrupted, and what comes of it.
+fn means(role: Role, pid: Pid) -> String {
+    match role {
+        Role::Libtest => format!(
+            "its test binary (process {pid}) is killed, with all tests that it has not finished; cargo goes on with other \
+             binaries only if told to (--no-fail-fast)"
+        ),
+        Role::Nextest => {
+            format!(
+                "its process {pid} is killed; nextest counts it as failed and goes on as it is told to (--no-fail-fast)"
+            )
+        }
+        Role::Doctest => format!("its process {pid} is killed; the other doctests go on"),
+        _ => format!("its process {pid} is killed"),
+    }
 }
 
 /// Why a test over its limit is no hang: somebody looks into it, or is asked for something.

@@ -25,6 +25,8 @@ struct Look {
 pub(super) struct Progress {
     looks: VecDeque<Look>,
     last: Instant,
+    /// When it was looked at last.
+    looked: Option<Instant>,
 }
 
 impl Progress {
@@ -33,12 +35,14 @@ impl Progress {
         Self {
             looks: VecDeque::new(),
             last: now,
+            looked: None,
         }
     }
 
-    /// When something got further last.
-    pub(super) fn last(&self) -> Instant {
-        self.last
+    /// For how long nothing has been seen to get further: what happened since the last look is not known.
+    pub(super) fn quiet(&self) -> Duration {
+        self.looked
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(self.last))
     }
 
     /// Counts this moment as progress: a test event came, or the run was suspended until now.
@@ -48,6 +52,7 @@ impl Progress {
 
     /// Takes a look in.
     pub(super) fn see(&mut self, survey: &Survey, now: Instant) {
+        self.looked = Some(now);
         let used: BTreeMap<Key, (u64, Option<u64>)> = survey
             .processes
             .iter()
@@ -99,7 +104,7 @@ fn computes(then: &Look, used: &BTreeMap<Key, (u64, Option<u64>)>, now: Instant)
 #[cfg(test)]
 mod tests {
     use super::Progress;
-    use crate::inspect::{Survey, Surveyed};
+    use crate::inspect::{RustLook, Survey, Surveyed};
     use crate::model::{Foreign, Key};
     use std::time::{Duration, Instant};
 
@@ -119,6 +124,7 @@ mod tests {
                 fds: None,
                 test: None,
             }],
+            rust: RustLook::default(),
         }
     }
 
@@ -129,7 +135,7 @@ mod tests {
         for (second, look) in looks.into_iter().enumerate() {
             progress.see(&look, start + Duration::from_secs(second as u64));
         }
-        progress.last().duration_since(start).as_secs()
+        progress.last.duration_since(start).as_secs()
     }
 
     #[test]
@@ -144,6 +150,19 @@ mod tests {
         assert_eq!(last((0..60).map(|second| survey(0, second, 7))), 59);
         let exec = (0..60).map(|second| survey(0, 0, if second < 30 { 7 } else { 8 }));
         assert_eq!(last(exec), 30);
+    }
+
+    #[test]
+    fn what_nobody_has_looked_at_is_not_quiet() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut progress = Progress::new(start);
+        assert_eq!(progress.quiet(), Duration::ZERO);
+        progress.see(&survey(0, 0, 7), at(1));
+        progress.see(&survey(0, 0, 7), at(4));
+        assert_eq!(progress.quiet(), Duration::from_secs(3));
+        progress.note(at(9));
+        assert_eq!(progress.quiet(), Duration::ZERO);
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl Supervisor {
             let now = Instant::now();
             self.follow(now);
             self.look_at_tests(now);
-            self.look_at_idleness(now);
+            self.look_at_idleness();
             self.look_at_clocks(now);
         }
     }
@@ -221,7 +221,7 @@ impl Supervisor {
     pub(super) fn hear(&mut self, word: Word) {
         match word {
             Word::Started(group) => {
-                self.surveying = Surveying::start(self.scope());
+                self.surveying = Surveying::start(self.scope(), self.options.own_test);
                 if let Some(terminal) = self
                     .terminal
                     .as_mut()

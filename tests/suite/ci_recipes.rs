@@ -4,7 +4,8 @@
 //! uploads is played by [`upload`], with the real action's rules for hidden files and conditions.
 
 use crate::support::{fixture, pythons::python_with_packages, repository};
-use crate::support_watch::{End, Place, Run, json, wait_until};
+use crate::support_watch::{End, Place, Run, json, run, wait_until};
+use crate::watch_cargo::{LIB, apart, build, has_nextest, package};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
@@ -404,4 +405,95 @@ fn the_timeout_recipe() {
     assert_eq!(end.code(), 124, "{end:#?}");
     place.assert_nothing_left();
     assert_eq!(bundle_in(&place.path(".hangscope")), "child-signal");
+}
+
+/// A Rust project with a test that hangs and one that passes, and `hangscope` on PATH.
+fn rust_project(files: &[(&str, &str)]) -> (Place, String) {
+    let place = Place::new();
+    let mut all = vec![("src/lib.rs", LIB)];
+    all.extend(files);
+    package(&place, "2021", &all);
+    build(&place);
+    let tools = place.path("tools");
+    fs::create_dir(&tools).expect("a folder");
+    symlink(env!("CARGO_BIN_EXE_hangscope"), tools.join("hangscope")).expect("a link");
+    let path = format!(
+        "{}:{}",
+        tools.display(),
+        std::env::var("PATH").expect("PATH")
+    );
+    (place, path)
+}
+
+const HANGS: &str = "demo tests::a_name_with_one_prefix_hangs";
+
+#[test]
+fn the_recipe_for_rust_names_the_test_and_runs_the_others() {
+    let workflow = yaml("Rust");
+    let steps = workflow["jobs"]["tests"]["steps"]
+        .as_array()
+        .expect("steps");
+    let scripts: Vec<&str> = steps
+        .iter()
+        .filter_map(|step| step["run"].as_str())
+        .filter(|script| script.contains("hangscope watch"))
+        .collect();
+    assert_eq!(scripts.len(), 2, "{scripts:?}");
+    let (place, path) = rust_project(&[]);
+    if !has_nextest(&place) {
+        return;
+    }
+    let limit = option(scripts[0], "--test-timeout");
+    let script = scripts[0].replace(
+        &format!("--test-timeout {limit}"),
+        &format!("--test-timeout {LIMIT}"),
+    );
+    assert!(script.contains(LIMIT));
+    let mut command = place.command("bash");
+    let command = command.args(["--noprofile", "--norc", "-eo", "pipefail", "-c", &script]);
+    let end = run(apart(command).env("PATH", &path));
+    assert_eq!(end.code(), 100, "{}", end.stderr);
+    assert!(
+        end.stderr.contains(&format!("in {HANGS}\n")),
+        "{}",
+        end.stderr
+    );
+    assert!(end.stderr.contains("1 passed, 1 failed"), "{}", end.stderr);
+    assert_eq!(place.bundles().len(), 1);
+    let doctests = run(apart(place.command("bash").args(["-c", scripts[1]])).env("PATH", &path));
+    assert_eq!(doctests.code(), 0, "{}", doctests.stderr);
+}
+
+#[test]
+fn the_recipe_for_nextests_own_limits_leaves_a_bundle() {
+    let recipe = block("nextest's own limits", "toml");
+    let short = recipe.replace(
+        "period = \"60s\", terminate-after = 2",
+        "period = \"2s\", terminate-after = 1",
+    );
+    assert_ne!(short, recipe);
+    let (place, path) = rust_project(&[(".config/nextest.toml", &short)]);
+    if !has_nextest(&place) {
+        return;
+    }
+    let mut command = place.command("cargo");
+    let end = run(apart(command.args(["nextest", "run", "--profile", "ci"])).env("PATH", &path));
+    assert!(
+        end.stderr.contains("1 passed, 1 timed out"),
+        "{}",
+        end.stderr
+    );
+    assert!(
+        end.stderr
+            .contains(&format!("hangscope: SIGTERM in {HANGS}")),
+        "{}",
+        end.stderr
+    );
+    let dump = json(&place.bundle().join("dump.json"));
+    assert_eq!(dump["run"]["processes"][0]["test"], HANGS);
+    assert!(
+        dump["samples"]
+            .as_array()
+            .is_some_and(|samples| samples.len() > 1)
+    );
 }

@@ -42,7 +42,16 @@ fn one_line(run: &Run) -> &str {
 
 #[test]
 fn help_of_each_command() {
-    for name in ["", "dump", "watch", "analyze", "explain", "doctor", "demo"] {
+    for name in [
+        "",
+        "dump",
+        "watch",
+        "nextest-wrapper",
+        "analyze",
+        "explain",
+        "doctor",
+        "demo",
+    ] {
         let mut words: Vec<&str> = name.split_whitespace().collect();
         words.push("--help");
         let run = finish(command().args(&words).env("COLUMNS", "100"));

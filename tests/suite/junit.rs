@@ -124,6 +124,7 @@ fn write(python: &Path, options: &[&str]) -> Written {
 
 fn test(id: &str, outcome: TestOutcome) -> TestRecord {
     TestRecord {
+        binary: None,
         test: id.into(),
         file: id.split_once("::").map(|(file, _)| file.into()),
         line: Some(7),
@@ -144,6 +145,8 @@ fn record(tests: Vec<TestRecord>, not_run: &[&str]) -> RunRecord {
         run: Run {
             source: TestSource::Plugin,
             processes: vec![TestProcess {
+                binary: None,
+                thread: None,
                 key: Key::process(1, 1),
                 pid: 1,
                 role: Role::Session,

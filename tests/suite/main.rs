@@ -36,6 +36,7 @@ mod traced;
 mod waits;
 mod watch;
 mod watch_abuse;
+mod watch_cargo;
 mod watch_job_control;
 mod watch_killed;
 mod watch_signals;

@@ -105,6 +105,8 @@ fn watched() -> Report {
     report.run = Some(Run {
         source: TestSource::Plugin,
         processes: vec![TestProcess {
+            binary: None,
+            thread: None,
             key: process.key.clone(),
             pid: process.pid,
             role: Role::Worker,
@@ -139,6 +141,7 @@ fn record(report: &Report) -> RunRecord {
     let run = report.run.clone().expect("a run");
     let process = run.processes[0].key.clone();
     let test = |id: &str, outcome, message: Option<&str>| TestRecord {
+        binary: None,
         test: id.into(),
         file: id.split_once("::").map(|(file, _)| file.into()),
         line: Some(12),

@@ -177,7 +177,7 @@ print(os.read(0, 100), os.getpgrp() == os.getpid())
 }
 
 #[test]
-fn for_the_plugin_three_variables_are_set() {
+fn five_variables_are_set_for_the_plugin_and_the_runner() {
     let place = Place::new();
     let environment = |command: &mut std::process::Command| -> std::collections::BTreeSet<String> {
         let end = run(command.env_remove("PYTHONPATH").env_remove("TOX_OVERRIDE"));
@@ -191,7 +191,11 @@ fn for_the_plugin_three_variables_are_set() {
         .filter_map(|line| line.split_once('='))
         .map(|(name, _)| name)
         .collect();
-    assert_eq!(names, ["HANGSCOPE_RUN", "PYTHONPATH", "TOX_OVERRIDE"]);
+    let arch = std::env::consts::ARCH.to_ascii_uppercase();
+    let runner = |library| format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_{library}_RUNNER");
+    let (gnu, musl) = (runner("GNU"), runner("MUSL"));
+    let expected = [&gnu, &musl, "HANGSCOPE_RUN", "PYTHONPATH", "TOX_OVERRIDE"];
+    assert_eq!(names, expected);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::super::text;
 use super::super::whereabouts::{findings_at, longest};
-use super::names::{Names, names_of, older_names_of, visible};
+use super::names::{Names, names_of, older_names_of, rust_names_of, visible};
 use crate::model::{
     Finding, Foreign, Key, Report, RunRecord, TestOutcome, TestPhase, TestRecord, Trigger, Verdict,
     place,
@@ -144,9 +144,11 @@ fn case(
         }
         (None, TestOutcome::Passed | TestOutcome::Hung) => CaseResult::Passed,
     };
+    let binary = test.binary.as_ref().map(Foreign::untrusted);
+    let rust = binary.map(|binary| rust_names_of(binary, id));
     Case {
-        names: names_of(id),
-        older: older_names_of(id),
+        names: rust.clone().unwrap_or_else(|| names_of(id)),
+        older: rust.unwrap_or_else(|| older_names_of(id)),
         file: test.file.as_ref().map(|file| visible(file.untrusted())),
         line: test.line,
         took_ms: test.took_ms,

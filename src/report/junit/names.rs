@@ -31,6 +31,15 @@ pub(super) fn older_names_of(node_id: &str) -> Names {
     joined(parts, parameters)
 }
 
+/// What nextest's own file makes of a test of Rust: the binary is the class. `id` begins with it.
+pub(super) fn rust_names_of(binary: &str, id: &str) -> Names {
+    let name = id.strip_prefix(binary).map_or(id, str::trim_start);
+    Names {
+        class: visible(binary),
+        name: visible(name),
+    }
+}
+
 fn joined(mut parts: Vec<String>, parameters: &str) -> Names {
     let name = parts.pop().unwrap_or_default() + parameters;
     Names {
@@ -69,7 +78,14 @@ pub(super) fn visible(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{names_of, older_names_of};
+    use super::{names_of, older_names_of, rust_names_of};
+
+    #[test]
+    fn a_test_of_rust_is_in_its_binary() {
+        let names = rust_names_of("demo::it", "demo::it tests::a (attempt 2 of 3)");
+        let (class, name) = (names.class.as_str(), names.name.as_str());
+        assert_eq!((class, name), ("demo::it", "tests::a (attempt 2 of 3)"));
+    }
 
     #[test]
     fn both_ways_of_naming() {

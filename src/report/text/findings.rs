@@ -1,6 +1,6 @@
 //! The answer: findings, or what was seen instead.
 
-use super::super::whereabouts::{births, test_of, whereabouts};
+use super::super::whereabouts::{births, test_of_finding, whereabouts};
 use super::super::{Style, clean, clean_word};
 use super::layout::Page;
 use crate::model::{
@@ -45,10 +45,18 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
 /// How the running tests are known, where that is not by the plugin, and what is not known of the run.
 fn write_notes(page: &mut Page, report: &Report) {
     let Some(run) = &report.run else { return };
-    let source = (run.source == TestSource::Environ).then(|| {
-        "tests are named by the live environment of their processes (PYTEST_CURRENT_TEST), looked at twice a second"
-            .to_owned()
-    });
+    let source = match run.source {
+        TestSource::Environ => Some(
+            "tests are named by the live environment of their processes (PYTEST_CURRENT_TEST), looked at twice a second"
+                .to_owned(),
+        ),
+        TestSource::Cargo => Some(
+            "tests of Rust are seen from outside, ten times a second: shorter ones may be missed, and how one ended is \
+             not known; numbers of threads and files are sampled"
+                .to_owned(),
+        ),
+        TestSource::Plugin | TestSource::None => None,
+    };
     let notes = run.notes.iter().map(clean);
     let lines: Vec<String> = source.into_iter().chain(notes).collect();
     if !lines.is_empty() {
@@ -87,7 +95,6 @@ fn write_finding(
     finding: &Finding,
     same: &[&Finding],
 ) {
-    let process = last.process(&finding.waiter.of_process());
     let word = match finding.certainty {
         Certainty::Certain | Certainty::Probable => "hang",
         Certainty::Possible => "slow or stuck",
@@ -97,11 +104,7 @@ fn write_finding(
         Certainty::Possible => style.caution(&left),
         _ => style.alarm(&left),
     };
-    page.left_right(
-        &left,
-        &painted,
-        &process.map_or_else(String::new, |process| test_of(report, process)),
-    );
+    page.left_right(&left, &painted, &test_of_finding(report, finding));
     page.wrapped("  ", "  ", &clean(&finding.title));
     for evidence in &finding.evidence {
         let mark = match evidence.grade {

@@ -141,7 +141,7 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
         parts.push(format!("stopped for {ms} ms to be read"));
     }
     match known(report, process) {
-        Some(known) => parts.push(role_of(known)),
+        Some(known) => parts.push(role_of(report, known)),
         None => {
             let test = told_by_itself(process);
             if !test.is_empty() {

@@ -45,6 +45,7 @@ fn take(archive: &Path, inspect: Inspect) -> Taken {
         report_after: None,
         on_hang: OnHang::Continue,
         plugin: false,
+        own_test: false,
         status: false,
         fail_on_leak: Vec::new(),
         grace: Duration::ZERO,

@@ -12,6 +12,8 @@ pub(super) struct Item {
     pub(super) number: u64,
     /// pytest's node id.
     pub(super) test: Arc<Foreign>,
+    /// The binary of a Rust test.
+    pub(super) binary: Option<Arc<Foreign>>,
     /// Its file and line.
     pub(super) file: Option<Arc<Foreign>>,
     pub(super) line: Option<u32>,
@@ -48,6 +50,7 @@ impl Item {
         Self {
             number,
             test,
+            binary: None,
             file: None,
             line: None,
             who,
@@ -134,6 +137,7 @@ impl Item {
         };
         Some(TestRecord {
             test: (*self.test).clone(),
+            binary: self.binary.as_deref().cloned(),
             file: self.file.as_deref().cloned(),
             line: self.line,
             process: self.who.key(),

@@ -3,7 +3,7 @@
 //! The pytest plugin (`src/watch/probe`) writes records into one [ring](ring) file per process, in a
 //! [folder](runfolder) of the run. [`Rings`] reads them, the [`Tracker`] makes the run of them. Both sides of
 //! a ring may be hostile or dead: nothing that stands in it can harm the watcher, and nothing is asked of the
-//! target.
+//! target. Tests of Rust, and of pytest without the plugin, are seen from outside.
 
 mod births;
 mod collected;
@@ -18,6 +18,7 @@ mod ring;
 mod rings;
 mod runfolder;
 mod runner;
+mod rust;
 mod steps;
 mod tracker;
 mod trend;
@@ -28,6 +29,8 @@ mod observe_tests;
 mod ring_tests;
 #[cfg(test)]
 mod rings_tests;
+#[cfg(test)]
+mod rust_tests;
 #[cfg(test)]
 mod tracker_tests;
 #[cfg(test)]

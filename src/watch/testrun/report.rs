@@ -48,9 +48,11 @@ impl Tracker {
         let until = runner.standing.unwrap_or(now);
         let ms = |since: u64| until.saturating_sub(since) / 1_000_000;
         TestProcess {
-            key: runner.who.key(),
-            pid: runner.who.pid,
+            key: runner.process.key(),
+            pid: runner.process.pid,
             role: runner.role,
+            binary: runner.binary.as_deref().cloned(),
+            thread: runner.thread(),
             worker: runner.worker.as_deref().cloned(),
             phase: at.phase,
             test: at.name.as_deref().cloned(),
@@ -102,6 +104,8 @@ impl Tracker {
     fn source(&self) -> TestSource {
         if self.rings {
             TestSource::Plugin
+        } else if self.rust {
+            TestSource::Cargo
         } else if self.runners.is_empty() && self.done.is_empty() {
             TestSource::None
         } else {

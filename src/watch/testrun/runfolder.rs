@@ -88,7 +88,7 @@ impl RunFolder {
         let lock = open_own(path)?;
         // Where a lock cannot be had, process ids must do.
         let _ = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
-        for folder in [PROBE, RINGS, METADATA] {
+        for folder in [PROBE, RINGS, METADATA, crate::watch::cargo::MARKS] {
             rustix::fs::mkdirat(&lock, folder, Mode::RWXU)?;
         }
         for (name, text) in FILES {

@@ -3,7 +3,7 @@
 use super::births::{Ledger, Place};
 use super::limit::TestLimit;
 use super::news::Who;
-use crate::model::{Counts, Foreign, Pid, Role, TestPhase, TestSource};
+use crate::model::{Counts, Foreign, Pid, Role, TestPhase, TestSource, Tid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -29,6 +29,10 @@ pub(super) struct Current {
 #[derive(Debug)]
 pub(super) struct Runner {
     pub(super) who: Who,
+    /// Its process: another, where it is a thread that runs a test of libtest.
+    pub(super) process: Who,
+    /// The binary of a Rust test.
+    pub(super) binary: Option<Arc<Foreign>>,
     pub(super) source: TestSource,
     pub(super) role: Role,
     pub(super) worker: Option<Arc<Foreign>>,
@@ -103,6 +107,8 @@ impl Runner {
     pub(super) fn new(who: Who, source: TestSource, now: u64) -> Self {
         Self {
             who,
+            process: who,
+            binary: None,
             source,
             role: Role::Session,
             worker: None,
@@ -149,6 +155,11 @@ impl Runner {
             seen_threads: BTreeMap::new(),
             seen_children: BTreeMap::new(),
         }
+    }
+
+    /// The thread that it is, if it is one.
+    pub(super) fn thread(&self) -> Option<Tid> {
+        (self.process != self.who).then_some(self.who.pid)
     }
 
     /// Whether it is in a test.

@@ -219,7 +219,8 @@ impl Tracker {
             number: self.next,
             owner: true,
         });
-        let mut item = Item::new(self.next, name, runner.who, at);
+        let mut item = Item::new(self.next, name, runner.process, at);
+        item.binary.clone_from(&runner.binary);
         item.file.clone_from(&runner.file);
         item.line = runner.line;
         item.worker.clone_from(&runner.worker);

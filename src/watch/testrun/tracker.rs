@@ -35,6 +35,8 @@ pub(crate) struct Tracker {
     pub(super) notes: Vec<Foreign>,
     /// Whether any process has a ring.
     pub(super) rings: bool,
+    /// Whether a test of Rust was seen.
+    pub(super) rust: bool,
     pub(super) next: u64,
     /// Bytes of messages that are kept.
     pub(super) messages: usize,
@@ -57,8 +59,10 @@ pub(super) struct Group {
 pub(crate) struct Running {
     /// It.
     pub(crate) who: Who,
-    /// Its key.
+    /// The key of its process.
     pub(crate) key: Key,
+    /// Its process: another, where it is a thread that runs a test of libtest.
+    pub(crate) process: Who,
     /// Where what is known of it comes from.
     pub(crate) source: TestSource,
     /// What it is to the run.
@@ -108,6 +112,7 @@ impl Tracker {
             lost: 0,
             notes: Vec::new(),
             rings: false,
+            rust: false,
             next: 0,
             messages: 0,
             last_event: began,
@@ -200,7 +205,8 @@ impl Tracker {
             runner.leave_test();
         }
         // Thousands of tests may each be run in a process of its own.
-        let of_no_interest = runner.role == Role::Forked || runner.apart.is_some();
+        let short_lived = runner.role == Role::Forked || runner.role.is_rust();
+        let of_no_interest = short_lived || runner.apart.is_some();
         if !of_no_interest && self.runners.len() < MOST_RUNNERS {
             self.runners.insert(who, runner);
         }
@@ -218,7 +224,7 @@ impl Tracker {
         }
         let outcome = if item.hung {
             Some(TestOutcome::Hung)
-        } else if runner.source == TestSource::Environ {
+        } else if runner.source != TestSource::Plugin {
             // Nobody saw how far it came.
             None
         } else if runner.role == Role::Forked && runner.phase == TestPhase::Teardown {
@@ -247,7 +253,8 @@ impl Tracker {
     fn one_running(&self, runner: &Runner) -> Running {
         Running {
             who: runner.who,
-            key: runner.who.key(),
+            key: runner.process.key(),
+            process: runner.process,
             source: runner.source,
             role: runner.role,
             worker: runner.worker.as_deref().cloned(),
@@ -303,7 +310,7 @@ impl Tracker {
         self.rings = true;
         let mut runner = match self.runners.remove(&who) {
             // What its ring tells goes before what was seen from outside.
-            Some(runner) if runner.source == TestSource::Environ => {
+            Some(runner) if runner.source != TestSource::Plugin => {
                 self.close_own(&runner, at);
                 Runner::new(who, TestSource::Plugin, at)
             }

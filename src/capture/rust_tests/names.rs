@@ -1,0 +1,385 @@
+//! The full name of the libtest test that a thread runs. The kernel keeps 15 bytes of it (`comm`).
+//!
+//! libtest moves the test's `TestDesc` onto the stack of the thread that it starts for it, and in there is the name as
+//! a string slice: an address and a length. It lies further out than anything of the test itself. A thread that a test
+//! starts without a name inherits the test's `comm`, but has no such slice, or an old one: the C library uses the stacks of
+//! threads that have ended again. So the name must also be the one that the standard library keeps for the thread, which
+//! it finds by a pointer in the thread's own data (`CURRENT` in `std::thread::current`), above the stack. Neither
+//! symbols nor a run of the binary with `--list` are needed; the latter would run its static constructors, and all of
+//! a program that only looks like a libtest binary. Seen in debug and release builds of Rust 1.95.
+
+use crate::capture::maps::Region;
+use crate::capture::memory::{Memory, PAGE, Range};
+use crate::model::{Pid, Tid};
+use std::fs;
+
+/// Bytes that the kernel keeps of a name (`TASK_COMM_LEN`, less the end).
+pub(super) const COMM: usize = 15;
+/// Longest name of a test.
+const MAX_NAME: u64 = 1024;
+/// How much of a stack is looked at from its outer end, and from its stack pointer. rustdoc's threads have 30 KiB of
+/// thread-local data at the outer end.
+const WINDOW: u64 = 128 << 10;
+/// Most slices that are looked at in one window.
+const MAX_SLICES: usize = 2_000;
+/// Most names that may be a thread's.
+const MAX_NAMES: usize = 16;
+/// How much of a stack's outer end may hold the thread's own data.
+const OWN_DATA: u64 = 64 << 10;
+/// How much of what the standard library keeps for a thread is looked at: counts, name, id, and what parks it.
+const INNER: u64 = 64;
+/// How much of a stack's outer end is looked at to find whose it is.
+const END: u64 = 16 << 10;
+/// How far the id is from the beginning of `struct pthread`, at most: 720 bytes in glibc.
+const PTHREAD: usize = 1024;
+/// Most mappings that are looked at to find the stack of a thread that runs.
+const MAX_STACKS: usize = 512;
+
+/// What a thread's stack says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It runs this test.
+    Test(String),
+    /// The name of this test is on its stack, but is not the thread's own.
+    Unsure(String),
+    /// There is no name of a test on it.
+    Nothing,
+    /// Its stack was not found: it runs.
+    NoStack,
+    /// Its memory cannot be read.
+    Denied,
+}
+
+/// The test whose name begins with the `comm` of this thread. `thorough`: the thread may be on a stack that is not its
+/// own (of a coroutine), so that is looked for, too.
+pub(super) fn test_of(
+    memory: &dyn Memory,
+    (pid, tid): (Pid, Tid),
+    comm: &[u8],
+    regions: &[Region],
+    thorough: bool,
+) -> Said {
+    if comm.is_empty() {
+        return Said::Nothing;
+    }
+    let present = stack_pointer(pid, tid).and_then(|pointer| {
+        let mut all = regions.iter();
+        let region = all.find(|region| (region.start..region.end).contains(&pointer))?;
+        Some((pointer & !7, region.end))
+    });
+    let said = present.map(|stack| said_by(memory, stack, comm, regions));
+    let elsewhere = match said {
+        None => stacks_by_id(memory, tid, regions),
+        Some(Said::Nothing | Said::Unsure(_)) if thorough => stacks_by_id(memory, tid, regions),
+        _ => Vec::new(),
+    };
+    let sure = elsewhere
+        .into_iter()
+        .map(|stack| said_by(memory, stack, comm, regions))
+        .find(|said| matches!(said, Said::Test(_)));
+    sure.or(said).unwrap_or(Said::NoStack)
+}
+
+/// What this part of a stack says, from its stack pointer to its outer end.
+fn said_by(memory: &dyn Memory, (from, end): (u64, u64), comm: &[u8], regions: &[Region]) -> Said {
+    let outer = from.max(end.saturating_sub(WINDOW));
+    let inner = from.saturating_add(WINDOW).min(outer);
+    let found = match slices_in(memory, outer, end, comm) {
+        Ok(names) if names.is_empty() && inner > from => slices_in(memory, from, inner, comm),
+        found => found,
+    };
+    let Ok(names) = found else {
+        return Said::Denied;
+    };
+    let mut names = names.into_iter();
+    let Some(first) = names.next() else {
+        return Said::Nothing;
+    };
+    let candidates: Vec<String> = std::iter::once(first.clone()).chain(names).collect();
+    own_name(memory, (outer, end), &candidates, regions).map_or(Said::Unsure(first), Said::Test)
+}
+
+/// Which of these names is the one that the standard library keeps for the thread: a word in this part of its memory
+/// points to something that has an address and a length, and there is the name with a zero at its end.
+fn own_name(
+    memory: &dyn Memory,
+    (from, end): (u64, u64),
+    names: &[String],
+    regions: &[Region],
+) -> Option<String> {
+    let words = words_of(memory, from.max(end.saturating_sub(OWN_DATA)), end).ok()?;
+    let is_mapped = |address: u64| {
+        let after = regions.partition_point(|region| region.start <= address);
+        let region = after.checked_sub(1).and_then(|at| regions.get(at));
+        region.is_some_and(|region| address.saturating_add(INNER) <= region.end)
+    };
+    let heads: Vec<Range> = words
+        .iter()
+        .rev()
+        .filter(|word| **word >= PAGE && **word % 8 == 0 && is_mapped(**word))
+        .take(MAX_SLICES)
+        .map(|word| Range {
+            address: *word,
+            length: usize::try_from(INNER).unwrap_or(0),
+        })
+        .collect();
+    let is_length = |word: u64| names.iter().any(|name| name.len() as u64 + 1 == word);
+    let mut texts: Vec<Range> = Vec::new();
+    for head in memory.read_many(&heads).into_iter().flatten() {
+        let head = numbers(&head);
+        let pairs = head.windows(2).filter(|pair| is_length(pair[1]));
+        texts.extend(pairs.filter_map(|pair| {
+            Some(Range {
+                address: pair[0],
+                length: usize::try_from(pair[1]).ok()?,
+            })
+        }));
+    }
+    texts.truncate(MAX_SLICES);
+    let texts = memory.read_many(&texts);
+    texts.into_iter().flatten().find_map(|text| {
+        let text = text.strip_suffix(&[0])?;
+        names.iter().find(|name| name.as_bytes() == text).cloned()
+    })
+}
+
+/// The stack pointer of a thread that does not run (`proc_pid_syscall(5)`).
+fn stack_pointer(pid: Pid, tid: Tid) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let hex = text.split_ascii_whitespace().rev().nth(1)?;
+    u64::from_str_radix(hex.strip_prefix("0x")?, 16).ok()
+}
+
+/// What may be the stack of a thread that runs: at its outer end is the C library's `struct pthread`, which begins with its
+/// own address (glibc on x86-64, musl) and has the thread's id.
+fn stacks_by_id(memory: &dyn Memory, tid: Tid, regions: &[Region]) -> Vec<(u64, u64)> {
+    let is_stack = |region: &&Region| {
+        let size = region.end.saturating_sub(region.start);
+        !region.first_stack && (END..=(256 << 20)).contains(&size)
+    };
+    let stacks: Vec<Region> = regions
+        .iter()
+        .filter(is_stack)
+        .take(MAX_STACKS)
+        .copied()
+        .collect();
+    let ends: Vec<Range> = stacks
+        .iter()
+        .map(|region| Range {
+            address: region.end - END,
+            length: usize::try_from(END).unwrap_or(0),
+        })
+        .collect();
+    let wanted = tid.to_le_bytes();
+    stacks
+        .iter()
+        .zip(memory.read_many(&ends))
+        .filter(|(region, bytes)| {
+            let bytes = bytes.as_deref().unwrap_or_default();
+            is_end_of(bytes, region.end.saturating_sub(END), wanted)
+        })
+        .map(|(region, _)| {
+            let start = region.end.saturating_sub(WINDOW).max(region.start);
+            (start, region.end)
+        })
+        .collect()
+}
+
+/// Whether there is a `struct pthread` with this id in these bytes, which are at that address.
+fn is_end_of(bytes: &[u8], address: u64, id: [u8; 4]) -> bool {
+    let (words, _) = bytes.as_chunks::<8>();
+    let mut at = address;
+    words.iter().enumerate().any(|(index, word)| {
+        let is_head = u64::from_le_bytes(*word) == at;
+        at = at.wrapping_add(8);
+        let near = bytes.get(index * 8..).unwrap_or_default();
+        let near = near.get(..PTHREAD).unwrap_or(near);
+        is_head && near.as_chunks::<4>().0.contains(&id)
+    })
+}
+
+/// The words of this part of memory; what cannot be read is zero. Fails if nothing can.
+fn words_of(memory: &dyn Memory, from: u64, to: u64) -> Result<Vec<u64>, ()> {
+    let mut words: Vec<u64> = Vec::new();
+    let mut start = from;
+    // Page by page: a part that is not mapped must not hide the rest.
+    let mut ranges = Vec::new();
+    while start < to {
+        let next = ((start | (PAGE - 1)) + 1).min(to);
+        ranges.push(Range {
+            address: start,
+            length: usize::try_from(next - start).unwrap_or(0),
+        });
+        start = next;
+    }
+    let mut readable = false;
+    for (range, page) in ranges.iter().zip(memory.read_many(&ranges)) {
+        readable |= page.is_ok();
+        words.extend(numbers(&page.unwrap_or_else(|_| vec![0; range.length])));
+    }
+    if readable { Ok(words) } else { Err(()) }
+}
+
+fn numbers(bytes: &[u8]) -> Vec<u64> {
+    let words = bytes.as_chunks::<8>().0.iter();
+    words.map(|word| u64::from_le_bytes(*word)).collect()
+}
+
+/// What slices in this window can be the test's name, the outermost first.
+fn slices_in(memory: &dyn Memory, from: u64, to: u64, comm: &[u8]) -> Result<Vec<String>, ()> {
+    let words = words_of(memory, from, to)?;
+    let whole = comm.len() < COMM;
+    let length = comm.len() as u64;
+    let is_length = |word: u64| {
+        if whole {
+            word == length
+        } else {
+            (length..=MAX_NAME).contains(&word)
+        }
+    };
+    let slices: Vec<Range> = words
+        .windows(2)
+        .rev()
+        .filter(|pair| is_length(pair[1]) && (PAGE..1 << 56).contains(&pair[0]))
+        .take(MAX_SLICES)
+        .filter_map(|pair| {
+            Some(Range {
+                address: pair[0],
+                length: usize::try_from(pair[1]).ok()?,
+            })
+        })
+        .collect();
+    let mut names: Vec<String> = Vec::new();
+    for name in memory.read_many(&slices).into_iter().flatten() {
+        let Ok(name) = String::from_utf8(name) else {
+            continue;
+        };
+        let is_name = name.as_bytes().starts_with(comm) && !name.chars().any(char::is_control);
+        if is_name && names.len() < MAX_NAMES && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_end_of, own_name, slices_in};
+    use crate::capture::maps::Region;
+    use crate::capture::memory::{Memory, Range, ReadError};
+
+    /// Memory of a few pages at 0x10000.
+    struct Pages(Vec<u8>);
+
+    impl Memory for Pages {
+        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
+            let one = |range: &Range| {
+                let at = usize::try_from(range.address).ok()?.checked_sub(0x10000)?;
+                Some(self.0.get(at..at.checked_add(range.length)?)?.to_vec())
+            };
+            let all = ranges.iter();
+            all.map(|range| one(range).ok_or(ReadError::Unmapped(range.address)))
+                .collect()
+        }
+    }
+
+    fn stack(slices: &[(usize, u64, u64)], texts: &[(usize, &str)]) -> Pages {
+        let mut bytes = vec![0; 0x4000];
+        for (at, address, length) in slices {
+            bytes[*at..at + 8].copy_from_slice(&address.to_le_bytes());
+            bytes[at + 8..at + 16].copy_from_slice(&length.to_le_bytes());
+        }
+        for (at, text) in texts {
+            bytes[*at..at + text.len()].copy_from_slice(text.as_bytes());
+        }
+        Pages(bytes)
+    }
+
+    fn name(pages: &Pages, comm: &str) -> Option<String> {
+        let names = slices_in(pages, 0x10000, 0x12000, comm.as_bytes()).expect("it is readable");
+        names.into_iter().next()
+    }
+
+    #[test]
+    fn the_outermost_slice_counts() {
+        let pages = stack(
+            &[(0x100, 0x12000, 18), (0x1800, 0x12100, 17)],
+            &[
+                (0x2000, "tests::long_name_1"),
+                (0x2100, "tests::long_name_"),
+            ],
+        );
+        assert_eq!(
+            name(&pages, "tests::long_nam").as_deref(),
+            Some("tests::long_name_")
+        );
+    }
+
+    #[test]
+    fn a_name_that_another_test_left_on_the_stack_is_not_the_threads_own() {
+        let names = [
+            "tests::long_name_1".to_owned(),
+            "tests::long_name_2".to_owned(),
+        ];
+        let region = Region {
+            start: 0x10000,
+            end: 0x14000,
+            first_stack: false,
+        };
+        let own = |pages: &Pages| own_name(pages, (0x10000, 0x11000), &names, &[region]);
+        // The word at 0xf00 points to a reference count, and after that an address and a length with its zero.
+        let texts = [(0x2000, "tests::long_name_2\0")];
+        let pages = stack(&[(0xf00, 0x13000, 0), (0x3008, 0x12000, 19)], &texts);
+        assert_eq!(own(&pages), Some(names[1].clone()));
+        let unnamed = stack(&[(0xf00, 0x13000, 0), (0x3008, 0, 0)], &texts);
+        assert_eq!(own(&unnamed), None);
+        let cut = stack(&[(0xf00, 0x13000, 0), (0x3008, 0x12000, 18)], &texts);
+        assert_eq!(own(&cut), None, "a slice, as on the stack, does not count");
+    }
+
+    #[test]
+    fn a_stack_is_known_by_the_id_behind_a_pointer_to_itself() {
+        let mut pages = stack(&[(0x200, 0x10200, 0)], &[]);
+        let id = 4242_i32.to_le_bytes();
+        pages.0[0x4d0..0x4d4].copy_from_slice(&id);
+        assert!(is_end_of(&pages.0, 0x10000, id));
+        assert!(!is_end_of(&pages.0, 0x10000, 4243_i32.to_le_bytes()));
+        assert!(
+            !is_end_of(&pages.0, 0x20000, id),
+            "the id alone may be anywhere"
+        );
+        assert!(!is_end_of(&pages.0[..0x204], 0x10000, id) && !is_end_of(&[], 0, id));
+    }
+
+    #[test]
+    fn a_short_name_is_whole_and_a_long_one_printable() {
+        let pages = stack(
+            &[
+                (0x100, 0x12000, 5),
+                (0x200, 0x12000, 4),
+                (0x300, 0x12100, 20),
+            ],
+            &[(0x2000, "it_xy"), (0x2100, "tests::long_name\n123")],
+        );
+        assert_eq!(name(&pages, "it_x").as_deref(), Some("it_x"));
+        assert_eq!(name(&pages, "tests::long_nam"), None);
+        assert_eq!(name(&pages, "other"), None);
+    }
+
+    #[test]
+    fn addresses_that_lead_nowhere_and_lengths_past_the_end_are_passed_over() {
+        let pages = stack(
+            &[
+                (0x100, 0x12000, 18),
+                (0x200, 0x9999_9999_9999, 18),
+                (0x300, 0x13ff8, 1000),
+            ],
+            &[(0x2000, "tests::long_name_1")],
+        );
+        assert_eq!(
+            name(&pages, "tests::long_nam").as_deref(),
+            Some("tests::long_name_1")
+        );
+        assert_eq!(slices_in(&pages, 0x9_0000, 0x9_1000, b"x"), Err(()));
+    }
+}
