@@ -161,6 +161,7 @@ fn thread(
         key: process.thread(raw.tid),
         tid: raw.tid,
         name: raw.stat.comm.clone(),
+        full_name: None,
         kernel: kernel::kernel_thread(&raw.stat, &raw.look, raw.wchan),
         kind,
         python,

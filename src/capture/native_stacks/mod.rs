@@ -3,6 +3,7 @@
 
 mod copy;
 mod splice;
+mod thread_names;
 mod waits;
 
 use super::kernel;
@@ -129,6 +130,9 @@ pub(super) fn add(
     }
     if process.runtime == RuntimeKind::Other && process.threads.iter().any(runs_rust) {
         process.runtime = RuntimeKind::Rust;
+    }
+    if process.runtime == RuntimeKind::Rust {
+        thread_names::complete(&mut process.threads, &unwound, &memory, &regions);
     }
     let missing = images
         .program()
