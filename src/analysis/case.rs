@@ -328,9 +328,13 @@ pub(super) fn is_bystander(thread: &Thread) -> bool {
     if idles_in_pool(thread) {
         return true;
     }
+    // execnet starts an xdist worker by `python -c`.
+    let starts_it = |frame: &Frame| {
+        frame.file.untrusted() == "<string>" && frame.function.untrusted() == "<module>"
+    };
     let mut own = thread
         .frames()
-        .filter(|frame| !frame.is_stdlib())
+        .filter(|frame| !frame.is_stdlib() && !starts_it(frame))
         .peekable();
     own.peek().is_some() && own.all(Frame::is_test_runner)
 }

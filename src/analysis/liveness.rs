@@ -116,6 +116,16 @@ impl Liveness {
     }
 }
 
+/// Whether a thread waits for connections, and for nothing else.
+fn accepts(thread: &Thread) -> bool {
+    let Some(wait) = &thread.wait else {
+        return false;
+    };
+    let listens = |file: &Descriptor| file.state == Some(SocketState::Listen);
+    wait.kind == WaitKind::Connection
+        || (wait.kind == WaitKind::Poll && !wait.files.is_empty() && wait.files.iter().all(listens))
+}
+
 /// The other end, if somebody was found there. Who may have it as well out of our sight is of another user, and got it from one
 /// of these: that is rare enough.
 fn known_peer(file: &Descriptor) -> Option<&Peer> {
@@ -181,7 +191,7 @@ impl<'a, 'c> Look<'a, 'c> {
             threads: Vec::new(),
             processes: Vec::new(),
             own: true,
-            except: self.out_of_reach(thread, wait),
+            except: self.out_of_reach(process, thread, wait),
         };
         match self.case.standing(thread) {
             Standing::Internal => match self.only_thread(process, wait) {
@@ -212,7 +222,20 @@ impl<'a, 'c> Look<'a, 'c> {
 
     /// The threads that cannot come to what is waited for: most samples say so, as a thread that ran meanwhile cannot be
     /// followed, and none that it could.
-    fn out_of_reach(&self, thread: &Thread, wait: &'a Wait) -> BTreeSet<&'a Key> {
+    ///
+    /// Not asked of events outside of tests: a program's main thread may be parked on one that only Ctrl-C ends, while others
+    /// do the work.
+    fn out_of_reach(
+        &self,
+        process: &Process,
+        thread: &Thread,
+        wait: &'a Wait,
+    ) -> BTreeSet<&'a Key> {
+        let object = wait.object.as_ref();
+        let is_event = object.is_none_or(|object| object.type_name.untrusted().ends_with("Event"));
+        if is_event && process.test.is_none() {
+            return BTreeSet::new();
+        }
         let samples = self.case.samples.len();
         let mut often: BTreeMap<&Key, usize> = BTreeMap::new();
         for view in self.case.views(&thread.key) {
@@ -315,17 +338,23 @@ impl<'a, 'c> Look<'a, 'c> {
         if files.is_empty() {
             return Enders::World;
         }
+        let mut except = BTreeSet::new();
         for file in files {
             match self.at_other_end(process, file) {
                 Some(more) => processes.extend(more),
                 None => return Enders::World,
+            }
+            // Who waits for new connections has accepted this one already, and does no more about it.
+            if matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)) {
+                let accepting = process.threads.iter().filter(|other| accepts(other));
+                except.extend(accepting.map(|other| &other.key));
             }
         }
         Enders::Any {
             threads: Vec::new(),
             processes,
             own: true,
-            except: BTreeSet::new(),
+            except,
         }
     }
 

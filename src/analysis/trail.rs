@@ -206,7 +206,10 @@ impl<'c> Tracker<'c> {
         match wait.kind {
             WaitKind::Child => self.child(wait),
             WaitKind::Read | WaitKind::Write | WaitKind::Poll => {
-                self.other_end(process, thread, wait)
+                self.other_end(process, thread, wait).or_else(|| {
+                    let server = self.server_thread(process, thread, wait)?;
+                    Some((How::Might, server))
+                })
             }
             WaitKind::FileLock => {
                 let file = wait.descriptor.as_ref()?;
@@ -344,6 +347,31 @@ impl<'c> Tracker<'c> {
                 && except.is_none_or(|except| except.key != other.key)
         });
         own.map(|other| Node::Thread(process, other))
+    }
+
+    /// Where a connection leads back into the process: the one thread that is stuck in the program's own code and may serve it.
+    fn server_thread(
+        &self,
+        process: &'c Process,
+        client: &Thread,
+        wait: &Wait,
+    ) -> Option<Node<'c>> {
+        let mut files = wait.descriptor.iter().chain(&wait.files);
+        if !files.any(|file| file.peer.as_ref().is_some_and(|peer| !peer.own.is_empty())) {
+            return None;
+        }
+        let mut others = process.threads.iter().filter(|other| {
+            let own = |frame: &Frame| !frame.is_library();
+            other.key != client.key
+                && self.is_stuck(other)
+                && !case::is_bystander(other)
+                && other.frames().any(own)
+        });
+        let first = others.next()?;
+        others
+            .next()
+            .is_none()
+            .then_some(Node::Thread(process, first))
     }
 
     /// Within a process: the thread that computes a future, or one that alone could do what is waited for.

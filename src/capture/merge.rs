@@ -161,6 +161,7 @@ fn thread(
         key: process.thread(raw.tid),
         tid: raw.tid,
         name: raw.stat.comm.clone(),
+        full_name: None,
         kernel: kernel::kernel_thread(&raw.stat, &raw.look, raw.wchan),
         kind,
         python,
@@ -302,12 +303,11 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
     };
     wait.suspects = python.suspects.into_iter().map(suspect).collect();
     wait.holder_unknown = python.holder_unknown;
-    // Of a thread that ran meanwhile, what was read may be of different moments.
+    // Of a thread that ran meanwhile, what was read may be of different moments: whoever uses this needs several samples.
     wait.out_of_reach = python
         .out_of_reach
         .iter()
         .filter_map(|id| threads.get(id))
-        .filter(|(_, settled)| *settled)
         .map(|(key, _)| key.clone())
         .collect();
 }

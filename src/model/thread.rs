@@ -13,6 +13,9 @@ pub struct Thread {
     pub tid: Tid,
     /// Its kernel name (`comm`, 15 bytes).
     pub name: Foreign,
+    /// Its whole name, where the kernel has cut it and its program keeps it (Rust's standard library does).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_name: Option<Foreign>,
     /// What the kernel says.
     pub kernel: KernelThread,
     /// What kind of thread it is.
@@ -95,12 +98,13 @@ pub struct Syscall {
 }
 
 impl Thread {
-    /// The name to show: Python's own name of the thread where there is one, else the kernel's.
+    /// The name to show: Python's own name of the thread where there is one, else its program's or the kernel's.
     #[must_use]
     pub fn display_name(&self) -> &Foreign {
         self.python
             .iter()
             .find_map(|state| state.name.as_ref())
+            .or(self.full_name.as_ref())
             .unwrap_or(&self.name)
     }
 

@@ -63,11 +63,14 @@ fn each_cause_has_a_page_and_each_page_a_cause() {
 
 /// Programs of `fixtures/hangs` by a field of their line: `causes` of those that hang, `like` of those that do not.
 fn shown_by_hangs(field: &str) -> BTreeSet<String> {
-    let text = fs::read_to_string(repository("fixtures/hangs/truth.json")).expect("the table");
-    let table: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let lines = table.as_array().expect("lines");
-    let of_line = lines.iter().filter_map(|line| line[field].as_array());
-    of_line
+    let tables = ["hangs", "hangs/rust", "hangs/c"].map(|folder| {
+        let path = repository("fixtures").join(folder).join("truth.json");
+        let text = fs::read_to_string(path).expect("the table");
+        serde_json::from_str::<Vec<serde_json::Value>>(&text).expect("JSON")
+    });
+    let lines = tables.iter().flatten();
+    lines
+        .filter_map(|line| line[field].as_array())
         .flatten()
         .filter_map(|id| Some(id.as_str()?.to_owned()))
         .collect()

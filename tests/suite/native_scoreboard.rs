@@ -22,6 +22,9 @@ struct Truth {
     scene: String,
     #[serde(default)]
     healthy: bool,
+    /// Of a healthy one: what it looks like; `inventory.rs` reads it.
+    #[serde(default, rename = "like")]
+    _like: Vec<String>,
     /// Acceptable ids of the first finding.
     #[serde(default)]
     causes: Vec<String>,

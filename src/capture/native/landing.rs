@@ -14,6 +14,8 @@ const MAX_TABLE: u64 = 1 << 16;
 /// Most instructions of a landing pad that are looked at, and most paths through it.
 const MAX_INSTRUCTIONS: usize = 600;
 const MAX_PATHS: usize = 64;
+/// Most functions that it calls to drop something and that are looked into.
+const MAX_DROPS: usize = 16;
 /// Most bytes of one instruction (Intel SDM 2.3.11), and of a stub that jumps to another file.
 const LONGEST_INSTRUCTION: usize = 15;
 const STUB: usize = 2 * LONGEST_INSTRUCTION;
@@ -32,6 +34,9 @@ const LAST_CALLS: [&str; 6] = [
 pub(crate) struct Cleanup {
     /// Functions that it calls.
     pub(crate) calls: Vec<Foreign>,
+    /// Functions that those call which drop something: linkers and compilers fold functions that are alike, so that the
+    /// guard of one type may be dropped by a function that is named after another.
+    pub(crate) in_drops: Vec<Foreign>,
     /// Addresses that its instructions name: of statics.
     pub(crate) addresses: Vec<u64>,
 }
@@ -45,7 +50,13 @@ pub(crate) fn cleanup(
     let address = frame.lookup();
     let (start, table) = symbols.landing_table(address)?;
     let pad = landing_pad(memory, start, table, address)?;
-    Some(follow(pad, memory, symbols))
+    let mut drops = Vec::new();
+    let mut cleanup = follow(pad, memory, symbols, &mut drops);
+    for function in drops.into_iter().take(MAX_DROPS) {
+        let inner = follow(function, memory, symbols, &mut Vec::new());
+        cleanup.in_drops.extend(inner.calls);
+    }
+    Some(cleanup)
 }
 
 /// The landing pad for the call at `address` in a function that begins at `start`.
@@ -137,8 +148,13 @@ impl Table<'_> {
     }
 }
 
-/// Walks over all paths of a landing pad.
-fn follow(pad: u64, memory: &CachedMemory<'_>, symbols: &mut Symbolizer<'_>) -> Cleanup {
+/// Walks over all paths of code. `drops` gets the addresses of functions that it calls to drop something.
+fn follow(
+    pad: u64,
+    memory: &CachedMemory<'_>,
+    symbols: &mut Symbolizer<'_>,
+    drops: &mut Vec<u64>,
+) -> Cleanup {
     let mut cleanup = Cleanup::default();
     let mut seen = BTreeSet::new();
     let mut paths = vec![pad];
@@ -153,9 +169,21 @@ fn follow(pad: u64, memory: &CachedMemory<'_>, symbols: &mut Symbolizer<'_>) -> 
                     at = step.next;
                     continue;
                 }
+                // To another function it is a call, as the last thing of this one.
+                Flow::Jump(target) if symbols.function_at(target) != symbols.function_at(at) => {
+                    cleanup.calls.extend(symbols.function_at(target));
+                    break;
+                }
                 Flow::Jump(target) => {
                     at = target;
                     continue;
+                }
+                Flow::JumpThrough(slot) => {
+                    let target = memory.u64(slot).ok();
+                    cleanup
+                        .calls
+                        .extend(target.and_then(|target| called(target, memory, symbols)));
+                    break;
                 }
                 Flow::Branch(target) => {
                     if paths.len() < MAX_PATHS {
@@ -175,6 +203,9 @@ fn follow(pad: u64, memory: &CachedMemory<'_>, symbols: &mut Symbolizer<'_>) -> 
             let last = LAST_CALLS
                 .iter()
                 .any(|last| name.untrusted().contains(last));
+            if name.untrusted().contains("drop_in_place") {
+                drops.extend(target);
+            }
             cleanup.calls.push(name);
             if last {
                 break;

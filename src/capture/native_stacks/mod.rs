@@ -3,6 +3,7 @@
 
 mod copy;
 mod splice;
+mod thread_names;
 mod waits;
 
 use super::kernel;
@@ -15,8 +16,8 @@ use super::native::{
 use super::python::{Evaluation, PythonProcess};
 use super::stop::Held;
 use crate::model::{
-    Addr, Foreign, Gap, GapKind, Grade, NativeFrame, NativeStack, Pause, Process, Thread,
-    ThreadKind, Tid,
+    Addr, Foreign, Gap, GapKind, Grade, NativeFrame, NativeStack, Pause, Process, RuntimeKind,
+    Thread, ThreadKind, Tid,
 };
 use copy::{Copied, stack_pointer};
 use nix::libc::user_regs_struct;
@@ -127,6 +128,12 @@ pub(super) fn add(
             calls,
         ));
     }
+    if process.runtime == RuntimeKind::Other && process.threads.iter().any(runs_rust) {
+        process.runtime = RuntimeKind::Rust;
+    }
+    if process.runtime == RuntimeKind::Rust {
+        thread_names::complete(&mut process.threads, &unwound, &memory, &regions);
+    }
     let missing = images
         .program()
         .and_then(|program| symbols.without_lines().get(&program));
@@ -145,6 +152,15 @@ pub(super) fn add(
     let namespace = NamespaceIds::of(process.pid, alive, &tids);
     waits::tell(process, &unwound, &live, &mut symbols, &namespace);
     outcome
+}
+
+/// Whether a thread was started by Rust's runtime.
+fn runs_rust(thread: &Thread) -> bool {
+    let mut frames = thread.native.iter().flat_map(|stack| &stack.frames);
+    frames.any(|frame| {
+        let name = frame.function_name();
+        name.contains("std::rt::lang_start") || name.contains("__rust_begin_short_backtrace")
+    })
 }
 
 /// Whether a file is the user's: of the system's libraries and of CPython functions are enough, and their debug

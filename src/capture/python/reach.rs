@@ -16,6 +16,8 @@ const MAX_OBJECTS: usize = 4000;
 const MAX_FRAMES: usize = 200;
 /// Deepest nest of functions within a function whose names are looked at.
 const MAX_NESTED: u8 = 4;
+/// Most of those of one function.
+const MAX_CODES: usize = 500;
 /// Types of objects that refer to nothing of the program's.
 const LEAVES: [&str; 27] = [
     "int",
@@ -154,6 +156,9 @@ impl Walk<'_> {
 
     fn push(&mut self, objects: impl Iterator<Item = u64>) {
         for object in objects {
+            if self.seen.len() > MAX_OBJECTS {
+                break;
+            }
             if object != 0 && self.seen.insert(object) {
                 self.next.push(object);
             }
@@ -314,7 +319,7 @@ impl Walk<'_> {
     fn push_globals(&mut self, code: u64, globals: u64) -> Result<(), Open> {
         let heap = self.heap;
         let mut names = BTreeSet::new();
-        self.names(code, MAX_NESTED, &mut names)?;
+        self.names(code, MAX_NESTED, &mut BTreeSet::new(), &mut names)?;
         let by_all_threads = names.contains("enumerate") && names.contains("threading");
         if by_all_threads || UNBOUNDED.iter().any(|name| names.contains(*name)) {
             return Err(Open);
@@ -334,8 +339,21 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn names(&self, code: u64, depth: u8, out: &mut BTreeSet<String>) -> Result<(), Open> {
+    /// The names in a code object and in those within it. `codes`: those that were looked at.
+    fn names(
+        &self,
+        code: u64,
+        depth: u8,
+        codes: &mut BTreeSet<u64>,
+        out: &mut BTreeSet<String>,
+    ) -> Result<(), Open> {
         let heap = self.heap;
+        if !codes.insert(code) {
+            return Ok(());
+        }
+        if codes.len() > MAX_CODES || out.len() > MAX_OBJECTS {
+            return Err(Open);
+        }
         // `co_consts` comes right before `co_names` in all versions.
         let constants = self.pointer(code, heap.offsets.code_names - 8)?;
         let names = self.pointer(code, heap.offsets.code_names)?;
@@ -347,7 +365,7 @@ impl Walk<'_> {
         };
         for constant in heap.tuple(constants)? {
             if heap.is(constant, "code") {
-                self.names(constant, depth, out)?;
+                self.names(constant, depth, codes, out)?;
             }
         }
         Ok(())

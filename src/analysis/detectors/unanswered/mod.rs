@@ -144,8 +144,27 @@ fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Op
         .find(|thread| process.is_led_by(thread));
     // Where others go on, a thread that waits for work in vain may well be meant to; the main thread is not.
     let any = || process.threads.iter().find(stuck);
+    let other = process.threads.iter().find(|thread| {
+        stuck(thread)
+            && !process.is_led_by(thread)
+            && thread.frames().any(|frame| !frame.is_library())
+    });
     main.filter(stuck)
+        .filter(|main| other.is_none() || !is_parked(main))
+        .or_else(|| other.filter(|_| main.is_some_and(|main| is_parked(main) && stuck(&main))))
         .or_else(|| any().filter(|_| !case.liveness.is_live(&process.key)))
+}
+
+/// Whether a thread waits for an event without a name, which nobody else can know: it was told to wait for ever.
+fn is_parked(thread: &Thread) -> bool {
+    let wait = thread.wait.as_ref();
+    wait.is_some_and(|wait| {
+        let anonymous = wait.object.as_ref().is_some_and(|object| {
+            object.name.is_none() && object.type_name.untrusted() == "threading.Event"
+        });
+        let call = wait.call.as_ref().map(Foreign::untrusted);
+        anonymous && call == Some("Event.wait") && wait.suspects.is_empty()
+    })
 }
 
 /// Where an event loop's own thread is blocked, that is the cause, unless what it waits for lies in another process.
@@ -214,7 +233,7 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
             let text = format!(
                 "{} {}",
                 verbs::full_subject(from),
-                verbs::step(from, how, to)
+                verbs::step_alone(from, how, to)
             );
             case.fact(
                 grade,

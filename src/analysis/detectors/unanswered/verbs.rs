@@ -64,6 +64,18 @@ pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
     }
 }
 
+/// The same as a sentence's end.
+pub(super) fn step_alone(from: Node<'_>, how: How, to: Node<'_>) -> String {
+    match how {
+        How::Child => format!(
+            "waits{} for its child, process {}, to end",
+            at(from),
+            to.process().pid
+        ),
+        _ => step(from, how, to),
+    }
+}
+
 /// With the process, where that is another one.
 fn subject_seen_from(from: Node<'_>, to: Node<'_>) -> String {
     let process = to.process();

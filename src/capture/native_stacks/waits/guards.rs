@@ -5,7 +5,7 @@ use super::names::{ends, plain};
 use super::shapes::Primitive;
 use crate::capture::memory::CachedMemory;
 use crate::capture::native::{Cleanup, Symbolizer, cleanup};
-use crate::model::{NativeFrame, Thread, Tid};
+use crate::model::{Foreign, NativeFrame, Thread, Tid};
 use std::collections::BTreeMap;
 
 /// Most frames of one thread, and of all, whose landing pads are followed.
@@ -81,12 +81,20 @@ pub(super) fn owning(
                 continue;
             }
             left -= 1;
-            let Cleanup { calls, addresses } =
-                cleanup(physical, memory, symbols).unwrap_or_default();
+            let Cleanup {
+                calls,
+                in_drops,
+                addresses,
+            } = cleanup(physical, memory, symbols).unwrap_or_default();
             let mut kinds: Vec<Kind> = calls
                 .iter()
                 .filter_map(|call| kind(call.untrusted()))
                 .collect();
+            // What takes locks itself on its way releases those.
+            let takes = |call: &Foreign| call.untrusted().contains("lock_");
+            if kinds.is_empty() && !in_drops.iter().any(takes) {
+                kinds.extend(in_drops.iter().filter_map(|call| kind(call.untrusted())));
+            }
             if initialises(function) {
                 kinds.push(Kind::Once);
             }
@@ -96,6 +104,7 @@ pub(super) fn owning(
                     frame = at,
                     function = function.function_name(),
                     ?calls,
+                    ?addresses,
                     "landing pad"
                 );
             }

@@ -52,6 +52,7 @@ pub(super) fn find(
                 .get(&waiter.lock.address)
                 .map_or(&[][..], Vec::as_slice),
             all_hits: &hits,
+            locks: &locks,
             owning,
             waiting: waiting_for(waiters, waiter.lock.address),
         };
@@ -91,6 +92,8 @@ struct Look<'l> {
     hits: &'l [Hit],
     /// The same of all locks that are waited for.
     all_hits: &'l HashMap<u64, Vec<Hit>>,
+    /// All locks that are waited for and do not note who has them.
+    locks: &'l [u64],
     owning: &'l BTreeMap<Tid, Vec<Owning>>,
     /// Threads that wait for the same lock.
     waiting: BTreeSet<Tid>,
@@ -126,14 +129,16 @@ impl Look<'_> {
     /// Whether a frame of the waiter may own the guard that it waits for: it is none of the frames of the wait itself, and has
     /// more guards than there are other locks that it refers to and that others wait for.
     fn may_be_its_own(&self, owning: &Owning) -> bool {
-        let refers = |hits: &Vec<Hit>| {
-            hits.iter()
-                .any(|hit| hit.tid == self.waiter.tid && hit.frame == owning.frame && hit.exact)
+        let refers = |lock: &u64| {
+            let mut hits = self.all_hits.get(lock).into_iter().flatten();
+            let on_stack = hits
+                .any(|hit| hit.tid == self.waiter.tid && hit.frame == owning.frame && hit.exact);
+            on_stack || owning.names(*lock)
         };
         let others = self
-            .all_hits
+            .locks
             .iter()
-            .filter(|(lock, hits)| **lock != self.waiter.lock.address && refers(hits))
+            .filter(|lock| **lock != self.waiter.lock.address && refers(lock))
             .count();
         owning.frame >= self.waiter.physical && owning.kinds.len() > others
     }

@@ -26,8 +26,9 @@ pub(super) fn plain(name: &str) -> String {
         }
         previous = character;
     }
-    // `Vec::<T>::push` has left two pairs of colons.
-    out.replace("::::", "::")
+    // `Vec::<T>::push` has left two pairs of colons, `park::<T>` one at its end.
+    let out = out.replace("::::", "::");
+    out.strip_suffix("::").map_or(out.clone(), str::to_owned)
 }
 
 /// Where the bracket closes that was opened just before `text`.
@@ -84,6 +85,10 @@ mod tests {
             ),
             ("pthread_mutex_lock", "pthread_mutex_lock"),
             ("<&mut T as a::B>::c", "mut T::c"),
+            (
+                "test::run_tests::<test::console::{closure#2}>",
+                "test::run_tests",
+            ),
             ("", ""),
             ("<", ""),
         ] {

@@ -16,6 +16,8 @@ pub(in crate::capture::native) enum Flow {
     Call(u64),
     /// A call of the function whose address is at this one.
     CallThrough(u64),
+    /// A jump to the function whose address is at this one: a call as the last thing.
+    JumpThrough(u64),
     /// It leads nowhere that can be told: a return, a trap, a jump by a register.
     End,
 }

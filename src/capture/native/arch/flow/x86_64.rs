@@ -26,6 +26,7 @@ fn flow(instruction: &Instruction, named: Option<u64>) -> Flow {
         FlowControl::UnconditionalBranch => Flow::Jump(target),
         FlowControl::ConditionalBranch => Flow::Branch(target),
         FlowControl::Call => Flow::Call(target),
+        FlowControl::IndirectBranch => named.map_or(Flow::End, Flow::JumpThrough),
         FlowControl::IndirectCall => named.map_or(Flow::End, Flow::CallThrough),
         _ => Flow::End,
     }
@@ -55,6 +56,10 @@ mod tests {
         assert_eq!(
             at(&[0xff, 0x15, 0xfa, 0, 0, 0]).flow,
             Flow::CallThrough(0x1100)
+        );
+        assert_eq!(
+            at(&[0xff, 0x25, 0xfa, 0, 0, 0]).flow,
+            Flow::JumpThrough(0x1100)
         );
         assert_eq!(at(&[0x0f, 0x0b]).flow, Flow::End);
         // lea rdi, [rip+0xf9]

@@ -1,0 +1,148 @@
+//! Full names of Rust's threads. The kernel keeps 15 bytes of a name; the standard library has the whole one, in what it keeps for
+//! the thread (`std::thread::Thread`), which the thread's own data points to (`CURRENT` in `std::thread::current`), above its stack.
+
+use super::Unwound;
+use crate::capture::maps::Region;
+use crate::capture::memory::{Memory, Range};
+use crate::model::{Foreign, Thread, Tid};
+use std::collections::BTreeMap;
+
+/// Bytes that the kernel keeps of a name (`TASK_COMM_LEN`, less the end).
+const COMM: usize = 15;
+/// How much of a stack's outer end may hold the thread's own data.
+const OWN_DATA: u64 = 16 << 10;
+/// How much of what the standard library keeps for a thread is looked at: counts, name, id, and what parks it.
+const KEPT: usize = 64;
+/// Longest name, with the zero at its end.
+const MAX_NAME: u64 = 1024;
+/// Most threads whose names are looked for.
+const MAX_THREADS: usize = 512;
+
+/// Adds the full names of threads whose names the kernel has cut.
+pub(super) fn complete(
+    threads: &mut [Thread],
+    unwound: &BTreeMap<Tid, Unwound>,
+    memory: &dyn Memory,
+    regions: &[Region],
+) {
+    let cut = threads
+        .iter_mut()
+        .filter(|thread| thread.name.untrusted().len() == COMM && thread.python.is_empty());
+    for thread in cut.take(MAX_THREADS) {
+        let pointer = unwound
+            .get(&thread.tid)
+            .and_then(|unwound| unwound.walk.frames.first())
+            .map(|frame| frame.sp);
+        thread.full_name = pointer
+            .and_then(|pointer| region_of(regions, pointer))
+            .and_then(|stack| name(memory, stack, thread.name.untrusted(), regions))
+            .map(Foreign::from);
+    }
+}
+
+fn region_of(regions: &[Region], address: u64) -> Option<&Region> {
+    let after = regions.partition_point(|region| region.start <= address);
+    let region = regions.get(after.checked_sub(1)?)?;
+    (address < region.end).then_some(region)
+}
+
+/// The name that begins with `comm` and that a structure has which this stack's outer end points to.
+fn name(memory: &dyn Memory, stack: &Region, comm: &str, regions: &[Region]) -> Option<String> {
+    let start = stack.start.max(stack.end.saturating_sub(OWN_DATA));
+    let length = usize::try_from(stack.end.saturating_sub(start)).ok()?;
+    let own = memory
+        .read_many(&[Range {
+            address: start,
+            length,
+        }])
+        .pop()?
+        .ok()?;
+    let kept: Vec<Range> = words(&own)
+        .filter(|word| word % 8 == 0 && region_of(regions, *word).is_some())
+        .map(|address| Range {
+            address,
+            length: KEPT,
+        })
+        .collect();
+    let read = memory.read_many(&kept);
+    let names: Vec<Range> = read
+        .iter()
+        .flatten()
+        .flat_map(|bytes| {
+            let all: Vec<u64> = words(bytes).collect();
+            let pairs: Vec<(u64, u64)> = all.windows(2).map(|pair| (pair[0], pair[1])).collect();
+            pairs
+        })
+        .filter(|(address, length)| {
+            (COMM as u64 + 1..=MAX_NAME).contains(length) && region_of(regions, *address).is_some()
+        })
+        .map(|(address, length)| Range {
+            address,
+            length: usize::try_from(length).unwrap_or(0),
+        })
+        .collect();
+    let read = memory.read_many(&names);
+    read.into_iter().flatten().find_map(|bytes| {
+        let text = bytes.strip_suffix(b"\0")?;
+        let text = std::str::from_utf8(text).ok()?;
+        let whole = text.len() > COMM && text.starts_with(comm) && !text.contains('\0');
+        whole.then(|| text.to_owned())
+    })
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes
+        .chunks_exact(8)
+        .map(|chunk| chunk.try_into().map_or(0, u64::from_le_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::memory::ReadError;
+
+    /// Two pages: a stack, and a heap.
+    struct Two(Vec<u8>, Vec<u8>);
+
+    impl Memory for Two {
+        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
+            let of = |page: &[u8], range: &Range| {
+                let at = (range.address % 0x1000) as usize;
+                page.get(at..at + range.length)
+                    .map(<[u8]>::to_vec)
+                    .ok_or(ReadError::Unmapped(range.address))
+            };
+            ranges
+                .iter()
+                .map(|range| match range.address / 0x1000 {
+                    1 => of(&self.0, range),
+                    2 => of(&self.1, range),
+                    _ => Err(ReadError::Unmapped(range.address)),
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_name_is_found_through_what_the_thread_points_to() {
+        let (mut stack, mut heap) = (vec![0; 0x1000], vec![0; 0x1000]);
+        stack[0xff0..0xff8].copy_from_slice(&0x2100_u64.to_le_bytes());
+        let text = b"tests::a_long_name_of_a_test\0";
+        heap[0x110..0x118].copy_from_slice(&0x2800_u64.to_le_bytes());
+        heap[0x118..0x120].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        heap[0x800..0x800 + text.len()].copy_from_slice(text);
+        let region = |start: u64| Region {
+            start,
+            end: start + 0x1000,
+            first_stack: false,
+        };
+        let regions = [region(0x1000), region(0x2000)];
+        let memory = Two(stack, heap);
+        let found = name(&memory, &regions[0], "tests::a_long_n", &regions);
+        assert_eq!(found.as_deref(), Some("tests::a_long_name_of_a_test"));
+        assert_eq!(
+            name(&memory, &regions[0], "tests::b_long_n", &regions),
+            None
+        );
+    }
+}
