@@ -111,14 +111,15 @@ fn closing(record: &RunRecord) -> String {
     let good = count(&[TestOutcome::Passed, TestOutcome::Skipped]);
     let finished = good + bad;
     let s = if finished == 1 { "" } else { "s" };
+    let hung = count(&[TestOutcome::Hung, TestOutcome::Running]);
     let mut text = if record.run.source == TestSource::Cargo {
-        let ended = record.run.finished;
+        // One that was ended counts as finished, too.
+        let ended = record.run.finished.saturating_sub(hung);
         let s = if ended == 1 { "" } else { "s" };
         format!("hangscope: the run was ended: {ended} test{s} seen to end, how is not known")
     } else {
         format!("hangscope: the run was ended: {finished} test{s} finished, {bad} failed")
     };
-    let hung = count(&[TestOutcome::Hung, TestOutcome::Running]);
     if hung > 0 {
         let _ = write!(text, "; {hung} hung");
     }

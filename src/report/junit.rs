@@ -8,7 +8,7 @@ mod write;
 
 pub use repair::{JunitError, repair};
 
-use crate::model::{Report, RunRecord};
+use crate::model::{Report, RunRecord, TestSource};
 use case::{Case, CaseResult, cases};
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, Event};
@@ -32,7 +32,11 @@ fn whole(out: &mut Writer<Vec<u8>>, record: &RunRecord, cases: &[Case]) -> io::R
     out.write_event(Event::Decl(BytesDecl::new("1.0", Some("utf-8"), None)))?;
     let counts = Counts::of(cases.iter());
     let mut suite = BytesStart::new("testsuite");
-    suite.push_attribute(("name", "pytest"));
+    let runner = match record.run.source {
+        TestSource::Cargo => "cargo",
+        _ => "pytest",
+    };
+    suite.push_attribute(("name", runner));
     suite.push_attribute(("errors", counts.errors.to_string().as_str()));
     suite.push_attribute(("failures", counts.failures.to_string().as_str()));
     suite.push_attribute(("skipped", counts.skipped.to_string().as_str()));
@@ -40,7 +44,7 @@ fn whole(out: &mut Writer<Vec<u8>>, record: &RunRecord, cases: &[Case]) -> io::R
     suite.push_attribute(("time", seconds(record.took_ms).as_str()));
     suite.push_attribute(("timestamp", record.began.as_str()));
     let mut suites = BytesStart::new("testsuites");
-    suites.push_attribute(("name", "pytest tests"));
+    suites.push_attribute(("name", format!("{runner} tests").as_str()));
     out.write_event(Event::Start(suites))?;
     out.write_event(Event::Start(suite))?;
     for case in cases {

@@ -7,7 +7,7 @@ use super::testrun::{
     Mark, Observation, Rings, RunFolder, Running, TestLimit, Tracker, Who, environment, now_ns,
 };
 use super::{OnHang, Options, cargo};
-use crate::inspect::{Survey, Surveyed};
+use crate::inspect::{RustLook, Survey, Surveyed};
 use crate::model::{
     Counts, Foreign, Leak, LeftKind, Pid, RunRecord, SlowTest, TestOutcome, TestPhase, TestSource,
 };
@@ -290,6 +290,8 @@ impl Following {
     pub(super) fn finish(&mut self) {
         self.poll();
         let at = now_ns();
+        self.tracker
+            .see_rust(&RustLook::default(), at, &|ticks| started_at(ticks, at));
         for who in std::mem::take(&mut self.observed).into_values() {
             self.tracker.ended(who, at);
         }
