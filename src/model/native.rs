@@ -18,6 +18,9 @@ pub struct NativeStack {
     /// Why it is not known which Python frames run in which of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apart: Option<Foreign>,
+    /// The Python frames were put in by counting calls of CPython's evaluation function (3.9), not by address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counted: bool,
     /// `read`: all registers were taken while the thread stood still under a stop; `guessed`: without a stop, where some
     /// registers had to be guessed.
     pub grade: Grade,

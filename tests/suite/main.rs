@@ -25,6 +25,8 @@ mod inventory;
 mod junit;
 mod kernel_waits;
 mod lock_rules;
+mod native_harm;
+mod native_stacks;
 mod offline;
 mod old_interpreters;
 mod reports;

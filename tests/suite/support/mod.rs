@@ -1,5 +1,6 @@
 //! What the tests share: interpreters, fixture programs that are always ended, and runs of the built binary.
 
+pub(crate) mod compiled;
 pub(crate) mod hangscope;
 pub(crate) mod program;
 pub(crate) mod pythons;
