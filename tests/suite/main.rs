@@ -25,6 +25,7 @@ mod inventory;
 mod junit;
 mod kernel_waits;
 mod lock_rules;
+mod native_extensions;
 mod native_harm;
 mod native_stacks;
 mod offline;

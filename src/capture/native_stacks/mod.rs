@@ -100,6 +100,7 @@ pub(super) fn add(
         }
     };
     let live = CachedMemory::new(&memory);
+    let was_held = copied.is_some();
     let (unwound, evaluations) = match copied {
         Some(copied) => {
             outcome.pause = copied.held.map(|held| pause(process, held));
@@ -126,6 +127,17 @@ pub(super) fn add(
             &mut symbols,
             (calls, python.and_then(PythonProcess::evaluation_function)),
         ));
+    }
+    let without = process.threads.iter().filter(|thread| {
+        thread.kind != ThreadKind::Exited && was_held && !unwound.contains_key(&thread.tid)
+    });
+    let unheld = without.count();
+    if unheld > 0 {
+        let cause = match unheld {
+            1 => "a thread has ended, or did not stop in time".to_owned(),
+            _ => format!("{unheld} threads have ended, or did not stop in time"),
+        };
+        outcome.gaps.push(gap(GapKind::Moving, cause));
     }
     let missing = images
         .program()
