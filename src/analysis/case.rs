@@ -54,6 +54,8 @@ pub(super) enum Closure {
     OpenThread(Key),
     /// The process catches this signal, and the handler may wake a thread.
     OpenSignal(i32),
+    /// This thread goes on, and was found not to come to what is waited for.
+    OutOfReach(Key),
     /// Some thread could not be judged.
     Unclear,
 }
@@ -201,6 +203,7 @@ impl<'a> Case<'a> {
     /// Whether anything in the process but the threads in `known` can do something about what those wait for.
     pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
         let mut closure = Closure::Closed;
+        let all_stuck = known.iter().all(|key| self.liveness.is_stuck(key));
         for thread in &process.threads {
             if known.contains(&thread.key) || is_bystander(thread) {
                 continue;
@@ -211,6 +214,9 @@ impl<'a> Case<'a> {
                     closure = Closure::Unclear;
                 }
                 Standing::Unclear => closure = Closure::Unclear,
+                _ if all_stuck && self.has_motion() => {
+                    closure = Closure::OutOfReach(thread.key.clone());
+                }
                 _ => return Closure::OpenThread(thread.key.clone()),
             }
         }
@@ -223,7 +229,15 @@ impl<'a> Case<'a> {
     /// A signal whose handler may wake a thread; not the one that hangscope's own plugin takes.
     pub(super) fn waking_signal(&self, process: &Process) -> Option<i32> {
         let ours = self.run.and_then(|run| run.process(&process.key)?.signal);
+        let handled = process
+            .python
+            .as_ref()
+            .and_then(|python| python.signals.as_ref())
+            .map_or(&[][..], |signals| &signals.handled);
         process.caught_signals.iter().copied().find(|signal| {
+            if handled.contains(signal) {
+                return Some(*signal) != ours;
+            }
             let standard = (1..=LAST_STANDARD_SIGNAL).contains(signal);
             let may_wake = (standard && !PYTHONS_OWN_SIGNALS.contains(signal))
                 || *signal >= FIRST_REALTIME_SIGNAL;
@@ -238,6 +252,17 @@ impl<'a> Case<'a> {
         caught.find(|signal| {
             !NATIVE_CRASH_SIGNALS.contains(signal)
                 && ((1..=LAST_STANDARD_SIGNAL).contains(signal) || *signal >= FIRST_REALTIME_SIGNAL)
+        })
+    }
+
+    /// The parent that a process is a copy of, without an exec since.
+    pub(super) fn forked_from(&self, process: &Process) -> Option<&'a Process> {
+        self.last.processes.iter().find(|parent| {
+            parent.pid == process.ppid
+                && parent.runtime == process.runtime
+                && !process.argv.is_empty()
+                && parent.argv == process.argv
+                && process.threads.len() == 1
         })
     }
 

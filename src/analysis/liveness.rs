@@ -3,7 +3,7 @@
 //! stuck, however many processes wait for each other.
 
 use super::case::{self, Case, Standing};
-use super::wait_graph;
+use super::{trail, wait_graph};
 use crate::model::{
     ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread,
     ThreadKind, Wait, WaitKind,
@@ -22,6 +22,8 @@ enum Enders<'a> {
         threads: Vec<&'a Key>,
         processes: Vec<&'a Key>,
         own: bool,
+        /// Threads of its own process that cannot.
+        except: BTreeSet<&'a Key>,
     },
 }
 
@@ -29,8 +31,8 @@ enum Enders<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     stuck: BTreeSet<Key>,
-    /// Processes in which some thread may go on.
-    live: BTreeSet<Key>,
+    /// Threads that may go on, by process.
+    live: BTreeMap<Key, BTreeSet<Key>>,
 }
 
 impl Liveness {
@@ -51,8 +53,7 @@ impl Liveness {
             }
         }
         let mut live_threads: BTreeSet<&Key> = BTreeSet::new();
-        // Number of live threads of each process.
-        let mut live: BTreeMap<&Key, usize> = BTreeMap::new();
+        let mut live: BTreeMap<&Key, BTreeSet<&Key>> = BTreeMap::new();
         loop {
             let mut grew = false;
             for (thread, (process, by)) in &enders {
@@ -66,15 +67,17 @@ impl Liveness {
                         threads,
                         processes,
                         own,
+                        except,
                     } => {
+                        let own_live = || live.get(process).into_iter().flatten();
                         threads.iter().any(|key| live_threads.contains(key))
                             || processes.iter().any(|key| live.contains_key(key))
-                            || (*own && live.contains_key(process))
+                            || (*own && own_live().any(|key| !except.contains(key)))
                     }
                 };
                 if goes_on {
                     live_threads.insert(thread);
-                    *live.entry(process).or_default() += 1;
+                    live.entry(process).or_default().insert(thread);
                     grew = true;
                 }
             }
@@ -89,7 +92,10 @@ impl Liveness {
             .collect();
         Self {
             stuck,
-            live: live.into_keys().cloned().collect(),
+            live: live
+                .into_iter()
+                .map(|(process, threads)| (process.clone(), threads.into_iter().cloned().collect()))
+                .collect(),
         }
     }
 
@@ -98,9 +104,15 @@ impl Liveness {
         self.stuck.contains(thread)
     }
 
+    /// Whether a thread may go on: not one that idles for good.
+    pub(super) fn goes_on(&self, thread: &Thread) -> bool {
+        let process = self.live.get(&thread.key.of_process());
+        process.is_some_and(|live| live.contains(&thread.key))
+    }
+
     /// Whether some thread of this process may go on.
     pub(super) fn is_live(&self, process: &Key) -> bool {
-        self.live.contains(process)
+        self.live.contains_key(process)
     }
 }
 
@@ -162,13 +174,14 @@ impl<'a, 'c> Look<'a, 'c> {
         if case::is_bystander(thread) {
             return Enders::Bystander;
         }
+        let Some(wait) = &thread.wait else {
+            return Enders::World;
+        };
         let own = Enders::Any {
             threads: Vec::new(),
             processes: Vec::new(),
             own: true,
-        };
-        let Some(wait) = &thread.wait else {
-            return Enders::World;
+            except: self.out_of_reach(thread, wait),
         };
         match self.case.standing(thread) {
             Standing::Internal => match self.only_thread(process, wait) {
@@ -176,14 +189,15 @@ impl<'a, 'c> Look<'a, 'c> {
                     threads,
                     processes: Vec::new(),
                     own: false,
+                    except: BTreeSet::new(),
                 },
                 None => own,
             },
-            Standing::External => self.outside(process, wait),
+            Standing::External => self.outside(process, thread, wait),
             Standing::Timed | Standing::FarOff(_)
                 if case::idle_loop_of(process, thread).is_some() =>
             {
-                self.outside(process, wait)
+                self.outside(process, thread, wait)
             }
             Standing::Timed | Standing::FarOff(_)
                 if process.python.is_some() && case::is_watchdog(thread) =>
@@ -194,6 +208,34 @@ impl<'a, 'c> Look<'a, 'c> {
             Standing::Unclear if is_resting_native(thread) => Enders::Bystander,
             _ => Enders::World,
         }
+    }
+
+    /// The threads that cannot come to what is waited for: most samples say so, as a thread that ran meanwhile cannot be
+    /// followed, and none that it could.
+    fn out_of_reach(&self, thread: &Thread, wait: &'a Wait) -> BTreeSet<&'a Key> {
+        let samples = self.case.samples.len();
+        let mut often: BTreeMap<&Key, usize> = BTreeMap::new();
+        for view in self.case.views(&thread.key) {
+            let same = view
+                .wait
+                .as_ref()
+                .filter(|then| then.address == wait.address);
+            for key in same.into_iter().flat_map(|then| &then.out_of_reach) {
+                *often.entry(key).or_default() += 1;
+            }
+        }
+        let reaches = |key: &Key| {
+            let mut views = self.case.views(&thread.key);
+            views.any(|view| {
+                let mut suspects = view.wait.iter().flat_map(|wait| &wait.suspects);
+                suspects.any(|suspect| suspect.thread.as_ref() == Some(key))
+            })
+        };
+        often
+            .into_iter()
+            .filter(|(key, times)| samples > 1 && times * 2 > samples && !reaches(key))
+            .map(|(key, _)| key)
+            .collect()
     }
 
     /// Who alone can end a wait for a thread's end, or for a lock that knows its owner.
@@ -214,7 +256,7 @@ impl<'a, 'c> Look<'a, 'c> {
     }
 
     /// A wait that something outside of the process may end.
-    fn outside(&self, process: &'a Process, wait: &'a Wait) -> Enders<'a> {
+    fn outside(&self, process: &'a Process, thread: &'a Thread, wait: &'a Wait) -> Enders<'a> {
         let mut files: Vec<&Descriptor> = Vec::new();
         let mut processes = Vec::new();
         match wait.kind {
@@ -228,6 +270,7 @@ impl<'a, 'c> Look<'a, 'c> {
                         threads: Vec::new(),
                         processes: vec![*key],
                         own: false,
+                        except: BTreeSet::new(),
                     },
                     None => Enders::World,
                 };
@@ -237,6 +280,7 @@ impl<'a, 'c> Look<'a, 'c> {
                     threads: Vec::new(),
                     processes: self.pythons.clone(),
                     own: true,
+                    except: BTreeSet::new(),
                 };
             }
             WaitKind::Child => {
@@ -256,9 +300,17 @@ impl<'a, 'c> Look<'a, 'c> {
                     threads: Vec::new(),
                     processes,
                     own: true,
+                    except: BTreeSet::new(),
                 };
             }
             _ => return Enders::World,
+        }
+        // A server's socket in the set wakes the loop, but a task that reads from its own process waits on.
+        let listens = |file: &&Descriptor| file.state == Some(SocketState::Listen);
+        let connected = files.iter().any(|file| known_peer(file).is_some());
+        let reads = case::idle_loop_of(process, thread).is_some_and(trail::awaits_a_stream);
+        if connected && reads {
+            files.retain(|file| !listens(file));
         }
         if files.is_empty() {
             return Enders::World;
@@ -273,6 +325,7 @@ impl<'a, 'c> Look<'a, 'c> {
             threads: Vec::new(),
             processes,
             own: true,
+            except: BTreeSet::new(),
         }
     }
 

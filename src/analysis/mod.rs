@@ -7,6 +7,7 @@ mod chain;
 pub mod detectors;
 mod liveness;
 mod native_need;
+mod native_trail;
 mod progress;
 mod roots;
 mod signature;
@@ -102,7 +103,10 @@ pub fn worth_another_look(first: &Snapshot) -> bool {
             .filter(|thread| !thread.python.is_empty());
         let any_waits = with_stacks.clone().any(|thread| thread.wait.is_some());
         let native = process.runtime != RuntimeKind::Python
-            && process.threads.iter().any(|thread| thread.wait.is_some());
+            && process
+                .threads
+                .iter()
+                .any(|thread| thread.wait.is_some() || !thread.settled);
         any_waits || with_stacks.nth(1).is_some() || native
     })
 }

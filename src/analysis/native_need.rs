@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 /// Findings that name a Python call and not what it does inside.
 const INSIDE_NATIVE_CODE: [&str; 2] = ["gil-held-in-native-call", "destroy-blocked-by-gil"];
 
-/// Processes whose native stacks are worth a stop: programs other than Python that do more than wait for their children,
+/// Processes whose native stacks are worth a stop: programs other than Python, but for shells that wait for their children,
 /// and Python processes that hang inside native code.
 #[must_use]
 pub fn in_need_of_native_stacks(last: &Snapshot, analysis: &Analysis) -> BTreeSet<Key> {
@@ -24,8 +24,30 @@ pub fn in_need_of_native_stacks(last: &Snapshot, analysis: &Analysis) -> BTreeSe
     hung_inside.chain(others).collect()
 }
 
-/// Shells, cargo, make and such wait for their children; nothing is wrong with them that is not wrong with those.
+/// What waits for its children by trade: nothing is wrong with such a process that is not wrong with those.
+const WAITS_BY_TRADE: [&str; 18] = [
+    "bash",
+    "busybox",
+    "cargo",
+    "cargo-nextest",
+    "dash",
+    "env",
+    "fish",
+    "gmake",
+    "hangscope",
+    "make",
+    "ninja",
+    "sh",
+    "su",
+    "sudo",
+    "timeout",
+    "tox",
+    "uv",
+    "zsh",
+];
+
 fn is_of_interest(process: &Process) -> bool {
+    let by_trade = WAITS_BY_TRADE.contains(&process.name.untrusted());
     let only_waits_for_a_child = |thread: &Thread| {
         thread
             .wait
@@ -38,5 +60,5 @@ fn is_of_interest(process: &Process) -> bool {
         .iter()
         .filter(|thread| thread.kind != ThreadKind::Exited)
         .peekable();
-    !stopped && alive.peek().is_some() && !alive.all(only_waits_for_a_child)
+    !stopped && alive.peek().is_some() && !(by_trade && alive.all(only_waits_for_a_child))
 }

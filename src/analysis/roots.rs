@@ -7,10 +7,9 @@ use crate::model::{Finding, Key};
 pub(super) fn one_each(findings: Vec<Finding>) -> Vec<Finding> {
     let mut kept: Vec<Finding> = Vec::new();
     for finding in findings {
-        let root = finding.blockers.last();
-        let same_root = kept.iter_mut().find(|first| {
-            root.is_some() && first.id != finding.id && first.blockers.last() == root
-        });
+        let same_root = kept
+            .iter_mut()
+            .find(|first| first.id != finding.id && root_of(first) == root_of(&finding));
         match same_root {
             Some(first) => absorb(first, finding),
             None => kept.push(finding),
@@ -35,9 +34,14 @@ pub(super) fn one_each(findings: Vec<Finding>) -> Vec<Finding> {
     kept
 }
 
+/// The last one that waits.
+fn root_of(finding: &Finding) -> &Key {
+    finding.blockers.last().unwrap_or(&finding.waiter)
+}
+
 /// Whether what one finding takes for the root waits in turn, as the other one says, and no less surely.
 fn goes_deeper(other: &Finding, finding: &Finding) -> bool {
-    let root = finding.blockers.last().unwrap_or(&finding.waiter);
+    let root = root_of(finding);
     let on_the_way = other.blockers.iter().rev().skip(1);
     let mut waiting = on_the_way.chain(&other.affected).chain([&other.waiter]);
     other.id != finding.id && other.certainty >= finding.certainty && waiting.any(|key| key == root)

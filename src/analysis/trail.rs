@@ -3,6 +3,7 @@
 
 use super::case::{self, Case};
 use super::chain::{Link, Waits};
+use super::native_trail;
 use super::wait_graph;
 use crate::model::{
     Await, Descriptor, EventLoop, Frame, HolderEvidence, Key, ObjectFact, Process, Task, TaskState,
@@ -41,6 +42,10 @@ pub(super) enum How {
     Worker,
     /// For a future that this thread computes, or that waits in the queue of its pool.
     Future,
+    /// For a thread of its scope to end.
+    Scope,
+    /// For work that only the workers of a pool can do, which are all blocked: this is one of them.
+    Pool,
     /// For something that this thread's frames refer to: nobody else could do it.
     Might,
 }
@@ -233,6 +238,40 @@ impl<'c> Tracker<'c> {
         first.map(|node| (How::Child, node))
     }
 
+    /// The stuck child that an object such as `asyncio.subprocess.Process` stands for.
+    fn child_of_object(
+        &self,
+        process: &Process,
+        object: Option<&'c WaitObject>,
+    ) -> Option<Node<'c>> {
+        let pid = fact(object?, "pid")?;
+        let mut all = self.case.last.processes.iter();
+        let child = all.find(|other| other.ppid == process.pid && other.pid.to_string() == pid)?;
+        self.leader(child)
+    }
+
+    /// A worker process of a pool that is stuck in the program's own code.
+    fn worker_process(&self, process: &Process) -> Option<Node<'c>> {
+        let children = self.case.last.processes.iter();
+        let mut workers = children.filter(|child| child.ppid == process.pid);
+        workers.find_map(|child| {
+            let node = self.leader(child)?;
+            let works = runs_a_task(&node.frames());
+            works.then_some(node)
+        })
+    }
+
+    /// An event loop of another thread that has come to rest: what was sent to it is parked there.
+    fn resting_loop(&self, process: &'c Process, except: &Thread) -> Option<Node<'c>> {
+        let mut threads = process.threads.iter();
+        let thread = threads.find(|other| {
+            other.key != except.key
+                && self.is_stuck(other)
+                && case::idle_loop_of(process, other).is_some_and(|it| entry(it).is_some())
+        })?;
+        Some(Node::Thread(process, thread))
+    }
+
     /// The thread of a process that keeps it from ending: its main thread, if that is stuck.
     fn leader(&self, process: &'c Process) -> Option<Node<'c>> {
         let stuck = |thread: &&Thread| self.is_stuck(thread);
@@ -324,7 +363,14 @@ impl<'c> Tracker<'c> {
                 .filter(|suspect| suspect.by == HolderEvidence::Reference)
                 .filter_map(|suspect| Some((suspect, stuck(suspect.thread.as_ref()?)?)))
         };
+        let native = native_trail::next(process, thread, wait, |other| self.is_stuck(other));
+        if let Some((how, worker)) = native {
+            return Some((how, Node::Thread(process, worker)));
+        }
         let call = wait.call.as_ref().map_or("", |call| call.untrusted());
+        if is_pool_call(call, wait.object.as_ref()) {
+            return self.worker_process(process).map(|node| (How::Future, node));
+        }
         if is_future_call(call) {
             let runs = suspects().find(|(suspect, _)| {
                 let place = suspect.place.as_ref().map_or("", |place| place.untrusted());
@@ -337,9 +383,12 @@ impl<'c> Tracker<'c> {
             let worker = runs
                 .map(|(_, worker)| worker)
                 .or_else(|| of_pool().filter(|_| !is_worker(thread)));
+            let worker = worker.filter(|worker| worker.key != thread.key);
             return worker
-                .filter(|worker| worker.key != thread.key)
-                .map(|worker| (How::Future, Node::Thread(process, worker)));
+                .map(|worker| Node::Thread(process, worker))
+                .or_else(|| self.worker_process(process))
+                .or_else(|| self.resting_loop(process, thread))
+                .map(|node| (How::Future, node));
         }
         // Of a lock they might be the holder, of anything else the one who is to act.
         let apart = suspects().find(|(_, other)| {
@@ -371,6 +420,9 @@ impl<'c> Tracker<'c> {
         if let Some(next) = waiting.into_iter().next() {
             return Some((How::Task, Node::Task(process, next)));
         }
+        if let Some(child) = self.child_of_object(process, awaits.object.as_ref()) {
+            return Some((How::Child, child));
+        }
         if is_thread_call(awaits) {
             let mut workers = process.threads.iter().filter(|other| is_worker(other));
             let worker =
@@ -387,6 +439,33 @@ impl<'c> Tracker<'c> {
             .find(|file| file.number == number)?;
         self.peer(process, None, file).map(|node| (How::Data, node))
     }
+}
+
+/// Whether what a loop runs for waits for data on a connection: then a new connection does not help.
+pub(super) fn awaits_a_stream(event_loop: &EventLoop) -> bool {
+    let mut at = entry(event_loop);
+    let mut left = MAX_STEPS;
+    while let Some(task) = at.filter(|_| left > 0) {
+        left -= 1;
+        let Some(awaits) = &task.awaits else {
+            return false;
+        };
+        let mut awaited = awaits.tasks.iter().filter_map(|key| event_loop.task(key));
+        match awaited.find(|next| next.state == TaskState::Waiting) {
+            Some(next) => at = Some(next),
+            None => return is_stream(awaits.object.as_ref()),
+        }
+    }
+    false
+}
+
+/// Whether it is an object that data comes from by a socket.
+pub(super) fn is_stream(object: Option<&WaitObject>) -> bool {
+    let class = object.map_or("", |object| object.type_name.untrusted());
+    matches!(
+        class.rsplit('.').next().unwrap_or(class),
+        "StreamReader" | "SocketStream" | "_SocketType"
+    )
 }
 
 /// The task that a loop runs for: the first that no other one waits for.
@@ -423,6 +502,22 @@ pub(super) fn is_future_call(call: &str) -> bool {
             | "_result_or_cancel"
             | "Executor.map.<locals>.result_iterator"
     )
+}
+
+/// Whether these frames are of a worker process that is in a task, and not of one that waits for the next. A forked one has its
+/// parent's frames below its own.
+fn runs_a_task(frames: &[&Frame]) -> bool {
+    let machinery = frames.iter().position(|frame| {
+        frame.is("worker", "multiprocessing/pool.py")
+            || frame.is("_process_worker", "concurrent/futures/process.py")
+    });
+    machinery.is_some_and(|at| frames.iter().take(at).any(|frame| !frame.is_library()))
+}
+
+/// Calls that wait for the result of a process pool.
+fn is_pool_call(call: &str, object: Option<&WaitObject>) -> bool {
+    let class = object.map_or("", |object| object.type_name.untrusted());
+    call.starts_with("Pool.") || class.starts_with("multiprocessing.pool.")
 }
 
 fn is_thread_call(awaits: &Await) -> bool {

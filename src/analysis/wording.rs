@@ -191,6 +191,12 @@ pub(super) fn closure(process: &Process, closure: &Closure) -> String {
                 .map_or_else(|| "another thread".to_owned(), who);
             format!("{thread} goes on or waits for events, and may end that wait")
         }
+        Closure::OutOfReach(key) => {
+            let thread = process
+                .thread(key)
+                .map_or_else(|| "another thread".to_owned(), who);
+            format!("{thread} goes on, but nothing that its code refers to leads to what is waited for")
+        }
         Closure::OpenSignal(number) => format!(
             "the process catches {}, and that handler may end that wait",
             signal_name(*number)

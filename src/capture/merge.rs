@@ -190,6 +190,7 @@ fn join_wait(
         holders: Vec::new(),
         suspects: Vec::new(),
         holder_unknown: None,
+        out_of_reach: Vec::new(),
         descriptor: None,
         files: Vec::new(),
         files_in_all: None,
@@ -301,6 +302,14 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
     };
     wait.suspects = python.suspects.into_iter().map(suspect).collect();
     wait.holder_unknown = python.holder_unknown;
+    // Of a thread that ran meanwhile, what was read may be of different moments.
+    wait.out_of_reach = python
+        .out_of_reach
+        .iter()
+        .filter_map(|id| threads.get(id))
+        .filter(|(_, settled)| *settled)
+        .map(|(key, _)| key.clone())
+        .collect();
 }
 
 /// Turns `pthread_t` values into threads.

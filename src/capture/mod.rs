@@ -216,23 +216,6 @@ impl Session {
             })
             .collect();
         drop(unstoppable);
-        let has_stacks = |key: &Key, snapshot: &Snapshot| {
-            snapshot
-                .process(key)
-                .is_some_and(|process| process.threads.iter().any(|thread| thread.native.is_some()))
-        };
-        let needless: BTreeSet<&Key> = wanted
-            .iter()
-            .filter(|key| has_stacks(key, snapshot))
-            .collect();
-        snapshot.gaps.retain(|gap| {
-            let of_other_program = gap.kind == GapKind::NotApplicable;
-            !(of_other_program
-                && gap
-                    .subject
-                    .as_ref()
-                    .is_some_and(|key| needless.contains(key)))
-        });
         for outcome in outcomes {
             snapshot.pauses.extend(outcome.pause);
             snapshot.gaps.extend(outcome.gaps);

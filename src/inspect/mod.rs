@@ -6,7 +6,7 @@ pub use survey::{Survey, Surveyed, Surveyor};
 
 use crate::analysis;
 use crate::capture::{self, CaptureError};
-use crate::model::{Host, Key, Options, Pid, Report, Run, SCHEMA, Tool, Trigger};
+use crate::model::{GapKind, Host, Key, Options, Pid, Report, Run, SCHEMA, Tool, Trigger};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -166,8 +166,33 @@ fn add_native(
     if let Some(last) = report.samples.last_mut() {
         session.add_native(last, &wanted, request.no_stop);
     }
+    forget_missing_stacks(report);
     report.analysis = analysis::analyze(&report.samples, &report.trigger, report.run.as_ref());
     on_report(report);
+}
+
+/// That stacks of other programs were missing is no longer so where native ones have been taken.
+fn forget_missing_stacks(report: &mut Report) {
+    let Some(last) = report.samples.last() else {
+        return;
+    };
+    let now_known: BTreeSet<Key> = last
+        .processes
+        .iter()
+        .filter(|process| process.threads.iter().any(|thread| thread.native.is_some()))
+        .map(|process| process.key.clone())
+        .collect();
+    for sample in &mut report.samples {
+        sample.gaps.retain(|gap| {
+            let missing_stacks =
+                gap.kind == GapKind::NotApplicable && gap.missing.untrusted() == "stacks";
+            !(missing_stacks
+                && gap
+                    .subject
+                    .as_ref()
+                    .is_some_and(|key| now_known.contains(key)))
+        });
+    }
 }
 
 /// Computes the analysis of a saved report again.

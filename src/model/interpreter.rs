@@ -42,6 +42,10 @@ pub enum PythonReader {
 pub struct PythonSignals {
     /// Signals caught by the C handler whose Python handler has not run yet.
     pub pending: Vec<i32>,
+    /// Signals whose Python handler is a function of the program, as far as that could be read: none of Python's own and of
+    /// libraries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handled: Vec<i32>,
     /// `signal.set_wakeup_fd`'s descriptor, if set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wakeup_fd: Option<i32>,

@@ -76,7 +76,9 @@ pub struct SharedLock {
 pub enum RuntimeKind {
     /// CPython.
     Python,
-    /// Anything else.
+    /// A program written in Rust, as its native stacks show.
+    Rust,
+    /// Anything else, or not told apart.
     Other,
     /// Could not be looked at.
     Unknown,

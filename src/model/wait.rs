@@ -53,6 +53,10 @@ pub struct Wait {
     /// Why no holder is known, where there must be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_unknown: Option<Foreign>,
+    /// Threads whose variables, and what these lead to, were followed to the end without coming to the lock or object: they are
+    /// not going to act on it. Others may, or could not be followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_reach: Vec<Key>,
     /// File descriptor and what it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,

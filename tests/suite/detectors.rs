@@ -552,11 +552,14 @@ mod join_on_blocked_thread {
                 "waits in Queue.get at pack (hang_chain.py:9)",
             ],
         );
-        at_exit [py39 py310 py311 py312 py313 py314 py315] join(
-            "join-on-blocked-thread/hang_at_exit.py",
-            "forgotten",
-            &["`forgotten`, which waits in Queue.get at work (hang_at_exit.py:10)"],
-        );
+        at_exit [py39 py310 py311 py312 py313 py314 py315] Hang {
+            fixture: "join-on-blocked-thread/hang_at_exit.py",
+            id: "exit-blocked-by-thread",
+            certainty: Certainty::Probable,
+            waiter: "main",
+            culprit: Some("forgotten"),
+            says: &["`forgotten`, which waits in Queue.get at work (hang_at_exit.py:10)"],
+        };
         socket_of_its_own [py39 py311 py312 py314] join(
             "join-on-blocked-thread/hang_socket.py",
             "worker",
@@ -877,10 +880,13 @@ mod stuck_lock {
         near_miss_recycled [py39 py310 py311 py312 py313 py314 py315] silent("lock-holder-ended/near_miss.py recycled");
         near_miss_alive [py39 py310 py311 py312 py313 py314 py315] silent("lock-holder-ended/near_miss.py alive");
         // It does hang, and nobody can be named.
-        near_miss_plain [py39 py310 py311 py312 py313 py314 py315] NearMiss {
+        near_miss_plain [py39 py310 py311 py312 py313 py314 py315] Hang {
             fixture: "lock-holder-ended/near_miss.py plain",
-            at_most: Verdict::PossibleHang,
-            dumps: 2,
+            id: "lock-never-released",
+            certainty: Certainty::Probable,
+            waiter: ANY,
+            culprit: None,
+            says: &["and nobody is left who could release it"],
         };
     }
 }

@@ -27,6 +27,7 @@ mod kernel_waits;
 mod lock_rules;
 mod native_extensions;
 mod native_harm;
+mod native_scoreboard;
 mod native_stacks;
 mod offline;
 mod old_interpreters;

@@ -1,8 +1,8 @@
 //! Python stuck inside of extension modules, with the GIL and without: which function of which library it is in.
 
 use crate::capture::root;
-use crate::support::compiled::c_library;
 use crate::support::hangscope::{Run, dump_with};
+use crate::support::native::c_library;
 use crate::support::program::Program;
 use crate::support::{fixture, pythons, skip};
 use hangscope::model::{Finding, Process, Thread};
@@ -59,7 +59,7 @@ fn check_named(program: &mut Program, function: &str) {
 
 #[test]
 fn a_c_function_that_keeps_the_gil_is_named() {
-    let library = c_library("device");
+    let library = c_library("programs/native/device.c");
     for version in ["3.9", "3.11", "3.14"] {
         let Some(python) = pythons::python(version) else {
             continue;

@@ -3,8 +3,8 @@
 
 use crate::capture::start;
 use crate::stop::assert_runs;
-use crate::support::compiled::{c_library, c_program};
 use crate::support::hangscope::{command, dump_with};
+use crate::support::native::{c_library, c_program};
 use crate::support::program::{Program, until};
 use crate::support::{heavy, pythons};
 use hangscope::inspect::{Native, Request, Samples, inspect};
@@ -35,7 +35,9 @@ fn native_dump(pid: i32) -> Report {
 }
 
 fn run_c(name: &str) -> Program {
-    let mut program = Program::start(&mut Command::new(c_program(name)));
+    let mut program = Program::start(&mut Command::new(c_program(&format!(
+        "programs/native/{name}.c"
+    ))));
     program.wait_for("READY");
     program
 }
@@ -188,7 +190,7 @@ fn a_dump_of_python_disturbs_no_call() {
     let mut program = Program::start(
         Command::new(python)
             .args(["-c", script])
-            .arg(c_library("eintr")),
+            .arg(c_library("programs/native/eintr.c")),
     );
     program.wait_for("READY");
     let report = dump_with(program.pid(), &[]).report();

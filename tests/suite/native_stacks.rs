@@ -1,8 +1,8 @@
 //! Native stacks: the frames that gdb sees, and the Python frames in their places.
 
 use crate::capture::{root, start};
-use crate::support::compiled::{c_program, rust_hangs};
 use crate::support::hangscope::{dump_with, finish};
+use crate::support::native::{c_program, rust_hangs};
 use crate::support::program::{Program, until};
 use crate::support::{fixture, pythons};
 use hangscope::model::{NativeStack, Process, Report, Thread, Tid};
@@ -120,7 +120,7 @@ fn as_gdb_has_them_py315() {
 
 #[test]
 fn as_gdb_has_them_c_with_signals() {
-    let mut program = Program::start(&mut Command::new(c_program("signals")));
+    let mut program = Program::start(&mut Command::new(c_program("programs/native/signals.c")));
     program.wait_for("READY");
     check_against_gdb("signals", &mut program, 8);
     let report = native_dump(&mut program);
@@ -292,7 +292,7 @@ fn running_python_is_placed_whole_or_not_at_all() {
 /// Without a stop nothing is held, and threads that wait have their frames all the same, marked as guessed.
 #[test]
 fn without_a_stop() {
-    let mut program = Program::start(&mut Command::new(c_program("signals")));
+    let mut program = Program::start(&mut Command::new(c_program("programs/native/signals.c")));
     program.wait_for("READY");
     let run = finish(
         crate::support::hangscope::command()

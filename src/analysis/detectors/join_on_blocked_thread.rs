@@ -141,7 +141,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         }
         (true, false, Closure::Closed) => Certainty::Certain,
         // A thread that could not be judged, such as a library's own, rarely wakes Python code.
-        (true, false, Closure::Unclear) => Certainty::Probable,
+        (true, false, Closure::Unclear | Closure::OutOfReach(_)) => Certainty::Probable,
         (true, false, _) => Certainty::Possible,
     };
     let wait = root.wait.as_ref()?;

@@ -15,8 +15,8 @@ use super::native::{
 use super::python::{Evaluation, PythonProcess};
 use super::stop::Held;
 use crate::model::{
-    Addr, Foreign, Gap, GapKind, Grade, NativeFrame, NativeStack, Pause, Process, Thread,
-    ThreadKind, Tid,
+    Addr, Foreign, Gap, GapKind, Grade, NativeFrame, NativeStack, Pause, Process, RuntimeKind,
+    Thread, ThreadKind, Tid,
 };
 use copy::{Copied, stack_pointer};
 use nix::libc::user_regs_struct;
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 const MAX_RUNNING: usize = 8;
 
 /// Longest that lines and inlined functions are looked for in one process.
-const MOST_FOR_LINES: Duration = Duration::from_secs(1);
+const MOST_FOR_LINES: Duration = Duration::from_secs(5);
 
 /// What came of it, beside the stacks in the process's threads.
 #[derive(Debug, Default)]
@@ -139,6 +139,9 @@ pub(super) fn add(
         };
         outcome.gaps.push(gap(GapKind::Moving, cause));
     }
+    if process.runtime == RuntimeKind::Other && process.threads.iter().any(runs_rust) {
+        process.runtime = RuntimeKind::Rust;
+    }
     let missing = images
         .program()
         .and_then(|program| symbols.without_lines().get(&program));
@@ -157,6 +160,15 @@ pub(super) fn add(
     let namespace = NamespaceIds::of(process.pid, alive, &tids);
     waits::tell(process, &unwound, &live, &mut symbols, &namespace);
     outcome
+}
+
+/// Whether a thread was started by Rust's runtime.
+fn runs_rust(thread: &Thread) -> bool {
+    let mut frames = thread.native.iter().flat_map(|stack| &stack.frames);
+    frames.any(|frame| {
+        let name = frame.function_name();
+        name.contains("std::rt::lang_start") || name.contains("__rust_begin_short_backtrace")
+    })
 }
 
 /// Whether a file is the user's: of the system's libraries and of CPython functions are enough, and their debug

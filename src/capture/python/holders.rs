@@ -9,6 +9,7 @@ use super::heap::Heap;
 use super::interpreter::{Census, RawThreadState};
 use super::library;
 use super::offsets::fixed;
+use super::reach;
 use super::slots;
 use super::waits::{self, LockWait, PythonWait, WaitTarget};
 use super::with_blocks;
@@ -87,6 +88,7 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     if open.is_empty() {
         return;
     }
+    rule_out(heap, census, waits);
     let mut reached = reached(heap, census, &open, &|_, _| true);
     // Whoever waits for the same does not hold it.
     let fellows = waiters_by_object(waits, &suspicious);
@@ -119,6 +121,33 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
             wait.holder_unknown = Some(
                 "it was taken by acquire() rather than by a with block, and a plain lock does not note by whom".into(),
             );
+        }
+    }
+}
+
+/// Notes which threads cannot come to what is waited for.
+fn rule_out(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, PythonWait)]) {
+    let wanted: BTreeSet<u64> = waits
+        .iter()
+        .flat_map(|(_, _, wait)| suspicious(wait))
+        .collect();
+    let by_state = reach::reached(heap, census, &wanted);
+    for (_, native_id, wait) in waits.iter_mut() {
+        let objects = suspicious(wait);
+        let others = census.thread_states.iter().map(|raw| raw.native_id);
+        let others: BTreeSet<Tid> = others.filter(|other| other != native_id).collect();
+        let misses_all = |other: &Tid| {
+            let mut states = census.thread_states.iter();
+            states.all(|raw| {
+                let reached = || by_state.get(&raw.state.address.0);
+                raw.native_id != *other
+                    || reached().is_some_and(|reached| {
+                        objects.iter().all(|object| !reached.contains(object))
+                    })
+            })
+        };
+        if !objects.is_empty() {
+            wait.out_of_reach = others.into_iter().filter(misses_all).collect();
         }
     }
 }

@@ -16,6 +16,7 @@ mod offsets;
 mod process_locks;
 mod pyspy;
 mod qualname;
+mod reach;
 mod running_thread;
 mod runtime;
 mod signals;
@@ -117,7 +118,12 @@ impl PythonProcess {
             _ => self.read_by_pyspy(pid, key),
         };
         if let Some(signals) = self.static_signals {
-            part.runtime.signals = signals.read(&CachedMemory::new(memory));
+            let cached = CachedMemory::new(memory);
+            part.runtime.signals = signals.read(&cached);
+            if let (Some(found), Some(offsets)) = (&mut part.runtime.signals, &self.runtime.offsets)
+            {
+                found.handled = signals.handled(&Heap::new(&cached, offsets));
+            }
         }
         part
     }

@@ -1,6 +1,8 @@
 //! CPython's signal state up to 3.11: static variables of `signalmodule.c`, which only `.symtab` names. Distributions strip
 //! that from their programs; then it is not known.
 
+use super::heap::Heap;
+use super::signals;
 use crate::capture::maps::Maps;
 use crate::capture::memory::CachedMemory;
 use crate::model::PythonSignals;
@@ -42,6 +44,17 @@ pub(super) fn find(maps: &Maps, minor: u8) -> Option<StaticSignals> {
 }
 
 impl StaticSignals {
+    /// Signals that have a handler of the program's own.
+    pub(super) fn handled(self, heap: &Heap<'_>) -> Vec<i32> {
+        let entry = |signal: i32| {
+            let at = HANDLER_SIZE * u64::from(signal.unsigned_abs());
+            self.handlers.wrapping_add(at)
+        };
+        let all = 1..=64;
+        all.filter(|signal| signals::is_handled(heap, entry(*signal)))
+            .collect()
+    }
+
     /// Reads the state; `None` if it is not what such variables hold.
     pub(super) fn read(self, memory: &CachedMemory<'_>) -> Option<PythonSignals> {
         let mut pending = Vec::new();

@@ -3,7 +3,9 @@
 use super::super::{Style, clean};
 use super::holding;
 use super::layout::{Page, cut};
-use crate::model::{Frame, Grade, NativeFrame, NativeStack, Snapshot, Thread, ThreadState};
+use crate::model::{
+    Foreign, Frame, Grade, NativeFrame, NativeStack, Snapshot, Thread, ThreadState,
+};
 
 /// Fewest frames of the test runner in a row that are worth folding.
 const MIN_FOLDED: usize = 3;
@@ -94,25 +96,25 @@ fn native_rows(stack: &NativeStack, all: bool) -> Vec<Row<'_>> {
     fold(rows, all)
 }
 
-/// Leaves out what no reader looks for: CPython's own functions between Python frames and around them, all but the
-/// outermost of a run of C library functions, and what starts programs and threads.
+/// Leaves out what no reader looks for: CPython's own functions between Python frames and around them; of a run of library
+/// functions all but the outermost, which the program has called; and what starts programs and threads.
 fn without_machinery(rows: Vec<Row<'_>>, has_python: bool) -> Vec<Row<'_>> {
-    let last_own = rows
-        .iter()
-        .rposition(|row| match row {
-            Row::Native(frame) => !frame.is_library(),
-            _ => true,
-        })
-        .unwrap_or(rows.len());
+    let is_own = |at: usize| match rows.get(at) {
+        Some(Row::Native(frame)) => !frame.is_library() && !is_rust_entry(&rows, at),
+        Some(_) => true,
+        None => false,
+    };
+    let last_own = (0..rows.len()).rev().find(|at| is_own(*at));
     let mut kept: Vec<Row<'_>> = Vec::new();
     for (at, row) in rows.iter().enumerate() {
         let keep = match row {
             Row::Native(frame) if has_python && frame.is_in_cpython() => false,
             // Around the outermost own frame there is but the start of the thread.
-            Row::Native(_) if at > last_own => false,
-            Row::Native(frame) if frame.is_in_c_library() => {
+            Row::Native(_) if last_own.is_some_and(|last| at > last) => false,
+            Row::Native(frame) if frame.signal => true,
+            Row::Native(frame) if frame.is_library() => {
                 let next = rows.get(at + 1);
-                !matches!(next, Some(Row::Native(next)) if next.is_in_c_library())
+                !matches!(next, Some(Row::Native(next)) if next.is_library() && !next.signal)
             }
             _ => true,
         };
@@ -120,7 +122,16 @@ fn without_machinery(rows: Vec<Row<'_>>, has_python: bool) -> Vec<Row<'_>> {
             kept.push(*row);
         }
     }
-    if kept.is_empty() { rows } else { kept }
+    if last_own.is_none() { rows } else { kept }
+}
+
+/// Whether this is the `main` that rustc makes to call the program's own.
+fn is_rust_entry(rows: &[Row<'_>], at: usize) -> bool {
+    let before = at.checked_sub(1).and_then(|before| rows.get(before));
+    let (Some(Row::Native(frame)), Some(Row::Native(before))) = (rows.get(at), before) else {
+        return false;
+    };
+    frame.function_name() == "main" && before.function_name().contains("lang_start")
 }
 
 fn write_end(page: &mut Page, stack: &NativeStack) {
@@ -211,6 +222,11 @@ fn native_line(frame: &NativeFrame, all: bool) -> String {
         None => "??".to_owned(),
     };
     let place = match (&frame.file, &frame.module) {
+        // Where Rust's library and registries lie says nothing.
+        (Some(_), _) if frame.is_library() && !all => match (frame.file_name(), frame.line) {
+            (Some(name), Some(line)) => format!("{}:{line}", clean(&Foreign::from(name))),
+            (name, _) => clean(&Foreign::from(name.unwrap_or_default())),
+        },
         (Some(file), _) => {
             let line = frame
                 .line

@@ -117,6 +117,7 @@ fn write_process(page: &mut Page, style: Style, report: &Report, process: &Proce
             ));
         }
         (None, RuntimeKind::Unknown) => parts.push("unknown program".to_owned()),
+        (None, RuntimeKind::Rust) => parts.push("Rust program".to_owned()),
         (None, _) => parts.push("native program".to_owned()),
     }
     parts.push(plural(process.coverage.threads, "thread"));

@@ -1,7 +1,7 @@
 //! What the tests share: interpreters, fixture programs that are always ended, and runs of the built binary.
 
-pub(crate) mod compiled;
 pub(crate) mod hangscope;
+pub(crate) mod native;
 pub(crate) mod program;
 pub(crate) mod pythons;
 

@@ -112,7 +112,9 @@ impl<'c> Scene<'c, '_> {
                 let known: BTreeSet<&Key> = known.iter().map(|thread| &thread.key).collect();
                 match self.case.closure(self.process, &known) {
                     Closure::Closed => Certainty::Certain,
-                    Closure::Unclear | Closure::OpenSignal(_) => Certainty::Probable,
+                    Closure::Unclear | Closure::OutOfReach(_) | Closure::OpenSignal(_) => {
+                        Certainty::Probable
+                    }
                     Closure::OpenThread(_) => open,
                 }
             }

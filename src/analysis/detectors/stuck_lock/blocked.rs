@@ -55,11 +55,13 @@ pub(super) fn judge(
         blockers: vec![holder.key.clone()],
         affected: case.affected_by(&targets, &targets),
         evidence,
-        refuted_if: format!(
+        refuted_if: if held.by.by.is_native() {
+            format!("a signal handler or another process ends the wait of {holder_name}, or {}", held.native_doubt())
+        } else { format!(
             "a signal handler, native code or another process ends the wait of {holder_name}, or releases the lock in its \
              place{}",
             held.doubt()
-        )
+        ) }
         .into(),
         remedy: remedy(held, &lock.short, &holder_name).into(),
         signature: signature::signature(ID, &[waiter, holder]),
@@ -88,7 +90,7 @@ fn holder_ceiling(
             Some(Certainty::Probable)
         }
         Closure::Closed => Some(Certainty::Certain),
-        Closure::Unclear => Some(Certainty::Probable),
+        Closure::Unclear | Closure::OutOfReach(_) => Some(Certainty::Probable),
         Closure::OpenThread(_) | Closure::OpenSignal(_) => complained,
     }
 }
@@ -103,6 +105,12 @@ fn remedy(held: Hold<'_>, lock: &str, holder: &str) -> String {
     let since = held.by.place.as_ref().map_or_else(String::new, |place| {
         format!(", taken at {},", place.untrusted())
     });
+    if held.by.by.is_native() {
+        return format!(
+            "let {holder} give up {lock}{since} before it waits (drop the guard, or end its block; a Condvar's wait gives up the \
+             lock that it is given); find out who was to wake it; and give its wait a timeout"
+        );
+    }
     format!(
         "let {holder} give up {lock}{since} before it waits (copy what is needed, leave the block, then wait; or wait on a \
          Condition of that lock, which gives it up); find out who was to wake it; and give its wait a timeout"

@@ -156,6 +156,10 @@ fn refuted_if(steps: &[Step<'_>], any_plain: bool) -> String {
     if !any_plain {
         return "native code takes one of these threads out of its wait".to_owned();
     }
+    let mut holds = steps.iter().filter_map(|step| step.hold.as_ref());
+    if let Some(native) = holds.find(|hold| hold.by.by.is_native()) {
+        return native.native_doubt().to_owned();
+    }
     let one = if steps.len() == 2 { "either" } else { "one" };
     format!(
         "another thread or native code releases {one} of the locks (any thread may release a plain lock), or a holder has \

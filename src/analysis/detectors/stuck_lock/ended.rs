@@ -52,6 +52,10 @@ fn is_abandoned(wait: &Wait) -> bool {
 }
 
 fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Finding> {
+    // Of a fork it is not that a thread has ended: `lock-held-at-fork`.
+    if process.python.is_none() && case.forked_from(process).is_some() {
+        return None;
+    }
     // Those whose wait will end by itself are affected, no more.
     let ceilings = waiters
         .iter()
@@ -59,10 +63,14 @@ fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Find
     // Of equals the first.
     let (waiter, sure) = ceilings.rev().max_by_key(|(_, sure)| *sure)?;
     let wait = waiter.wait.as_ref()?;
+    // The native stacks are of the last sample alone; the lock's own word has not been seen to change.
+    let by_native = wait.holders.iter().any(|holder| holder.by.is_native());
     let constant = case.views(&waiter.key).all(|view| {
-        view.wait
-            .as_ref()
-            .is_some_and(|then| then.address == wait.address && is_abandoned(then))
+        let then = view.wait.as_ref();
+        match by_native {
+            true => then.is_some() && view.kernel.syscall == waiter.kernel.syscall,
+            false => then.is_some_and(|then| then.address == wait.address && is_abandoned(then)),
+        }
     });
     if !constant {
         return None;

@@ -84,6 +84,20 @@ impl<'c> Hold<'c> {
         }
     }
 
+    /// What would show that a native lock is not held as it seems.
+    pub(super) fn native_doubt(&self) -> &'static str {
+        match self.by.by {
+            HolderEvidence::PthreadMutex => {
+                "the lock was initialized anew or unlocked by another thread, so that its note is not true"
+            }
+            HolderEvidence::OnlyThread => "the lock was left locked by a thread that has ended",
+            HolderEvidence::OnlyReference => {
+                "the guard is kept in another object, such as a suspended future, and no stack shows it"
+            }
+            _ => "the guard that the function drops is another lock's of the same kind",
+        }
+    }
+
     fn agreement(&self, case: &Case<'_>) -> Agreement {
         if self.by.by.is_native() {
             return self.native_agreement(case);

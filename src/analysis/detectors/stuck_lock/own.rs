@@ -76,12 +76,21 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
         blockers: vec![thread.key.clone()],
         affected: case.affected_by(&[&thread.key], &[&thread.key]),
         evidence,
-        refuted_if: format!(
+        refuted_if: if owned {
+            held.native_doubt().to_owned()
+        } else {
+            format!(
             "another thread or native code releases it (any thread may release a plain lock), or {name} has given it up \
              within the `with` block and only takes it back"
         )
+        }
         .into(),
-        remedy: remedy(thread).into(),
+        remedy: if owned {
+            native_remedy(thread)
+        } else {
+            remedy(thread)
+        }
+        .into(),
         signature: signature::signature(ID, &[thread]),
     })
 }
@@ -144,4 +153,14 @@ fn remedy(thread: &Thread) -> String {
             wording::place(thread).unwrap_or_else(|| "the inner code".to_owned())
         ),
     }
+}
+
+fn native_remedy(thread: &Thread) -> String {
+    let place = wording::place(thread).unwrap_or_else(|| "the inner code".to_owned());
+    format!(
+        "split {place}: one function that takes the lock and calls another that expects it to be held, which the code inside \
+         calls, too; or let the guard go (drop, a block of its own, pthread_mutex_unlock) before. A lock for reading cannot be \
+         turned into one for writing: release it first, or take it for writing at once. A signal handler must not take a lock \
+         at all"
+    )
 }

@@ -2,7 +2,7 @@
 
 use super::{native, text, verbs};
 use crate::analysis::case::{self, Case};
-use crate::analysis::trail::{How, Node, Trail, fact, is_future_call, is_worker};
+use crate::analysis::trail::{How, Node, Trail, fact, is_future_call, is_stream, is_worker};
 use crate::analysis::wording;
 use crate::model::{
     Access, Certainty, Descriptor, FileKind, Foreign, Grade, Process, Thread, Wait, WaitKind,
@@ -92,6 +92,11 @@ const STARVED: Said = said(
     "executor-starvation",
     "which no worker of its pool is free to do",
     "do not wait in a pool for work of the same pool: use a second pool for the inner tasks, submit from outside, or call the inner function directly",
+);
+const STREAM: Said = said(
+    "socket-peer-silent",
+    "and who has the other end is not going to send",
+    "agree on who speaks first, send and drain what is expected before waiting for the answer, and give reads a timeout (asyncio.timeout, trio.fail_after)",
 );
 const TO_THREAD: Said = said(
     "to-thread-deadlock",
@@ -230,12 +235,14 @@ fn by_call(call: &str, type_name: &str) -> Option<&'static Said> {
     if class.contains("SendChannel") {
         return Some(&CHANNEL_DRAINED);
     }
+    if call.starts_with("Pool.") || type_name.starts_with("multiprocessing.pool.") {
+        return Some(&LOST);
+    }
     match class {
         "Event" => Some(&EVENT),
         "Condition" => Some(&CONDITION),
         "Semaphore" | "BoundedSemaphore" | "CapacityLimiter" => Some(&SEMAPHORE),
         "Barrier" => Some(&BARRIER),
-        "ApplyResult" | "MapResult" | "AsyncResult" | "IMapIterator" => Some(&LOST),
         "Future" => Some(&FUTURE),
         "Lock" | "lock" | "RLock" | "StrictFIFOLock" => Some(&LOCK),
         _ => match call {
@@ -265,6 +272,16 @@ fn of_thread(
         .as_ref()
         .map_or("", |object| object.type_name.untrusted());
     let call = node.call();
+    if wait.kind == WaitKind::FileLock && holds_file_lock_itself(process, wait) {
+        return Some(simple(
+            &said(
+                "file-lock-deadlock",
+                "which the same process holds by another open file",
+                "open the file once and lock that, or release the first lock: flock() locks belong to the open file, not to the process",
+            ),
+            node,
+        ));
+    }
     let on_files = matches!(wait.kind, WaitKind::Read | WaitKind::Write | WaitKind::Poll);
     if on_files && !type_name.ends_with("Queue") {
         return Some(of_files(node, wait));
@@ -308,6 +325,9 @@ fn of_thread(
     {
         return Some(of_lock(case, process, node, wait));
     }
+    if trail.hows.last() == Some(&How::Pool) {
+        return Some(simple(&native::BLOCKED_POOL, node));
+    }
     if let Some(native) = native::cause(call) {
         return Some(simple(&native, node));
     }
@@ -327,6 +347,12 @@ fn of_thread(
     Some(root)
 }
 
+/// Whether the lock that is waited for is the process's own, by another descriptor.
+fn holds_file_lock_itself(process: &Process, wait: &Wait) -> bool {
+    let peer = wait.descriptor.as_ref().and_then(|file| file.peer.as_ref());
+    peer.is_some_and(|peer| peer.processes.contains(&process.pid) || !peer.own.is_empty())
+}
+
 fn is_bare_lock(type_name: &str) -> bool {
     matches!(
         type_name,
@@ -335,6 +361,12 @@ fn is_bare_lock(type_name: &str) -> bool {
             | "_multiprocessing.SemLock"
             | "multiprocessing.synchronize.Lock"
             | "multiprocessing.synchronize.RLock"
+            | "pthread_mutex_t"
+            | "pthread_rwlock_t"
+            | "std::sync::Mutex"
+            | "std::sync::RwLock"
+            | "parking_lot::Mutex"
+            | "parking_lot::RwLock"
     )
 }
 
@@ -510,7 +542,7 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
         root.refuted_if = text("a process outside of this tree has the lock".to_owned());
         return root;
     }
-    if let Some(parent) = forked_from(case, process) {
+    if let Some(parent) = case.forked_from(process) {
         let said = said(
             "lock-held-at-fork",
             "",
@@ -545,17 +577,6 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
     root
 }
 
-/// The parent that a process is a copy of.
-fn forked_from<'c>(case: &'c Case<'_>, process: &Process) -> Option<&'c Process> {
-    case.last.processes.iter().find(|parent| {
-        parent.pid == process.ppid
-            && parent.python.is_some()
-            && !process.argv.is_empty()
-            && parent.argv == process.argv
-            && process.threads.len() == 1
-    })
-}
-
 fn of_task(node: Node<'_>) -> Root {
     let Node::Task(_, task) = node else {
         return unknown(node);
@@ -563,7 +584,8 @@ fn of_task(node: Node<'_>) -> Root {
     let awaits = task.awaits.as_ref();
     let object = awaits.and_then(|awaits| awaits.object.as_ref());
     let type_name = object.map_or("", |object| object.type_name.untrusted());
-    let Some(cause) = by_call(node.call(), type_name) else {
+    let stream = is_stream(object).then_some(&STREAM);
+    let Some(cause) = stream.or_else(|| by_call(node.call(), type_name)) else {
         return unknown(node);
     };
     let mut root = simple(cause, node);

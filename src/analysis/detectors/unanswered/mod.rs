@@ -18,6 +18,8 @@ use std::collections::BTreeSet;
 /// Most threads that a finding tells of as affected.
 const MAX_AFFECTED: usize = 1000;
 
+/// Most threads that one sentence names.
+const MAX_NAMED: usize = 4;
 /// Deepest tree of processes that is climbed.
 const MAX_DEPTH: usize = 1000;
 
@@ -125,14 +127,14 @@ fn ancestors<'c>(case: &'c Case<'_>, process: &'c Process) -> impl Iterator<Item
     std::iter::successors(parent(process.pid), move |pid| parent(*pid)).take(MAX_DEPTH)
 }
 
-/// The thread whose wait is worth following: the main thread, if the process can never go on and is no part of a trail yet.
+/// The thread whose wait is worth following: the main thread, if it can never go on, and the process is no part of a trail yet.
 fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Option<&'c Thread> {
     let is_told = process
         .threads
         .iter()
         .any(|thread| told.contains(&thread.key));
     let read = !process.interpreters.is_empty() || has_native_stacks(process);
-    if is_told || case.liveness.is_live(&process.key) || !read {
+    if is_told || !read {
         return None;
     }
     let stuck = |thread: &&Thread| case.liveness.is_stuck(&thread.key);
@@ -140,8 +142,10 @@ fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Op
         .threads
         .iter()
         .find(|thread| process.is_led_by(thread));
+    // Where others go on, a thread that waits for work in vain may well be meant to; the main thread is not.
+    let any = || process.threads.iter().find(stuck);
     main.filter(stuck)
-        .or_else(|| process.threads.iter().find(stuck))
+        .or_else(|| any().filter(|_| !case.liveness.is_live(&process.key)))
 }
 
 /// Where an event loop's own thread is blocked, that is the cause, unless what it waits for lies in another process.
@@ -170,7 +174,14 @@ fn is_anothers(case: &Case<'_>, trail: &Trail<'_>) -> bool {
     let threads_only =
         |nodes: &[Node<'_>]| nodes.iter().all(|node| matches!(node, Node::Thread(..)));
     if let Some((nodes, hows)) = trail.circle() {
-        return threads_only(nodes) && hows.iter().all(|how| matches!(how, How::Join | How::Lock));
+        let of_locks = |how: &How| matches!(how, How::Join | How::Lock);
+        let within = |how: &How| of_locks(how) || !how.is_exact();
+        return threads_only(nodes)
+            && nodes
+                .iter()
+                .all(|node| node.process().key == nodes[0].process().key)
+            && (hows.iter().all(of_locks)
+                || (hows.contains(&How::Lock) && hows.iter().all(within)));
     }
     let ending = trail.nodes.iter().any(|node| {
         destroyers(node.process())
@@ -279,7 +290,19 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
         [one] => format!("process {}", one.pid),
         all => format!("{} processes", all.len()),
     };
+    let live: Vec<String> = processes
+        .iter()
+        .flat_map(|process| &process.threads)
+        .filter(|thread| case.liveness.goes_on(thread))
+        .map(wording::who)
+        .take(MAX_NAMED)
+        .collect();
     let text = match threads {
+        _ if !live.is_empty() => format!(
+            "{} may go on, but nothing that its code refers to leads to what is waited for; of the other threads of {of} \
+             none can go on",
+            live.join(", ")
+        ),
         1 => format!(
             "{of} has no other thread, catches no signal that might help, and nothing outside is waited for"
         ),
@@ -299,13 +322,20 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
     if !case.has_motion() {
         return Certainty::Possible;
     }
-    let exact = trail.hows.iter().all(|how| how.is_exact());
+    let exact = trail
+        .hows
+        .iter()
+        .all(|how| how.is_exact() && *how != How::Pool);
     let first = trail.nodes.first().map(|node| node.process());
     let in_test = first.is_some_and(|process| process.test.is_some());
     let through_processes = trail
         .nodes
         .iter()
         .any(|node| Some(&node.process().key) != first.map(|process| &process.key));
+    let others_go_on = trail
+        .nodes
+        .iter()
+        .any(|node| case.liveness.is_live(&node.process().key));
     let all_in_sight = trail.nodes.iter().all(|node| {
         let Node::Thread(_, thread) = node else {
             return true;
@@ -317,8 +347,15 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
         files.all(|file| file.peer.as_ref().is_none_or(|peer| peer.complete))
     });
     // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.
-    let sure = exact && all_in_sight && (trail.closes.is_some() || in_test || through_processes);
-    let ceiling = root.ceiling;
+    let sure = exact
+        && all_in_sight
+        && !others_go_on
+        && (trail.closes.is_some() || in_test || through_processes);
+    // That no other worker of a pool is free is known of those that were recognised.
+    let ceiling = match trail.hows.contains(&How::Pool) {
+        true => root.ceiling.min(Certainty::Probable),
+        false => root.ceiling,
+    };
     if sure {
         ceiling
     } else {

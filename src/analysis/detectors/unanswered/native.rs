@@ -2,6 +2,14 @@
 
 use super::cause::{Said, said};
 
+/// The workers of a runtime are all blocked.
+pub(super) const BLOCKED_POOL: Said = said(
+    "executor-starvation",
+    "and none of the pool's workers is free to do what is waited for",
+    "do not block a runtime's workers: await instead (tokio::sync, tokio::time), move what blocks to spawn_blocking or a thread \
+     of its own, and hold no lock over a rayon join, install or scope",
+);
+
 /// The cause; `None` if the call is none of these.
 pub(super) fn cause(call: &str) -> Option<Said> {
     let (channel, method) = call.rsplit_once("::").unwrap_or(("", call));

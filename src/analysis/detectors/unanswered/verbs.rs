@@ -7,7 +7,7 @@ use crate::model::{Foreign, Frame, Grade, Key, WaitObject};
 /// "MainThread", "`worker`", "task `fetch`"; of a process that is not Python, "`cat` (pid 7)".
 pub(super) fn subject(node: Node<'_>) -> String {
     match node {
-        Node::Thread(process, thread) if process.python.is_none() => {
+        Node::Thread(process, thread) if process.python.is_none() && process.is_led_by(thread) => {
             format!("{} (pid {})", wording::name(thread), process.pid)
         }
         Node::Thread(_, thread) => wording::name(thread),
@@ -18,7 +18,7 @@ pub(super) fn subject(node: Node<'_>) -> String {
 /// The same with ids.
 pub(super) fn full_subject(node: Node<'_>) -> String {
     match node {
-        Node::Thread(process, thread) if process.python.is_none() => {
+        Node::Thread(process, thread) if process.python.is_none() && process.is_led_by(thread) => {
             format!("{} (pid {})", wording::name(thread), process.pid)
         }
         Node::Thread(_, thread) => wording::who(thread),
@@ -54,7 +54,12 @@ pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
         How::Runs => format!("idles in its event loop for {next}"),
         How::Task => format!("awaits{here} {next}"),
         How::Worker => format!("awaits{here} the thread {next}"),
-        How::Future => format!("waits in {}{here} for a future of {next}", call(from)),
+        How::Future => format!("waits in {}{here} for the work of {next}", call(from)),
+        How::Scope => format!("waits in thread::scope{here} for {next} to end"),
+        How::Pool => format!(
+            "waits in {}{here} for workers of which {next} is one",
+            call(from)
+        ),
         How::Might => format!("{}, as might {next}", waits(from)),
     }
 }

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 /// Most frames of one thread, and of all, whose landing pads are followed.
 const MAX_FRAMES: usize = 64;
 const MAX_IN_ALL: usize = 4096;
-/// Bytes of a lock that instructions may name: its state, its poison flag.
-const LOCK: u64 = 16;
+/// Bytes of a lock that instructions may name: its state, and a mutex's poison flag. The next static may come right after.
+const LOCK: u64 = 8;
 
 /// What a guard is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,6 +64,67 @@ const IDLE_BLOCKING: &str = "idle tokio blocking thread";
 
 /// The most telling first: a channel waits by parking, which waits on a futex.
 const SHAPES: &[(Name, Primitive, &str, &str)] = &[
+    // Locks: whatever else is on the stack, it is a lock that the thread waits for.
+    (
+        Ends("RwLock::read_contended"),
+        StdRead,
+        "RwLock::read",
+        "std::sync::RwLock",
+    ),
+    (
+        Ends("RwLock::write_contended"),
+        StdWrite,
+        "RwLock::write",
+        "std::sync::RwLock",
+    ),
+    (
+        In("std::", "Mutex::lock_contended"),
+        StdMutex,
+        "Mutex::lock",
+        "std::sync::Mutex",
+    ),
+    (
+        In("parking_lot", "RawMutex::lock_slow"),
+        ParkingLotMutex,
+        "Mutex::lock",
+        "parking_lot::Mutex",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_exclusive_slow"),
+        ParkingLotRwLock,
+        "RwLock::write",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_shared_slow"),
+        ParkingLotRwLock,
+        "RwLock::read",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::lock_upgradable_slow"),
+        ParkingLotRwLock,
+        "RwLock::upgradable_read",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("parking_lot", "RawRwLock::upgrade_slow"),
+        ParkingLotRwLock,
+        "RwLockUpgradableReadGuard::upgrade",
+        "parking_lot::RwLock",
+    ),
+    (
+        In("std::s", "Once::call"),
+        StdOnce,
+        "Once::call_once",
+        "std::sync::Once",
+    ),
+    (
+        In("std::s", "Once::wait"),
+        StdOnce,
+        "Once::wait",
+        "std::sync::Once",
+    ),
     // Pools without work, which is their job.
     (
         In("rayon_core::", "WorkerThread::wait_until_cold"),
@@ -190,67 +251,6 @@ const SHAPES: &[(Name, Primitive, &str, &str)] = &[
         "thread::scope",
         "std::thread::Scope",
     ),
-    // Locks.
-    (
-        Ends("RwLock::read_contended"),
-        StdRead,
-        "RwLock::read",
-        "std::sync::RwLock",
-    ),
-    (
-        Ends("RwLock::write_contended"),
-        StdWrite,
-        "RwLock::write",
-        "std::sync::RwLock",
-    ),
-    (
-        In("std::", "Mutex::lock_contended"),
-        StdMutex,
-        "Mutex::lock",
-        "std::sync::Mutex",
-    ),
-    (
-        In("parking_lot", "RawMutex::lock_slow"),
-        ParkingLotMutex,
-        "Mutex::lock",
-        "parking_lot::Mutex",
-    ),
-    (
-        In("parking_lot", "RawRwLock::lock_exclusive_slow"),
-        ParkingLotRwLock,
-        "RwLock::write",
-        "parking_lot::RwLock",
-    ),
-    (
-        In("parking_lot", "RawRwLock::lock_shared_slow"),
-        ParkingLotRwLock,
-        "RwLock::read",
-        "parking_lot::RwLock",
-    ),
-    (
-        In("parking_lot", "RawRwLock::lock_upgradable_slow"),
-        ParkingLotRwLock,
-        "RwLock::upgradable_read",
-        "parking_lot::RwLock",
-    ),
-    (
-        In("parking_lot", "RawRwLock::upgrade_slow"),
-        ParkingLotRwLock,
-        "RwLockUpgradableReadGuard::upgrade",
-        "parking_lot::RwLock",
-    ),
-    (
-        In("std::s", "Once::call"),
-        StdOnce,
-        "Once::call_once",
-        "std::sync::Once",
-    ),
-    (
-        In("std::s", "Once::wait"),
-        StdOnce,
-        "Once::wait",
-        "std::sync::Once",
-    ),
     // Notifications.
     (
         Ends("Barrier::wait"),
@@ -259,15 +259,33 @@ const SHAPES: &[(Name, Primitive, &str, &str)] = &[
         "std::sync::Barrier",
     ),
     (
+        In("tokio::runtime::scheduler::multi_thread", "Parker::park"),
+        Signal,
+        "idle tokio worker",
+        "",
+    ),
+    (
         In("tokio::runtime", "CachedParkThread::block_on"),
         Signal,
         "tokio block_on",
         "",
     ),
     (
-        In("tokio::runtime::scheduler::multi_thread", "Parker::park"),
+        In("tokio::runtime", "Runtime::block_on"),
         Signal,
-        "idle tokio worker",
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("tokio::runtime", "Runtime::block_on_inner"),
+        Signal,
+        "tokio block_on",
+        "",
+    ),
+    (
+        In("tokio::runtime", "enter_runtime"),
+        Signal,
+        "tokio block_on",
         "",
     ),
     (
@@ -374,11 +392,18 @@ pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
         .map(path)
         .collect();
     for (name, primitive, call, type_name) in SHAPES {
-        let Some(at) = near.iter().rposition(|path| name.fits(path)) else {
+        let fits = |path: &String| name.fits(path);
+        let at = match primitive {
+            // One that is initialised further out is another call.
+            StdOnce => near.iter().position(fits),
+            _ => near.iter().rposition(fits),
+        };
+        let Some(at) = at else {
             continue;
         };
-        // It runs a task.
-        if *call == IDLE_BLOCKING && near.iter().any(|path| path.contains("runtime::task::")) {
+        // A pool's thread that runs a job waits within that.
+        let inner = near.iter().take(at);
+        if is_of_pool(call) && inner.clone().any(|path| runs_a_job(path)) {
             continue;
         }
         return Some(Shape {
@@ -389,6 +414,17 @@ pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
         });
     }
     None
+}
+
+fn is_of_pool(call: &str) -> bool {
+    call.starts_with("idle ") || call == "rayon job" || call == "tokio block_on"
+}
+
+/// What a pool's own frames call to run a job: rayon's jobs, tokio's tasks, libtest's tests.
+fn runs_a_job(path: &str) -> bool {
+    (path.starts_with("rayon_core::") && ends(path, "execute"))
+        || path.contains("tokio::runtime::task::")
+        || path.contains("__rust_begin_short_backtrace")
 }
 
 /// A function's plain path. Debug information of lines only has inlined functions without it; their files tell it.
@@ -440,7 +476,8 @@ fn c_name(name: &str) -> &str {
     let trimmed = name.strip_prefix("__GI_").unwrap_or(name);
     let bare = trimmed.trim_start_matches('_');
     match bare {
-        "new_sem_wait" => "sem_wait",
+        _ if bare.starts_with("new_sem_wait") => "sem_wait",
+        _ if bare.starts_with("new_sem_clockwait") => "sem_clockwait",
         _ if bare.starts_with("pthread_") => bare.split("64").next().unwrap_or(bare),
         _ => name,
     }

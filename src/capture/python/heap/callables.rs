@@ -15,6 +15,13 @@ pub(crate) struct Method {
     pub(crate) has_blocks: bool,
 }
 
+fn is_library(file: &str) -> bool {
+    file.starts_with("<frozen ")
+        || file.contains("/lib/python3")
+        || file.contains("/site-packages/")
+        || file.contains("/dist-packages/")
+}
+
 impl Heap<'_> {
     /// The bare name of a callable (`__exit__`, `acquire`), where its type is known.
     pub(crate) fn callable_name(&self, callable: u64) -> Option<String> {
@@ -67,6 +74,31 @@ impl Heap<'_> {
             names,
             has_blocks: with_blocks::has_any(self, code),
         })
+    }
+
+    /// Whether a callable is a function or method whose code is not the standard library's or an installed package's.
+    pub(crate) fn is_of_program(&self, callable: u64) -> bool {
+        self.code_file(callable, MAX_WRAPPERS)
+            .is_ok_and(|file| file.is_some_and(|file| !is_library(&file)))
+    }
+
+    fn code_file(&self, callable: u64, left: u8) -> Result<Option<String>, ObjectError> {
+        let Some(left) = left.checked_sub(1) else {
+            return Ok(None);
+        };
+        let pointer = |object: u64, offset: u64| self.memory.u64(object.wrapping_add(offset));
+        match &*self.type_name(callable)? {
+            "function" => {
+                let code = pointer(callable, self.offsets.function_code)?;
+                self.string(pointer(code, self.offsets.code_filename)?)
+                    .map(Some)
+            }
+            "method" => self.code_file(pointer(callable, fixed::METHOD_FUNCTION)?, left),
+            "functools.partial" => {
+                self.code_file(pointer(callable, fixed::PARTIAL_FUNCTION)?, left)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The object that a method is bound to.

@@ -69,6 +69,8 @@ pub(crate) const C_FUNCTION_DEFINITION: u64 = 16;
 pub(crate) const C_FUNCTION_SELF: u64 = 24;
 /// `PyCFunctionObject.m_module`.
 pub(crate) const C_FUNCTION_MODULE: u64 = 32;
+/// `partialobject.fn`; arguments and keywords follow.
+pub(crate) const PARTIAL_FUNCTION: u64 = 16;
 /// `PyMethodObject.im_func`.
 pub(crate) const METHOD_FUNCTION: u64 = 16;
 /// `PyMethodObject.im_self`.

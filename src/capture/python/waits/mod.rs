@@ -33,6 +33,8 @@ pub(crate) struct PythonWait {
     pub(crate) holders: Vec<RawHolder>,
     pub(crate) suspects: Vec<RawHolder>,
     pub(crate) holder_unknown: Option<Foreign>,
+    /// Threads, in the target's pid namespace, that were followed and do not come to it.
+    pub(crate) out_of_reach: Vec<Tid>,
 }
 
 /// What a thread's futex turned out to be.

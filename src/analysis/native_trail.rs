@@ -1,0 +1,65 @@
+//! Whom a native wait is for, where the call itself tells: the threads of a scope, the workers of a runtime.
+
+use super::case;
+use super::trail::How;
+use crate::model::{NativeFrame, Process, Thread, Wait};
+
+/// The thread that keeps `thread` waiting. `is_stuck` tells of a thread whether it can ever go on.
+pub(super) fn next<'c>(
+    process: &'c Process,
+    thread: &Thread,
+    wait: &Wait,
+    is_stuck: impl Fn(&Thread) -> bool,
+) -> Option<(How, &'c Thread)> {
+    let (how, of_pool): (How, fn(&Thread) -> bool) = match wait.call.as_ref()?.untrusted() {
+        "thread::scope" => (How::Scope, |_| true),
+        "tokio block_on" => (How::Pool, is_tokio_worker),
+        "tokio runtime's end" => (How::Pool, is_tokio_thread),
+        "rayon job" => (How::Pool, is_rayon_worker),
+        _ => return None,
+    };
+    let mut workers = process
+        .threads
+        .iter()
+        .filter(|other| other.key != thread.key && of_pool(other))
+        .peekable();
+    workers.peek()?;
+    // One that is free could do it.
+    let mut blocked = Vec::new();
+    for worker in workers {
+        let idle = case::idles_in_pool(worker);
+        match how {
+            // A runtime's end waits for what is at work, a scope for whoever is left.
+            _ if idle && (how == How::Scope || is_end(wait)) => {}
+            _ if idle || !is_stuck(worker) => return None,
+            _ => blocked.push(worker),
+        }
+    }
+    blocked.first().map(|worker| (how, *worker))
+}
+
+fn is_end(wait: &Wait) -> bool {
+    wait.call
+        .as_ref()
+        .is_some_and(|call| call.untrusted() == "tokio runtime's end")
+}
+
+fn has_frame(thread: &Thread, test: impl Fn(&str) -> bool) -> bool {
+    let frames = thread.native.iter().flat_map(|stack| &stack.frames);
+    frames.map(NativeFrame::function_name).any(test)
+}
+
+fn is_tokio_worker(thread: &Thread) -> bool {
+    has_frame(thread, |name| name.contains("multi_thread::worker"))
+}
+
+fn is_tokio_thread(thread: &Thread) -> bool {
+    is_tokio_worker(thread) || has_frame(thread, |name| name.contains("runtime::blocking::pool"))
+}
+
+fn is_rayon_worker(thread: &Thread) -> bool {
+    has_frame(thread, |name| {
+        name.contains("rayon_core::registry")
+            && (name.contains("ThreadBuilder") || name.contains("main_loop"))
+    })
+}
