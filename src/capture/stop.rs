@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const MOST: Duration = Duration::from_millis(500);
 /// How long threads may take to stop; one in an uninterruptible system call does not.
 const SETTLING: Duration = Duration::from_millis(100);
+/// The same where the others are but waiting for a CPU to stop on.
+const SETTLING_OF_READY: Duration = Duration::from_millis(400);
 /// Pause between two looks at whether they have stopped.
 const POLL: Duration = Duration::from_micros(100);
 /// How often new threads are looked for while the others are stopped.
@@ -176,7 +178,7 @@ fn trace(
             };
             seized.insert(tid, state);
         }
-        await_stops(&mut seized);
+        await_stops(pid, &mut seized, began);
     }
     if seized.is_empty() {
         let _ = ready.send(Err(refused));
@@ -216,16 +218,33 @@ fn trace(
     }
 }
 
-fn await_stops(seized: &mut BTreeMap<Tid, Seized>) {
-    let deadline = Instant::now() + SETTLING;
+/// Waits until all have stopped that will; `began` is when the first of them was interrupted.
+fn await_stops(pid: Pid, seized: &mut BTreeMap<Tid, Seized>, began: Instant) {
+    let mut patience = SETTLING;
     loop {
         poll(seized);
-        let running = seized.values().any(|state| *state == Seized::Running);
-        if !running || Instant::now() >= deadline {
+        let mut running = seized
+            .iter()
+            .filter(|(_, state)| **state == Seized::Running)
+            .peekable();
+        if running.peek().is_none() {
             return;
+        }
+        if began.elapsed() >= patience {
+            let will_stop = running.any(|(tid, _)| is_interruptible(pid, *tid));
+            if patience == SETTLING_OF_READY || !will_stop {
+                return;
+            }
+            patience = SETTLING_OF_READY;
         }
         thread::sleep(POLL);
     }
+}
+
+/// Whether a thread stops as soon as it gets a CPU.
+fn is_interruptible(pid: Pid, tid: Tid) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
+    super::kernel::parse_stat(&line).is_some_and(|stat| !matches!(stat.state, 'D' | 'Z' | 'X'))
 }
 
 /// Looks at who has stopped, and leaves the notice of it with the kernel: a signal that cannot be named here is delivered

@@ -18,6 +18,9 @@ pub struct NativeStack {
     /// Why it is not known which Python frames run in which of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apart: Option<Foreign>,
+    /// The Python frames were put in by counting calls of CPython's evaluation function (3.9), not by address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counted: bool,
     /// `read`: all registers were taken while the thread stood still under a stop; `guessed`: without a stop, where some
     /// registers had to be guessed.
     pub grade: Grade,
@@ -193,6 +196,44 @@ impl NativeFrame {
 }
 
 impl NativeStack {
+    /// What the innermost Python frame has called that does not return, in a few words: `wait_ready of libdevice.so`. The first
+    /// function outside of the C library, CPython and what calls for it (ctypes, libffi); else that of the C library which was
+    /// called; else that of CPython. It is foreign text. `None` where the frames do not fit the Python ones.
+    #[must_use]
+    pub fn called_by_python(&self) -> Option<String> {
+        if self.moved || self.apart.is_some() {
+            return None;
+        }
+        let python = self
+            .frames
+            .iter()
+            .position(|frame| frame.python_frames > 0)?;
+        let called = self.frames.get(..python)?;
+        let between = |frame: &&NativeFrame| {
+            let module = frame.module.as_ref().map_or("", Foreign::untrusted);
+            frame.is_in_cpython() || module.starts_with("_ctypes.") || module.starts_with("libffi.")
+        };
+        let named = |frame: &&NativeFrame| frame.function.is_some();
+        let told = |frame: &NativeFrame| {
+            let module = frame.module.as_ref()?.untrusted();
+            Some(match frame.function_name() {
+                "" => module.to_owned(),
+                name => format!("{name} of {module}"),
+            })
+        };
+        let of_others = || called.iter().filter(|frame| !between(frame));
+        let own = |frame: &&NativeFrame| !frame.is_library();
+        let foreign = |frame: &&NativeFrame| !frame.is_in_c_library();
+        if let Some(first) = of_others().find(own).or_else(|| of_others().find(foreign)) {
+            let beside = |frame: &&NativeFrame| frame.module == first.module && own(frame);
+            let best = of_others().filter(beside).find(named).unwrap_or(first);
+            return told(best);
+        }
+        let of_c_library = of_others().filter(named).last();
+        let of_cpython = || called.iter().find(named);
+        told(of_c_library.or_else(of_cpython)?)
+    }
+
     /// The innermost frame of the user's own code; of C programs without debug information that is what is in no system
     /// library.
     #[must_use]
@@ -243,6 +284,74 @@ mod tests {
         ] {
             assert_eq!(frame(function, module).is_library(), library, "{function}");
         }
+    }
+
+    #[test]
+    fn what_python_has_called() {
+        let stack = |frames: &[(&str, &str)]| {
+            let mut frames: Vec<NativeFrame> = frames
+                .iter()
+                .map(|(function, module)| NativeFrame {
+                    function: (!function.is_empty()).then(|| Foreign::from(*function)),
+                    ..frame(function, module)
+                })
+                .collect();
+            frames.last_mut().expect("a frame").python_frames = 2;
+            NativeStack {
+                frames,
+                cut: None,
+                moved: false,
+                counted: false,
+                apart: None,
+                grade: Grade::Read,
+            }
+        };
+        let eval = ("_PyEval_EvalFrameDefault", "python3.14");
+        let ffi = ("ffi_call", "libffi.so.8");
+        let proc = ("", "_ctypes.cpython-314-x86_64-linux-gnu.so");
+        let read = ("read", "libc.so.6");
+        let ready = ("wait_ready", "libdevice.so");
+        for (frames, expected) in [
+            (
+                &[read, ready, ffi, proc, eval][..],
+                Some("wait_ready of libdevice.so"),
+            ),
+            (
+                &[("", "libdevice.so"), ready, eval],
+                Some("wait_ready of libdevice.so"),
+            ),
+            (&[("", "libdevice.so"), ffi, eval], Some("libdevice.so")),
+            (
+                &[("tokio::park", "x.abi3.so"), ("x::wait", "x.abi3.so"), eval],
+                Some("x::wait of x.abi3.so"),
+            ),
+            (
+                &[("", "libc.so.6"), read, ffi, proc, eval],
+                Some("read of libc.so.6"),
+            ),
+            (
+                &[("x_mul", "python3.11"), ("long_mul", "python3.11"), eval],
+                Some("x_mul of python3.11"),
+            ),
+            (
+                &[
+                    ("", "python3.14"),
+                    ("PyNumber_Multiply", "python3.14"),
+                    eval,
+                ],
+                Some("PyNumber_Multiply of python3.14"),
+            ),
+            (&[eval], None),
+        ] {
+            assert_eq!(
+                stack(frames).called_by_python().as_deref(),
+                expected,
+                "{frames:?}"
+            );
+        }
+        let mut apart = stack(&[ready, eval]);
+        apart.apart = Some("it is not known".into());
+        assert_eq!(apart.called_by_python(), None);
     }
 
     #[test]

@@ -93,9 +93,17 @@ impl Hang {
                 .samples
                 .iter()
                 .flat_map(|sample| &sample.pauses)
-                .all(|pause| pause.native),
-            "{context}: it was stopped to be read"
+                .all(|pause| pause.native && self.needs_native()),
+            "{context}: it was stopped"
         );
+    }
+
+    /// Whether a look into native code makes the finding tell more: then the process is stopped for it, and for nothing else.
+    fn needs_native(&self) -> bool {
+        matches!(
+            self.id,
+            "gil-held-in-native-call" | "destroy-blocked-by-gil"
+        )
     }
 
     fn is_found(&self, report: &Report, finding: &Finding) -> bool {
@@ -895,7 +903,8 @@ mod gil_held_in_native_call {
             waiter: ANY,
             culprit: Some("driver"),
             says: &[
-                "`driver` keeps the GIL in a native call made at wait_for_device (hang.py:26)",
+                "`driver` keeps the GIL in a native call made at wait_for_device (hang.py:26), in ",
+                " of libc.so.6",
                 "nanosleep",
             ],
         };
@@ -906,8 +915,7 @@ mod gil_held_in_native_call {
             waiter: ANY,
             culprit: Some("driver"),
             says: &[
-                "`driver` keeps the GIL in a native call made at wait_for_device (hang.py:25)",
-                "system call read",
+                "`driver` keeps the GIL in a native call made at wait_for_device (hang.py:25), in read of libc.so.6 (system call read)",
             ],
         };
         near_miss [py39 py310 py311 py312 py313 py314 py315] silent_for("gil-held-in-native-call/near_miss.py", 5);

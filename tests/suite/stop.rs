@@ -27,7 +27,7 @@ fn states(pid: i32) -> Vec<char> {
         .collect()
 }
 
-fn assert_runs(pid: i32) {
+pub(crate) fn assert_runs(pid: i32) {
     until("no thread is stopped", || {
         states(pid).iter().all(|state| !matches!(state, 'T' | 't'))
     });

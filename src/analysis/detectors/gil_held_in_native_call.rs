@@ -90,7 +90,13 @@ pub(super) fn stuck_gil<'c>(
         }
     };
     let name = wording::who(holder);
-    let evidence = vec![
+    let native = holder.native.as_ref();
+    let called = native.and_then(|stack| Some((stack, stack.called_by_python()?)));
+    let within = match &called {
+        Some((_, function)) => format!(", in {function}"),
+        None => String::new(),
+    };
+    let mut evidence = vec![
         case.fact(
             Grade::Read,
             format!(
@@ -114,6 +120,13 @@ pub(super) fn stuck_gil<'c>(
             ],
         ),
     ];
+    if let Some((stack, function)) = called {
+        evidence.push(case.fact(
+            stack.grade,
+            format!("by its native stack {name} is in {function}, called by that Python code"),
+            &[(&holder.key, "native.frames")],
+        ));
+    }
     let certainty = match case.standing(holder) {
         Standing::FarOff(_) => Certainty::Certain,
         // What ends by itself soon is slow, not stuck.
@@ -125,7 +138,7 @@ pub(super) fn stuck_gil<'c>(
     Some(StuckGil {
         holder,
         certainty,
-        doing: format!("in a native call made at {place} ({inside})"),
+        doing: format!("in a native call made at {place}{within} ({inside})"),
         evidence,
     })
 }

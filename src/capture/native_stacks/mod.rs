@@ -101,6 +101,7 @@ pub(super) fn add(
         }
     };
     let live = CachedMemory::new(&memory);
+    let was_held = copied.is_some();
     let (unwound, evaluations) = match copied {
         Some(copied) => {
             outcome.pause = copied.held.map(|held| pause(process, held));
@@ -125,8 +126,19 @@ pub(super) fn add(
             &images,
             (&live, cache),
             &mut symbols,
-            calls,
+            (calls, python.and_then(PythonProcess::evaluation_function)),
         ));
+    }
+    let without = process.threads.iter().filter(|thread| {
+        thread.kind != ThreadKind::Exited && was_held && !unwound.contains_key(&thread.tid)
+    });
+    let unheld = without.count();
+    if unheld > 0 {
+        let cause = match unheld {
+            1 => "a thread has ended, or did not stop in time".to_owned(),
+            _ => format!("{unheld} threads have ended, or did not stop in time"),
+        };
+        outcome.gaps.push(gap(GapKind::Moving, cause));
     }
     if process.runtime == RuntimeKind::Other && process.threads.iter().any(runs_rust) {
         process.runtime = RuntimeKind::Rust;
@@ -330,7 +342,7 @@ fn describe(
     images: &Images,
     (memory, cache): (&CachedMemory<'_>, &ObjectCache),
     symbols: &mut Symbolizer<'_>,
-    calls: Result<Vec<Evaluation>, String>,
+    (calls, counted): (Result<Vec<Evaluation>, String>, Option<&str>),
 ) -> NativeStack {
     let walk = &unwound.walk;
     let parts: Vec<splice::Part> = walk
@@ -338,9 +350,14 @@ fn describe(
         .iter()
         .map(|frame| (frame.sp, frame.cfa.unwrap_or(frame.sp)))
         .collect();
-    let placed = match unwound.moved {
-        true => Err("it has moved".to_owned()),
-        false => calls.and_then(|calls| splice::splice(&parts, &calls, thread.frames().count())),
+    let python_frames = thread.frames().count();
+    let placed = match counted {
+        _ if unwound.moved => Err("it has moved".to_owned()),
+        Some(function) => {
+            let is_call = |frame| is_in(&symbols.resolve(frame), function);
+            splice::by_count(walk.frames.iter().map(is_call), python_frames)
+        }
+        None => calls.and_then(|calls| splice::splice(&parts, &calls, python_frames)),
     };
     let (counts, apart) = match placed {
         Ok(counts) => (counts, None),
@@ -376,9 +393,16 @@ fn describe(
             end => Some(Foreign::from(end.to_string())),
         },
         moved: unwound.moved,
+        counted: counted.is_some() && apart.is_none() && python_frames > 0,
         apart: apart.map(Foreign::from),
         grade: unwound.grade,
     }
+}
+
+/// Whether the frame of these is in a function; compilers add to the names of its parts (`.cold`).
+fn is_in(symbols: &[Symbol], function: &str) -> bool {
+    let physical = symbols.last().and_then(|symbol| symbol.function.as_ref());
+    physical.is_some_and(|name| name.untrusted().split('.').next() == Some(function))
 }
 
 fn named(bare: &NativeFrame, symbol: &Symbol) -> NativeFrame {

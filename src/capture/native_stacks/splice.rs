@@ -41,6 +41,25 @@ pub(super) fn splice(
     Ok(counts)
 }
 
+/// The same where each call of the evaluation function runs one Python frame and nothing tells where it is: by counting those
+/// calls among the native frames. If there are as many, the innermost is the innermost.
+///
+/// # Errors
+/// When there are not.
+pub(super) fn by_count(
+    is_evaluation: impl Iterator<Item = bool>,
+    python_frames: usize,
+) -> Result<Vec<usize>, String> {
+    let counts: Vec<usize> = is_evaluation.map(usize::from).collect();
+    let calls: usize = counts.iter().sum();
+    if calls == python_frames {
+        return Ok(counts);
+    }
+    Err(format!(
+        "{calls} native frames are known to run Python code, for {python_frames} Python frames"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +86,14 @@ mod tests {
         let wrong_order = [evaluation(1, 0x30), evaluation(1, 0x18)];
         assert!(splice(&parts, &wrong_order, 2).is_err());
         assert_eq!(splice(&parts, &[], 0), Ok(vec![0, 0]));
+    }
+
+    #[test]
+    fn as_many_calls_as_frames_are_theirs() {
+        let calls = [false, true, true, false, true];
+        assert_eq!(by_count(calls.into_iter(), 3), Ok(vec![0, 1, 1, 0, 1]));
+        assert!(by_count(calls.into_iter(), 2).is_err());
+        assert!(by_count(calls.into_iter(), 4).is_err());
+        assert_eq!(by_count([].into_iter(), 0), Ok(Vec::new()));
     }
 }

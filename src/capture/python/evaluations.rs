@@ -48,6 +48,13 @@ impl PythonProcess {
         found.map_err(|error| error.to_string())
     }
 
+    /// Where no address tells which Python frames a call of the evaluation function runs, but each call runs one: its name.
+    /// 3.9 (`Python/ceval.c`), unless another function is set by PEP 523.
+    pub(crate) fn evaluation_function(&self) -> Option<&'static str> {
+        let offsets = self.runtime.offsets.as_ref()?;
+        (offsets.minor == 9).then_some("_PyEval_EvalFrameDefault")
+    }
+
     /// The functions of a thread state's frames, innermost first.
     pub(crate) fn functions(
         &self,

@@ -31,9 +31,20 @@ pub(crate) fn rust_hangs(profile: &str) -> PathBuf {
 
 /// A C program of `fixtures/`, as most are built: with some optimization and debug information.
 pub(crate) fn c_program(path: &str) -> PathBuf {
+    let name = fixture(path).file_stem().expect("a name").to_owned();
+    compile(path, Path::new(&name), &["-pthread"])
+}
+
+/// The same as a library to load, `libNAME.so`.
+pub(crate) fn c_library(path: &str) -> PathBuf {
+    let name = fixture(path).file_stem().expect("a name").to_owned();
+    let file = format!("lib{}.so", name.to_string_lossy());
+    compile(path, Path::new(&file), &["-pthread", "-shared", "-fPIC"])
+}
+
+fn compile(path: &str, file: &Path, options: &[&str]) -> PathBuf {
     let source = fixture(path);
-    let name = source.file_stem().expect("a name").to_owned();
-    let program = folder().join(&name);
+    let program = folder().join(file);
     let age = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
     if age(&program) > age(&source) {
         return program;
@@ -44,7 +55,9 @@ pub(crate) fn c_program(path: &str) -> PathBuf {
         .expect("a file")
         .into_temp_path();
     let built = Command::new("cc")
-        .args(["-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+        .args(["-g", "-O1", "-Wall", "-Wextra", "-Werror"])
+        .args(options)
+        .arg("-o")
         .args([fresh.as_os_str(), source.as_os_str()])
         .status()
         .expect("cc");
