@@ -5,6 +5,7 @@
 mod case;
 mod chain;
 pub mod detectors;
+mod loops;
 mod progress;
 mod roots;
 mod signature;
