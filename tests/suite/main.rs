@@ -28,6 +28,7 @@ mod lock_rules;
 mod offline;
 mod old_interpreters;
 mod reports;
+mod spawn;
 mod stop;
 mod tasks;
 mod traced;

@@ -11,7 +11,7 @@ use crate::analysis::loops::{
 };
 use crate::analysis::{signature, wording};
 use crate::model::{
-    Certainty, EventLoop, Evidence, Finding, Grade, Interpreter, Key, Process, Task, Thread,
+    Certainty, EventLoop, Evidence, Finding, Grade, Interpreter, Process, Task, Thread,
 };
 use std::collections::BTreeSet;
 
@@ -66,15 +66,21 @@ fn judge(case: &Case<'_>, process: &Process) -> Option<Finding> {
             })
         })
         .collect();
-    let parent = sleepers.iter().min_by_key(|sleeper| sleeper.interpreter.id)?;
+    let parent = sleepers
+        .iter()
+        .min_by_key(|sleeper| sleeper.interpreter.id)?;
     let children: Vec<&Sleeper<'_>> = sleepers
         .iter()
         .filter(|sleeper| sleeper.interpreter.id != parent.interpreter.id)
         .collect();
+    if rests_on_purpose(parent.event_loop) && !case.overdue {
+        return None;
+    }
     let deaf = children.iter().find(|child| is_deaf(child.event_loop));
     let child = deaf.or(children.first())?;
     let closure = sleeping.closure(case, process, &BTreeSet::new());
     let certainty = match (certainty(case, &closure)?, &closure) {
+        _ if rests_on_purpose(parent.event_loop) => Certainty::Possible,
         // Ctrl-C still reaches the main thread, which is how it may be meant to end.
         (Certainty::Certain, Closure::Closed) if process.test.is_none() => Certainty::Probable,
         (certainty, _) => certainty,
@@ -92,7 +98,10 @@ fn judge(case: &Case<'_>, process: &Process) -> Option<Finding> {
                     task_name(task),
                     task_waits(task)
                 ),
-                &[(&sleeper.thread.key, "python"), (&sleeper.interpreter.key, "id")],
+                &[
+                    (&sleeper.thread.key, "python"),
+                    (&sleeper.interpreter.key, "id"),
+                ],
             ));
         }
         evidence.extend(stillness(case, sleeper.thread));
@@ -141,6 +150,14 @@ fn own_task(event_loop: &EventLoop) -> Option<&Task> {
         .or_else(|| waiting_tasks(event_loop).next())
 }
 
+/// Somebody has put a loop to rest until Ctrl-C comes.
+fn rests_on_purpose(event_loop: &EventLoop) -> bool {
+    waiting_tasks(event_loop).any(|task| {
+        let call = task.awaits.as_ref().and_then(|awaits| awaits.call.as_ref());
+        call.is_some_and(|call| call.untrusted() == "trio.sleep_forever")
+    })
+}
+
 /// The descriptor that a task waits for.
 fn reads(task: &Task) -> Option<i32> {
     task.awaits.as_ref()?.descriptor
@@ -157,9 +174,7 @@ fn listens(case: &Case<'_>, child: &Sleeper<'_>) -> Evidence {
         .collect();
     let id = child.interpreter.id;
     let text = if reading.is_empty() {
-        format!(
-            "no task in interpreter {id} waits for a file: its loop watches no more than what it wakes itself with"
-        )
+        format!("no task in interpreter {id} waits for a file that its loop watches")
     } else {
         let ends = "the other end is this process's own";
         format!("in interpreter {id} {}; {ends}", reading.join(", "))

@@ -58,7 +58,10 @@ impl Detector for StuckCancel {
                         continue;
                     };
                     // Children that are torn down in the same way are one hang.
-                    if !findings.iter().any(|known| known.signature == finding.signature) {
+                    if !findings
+                        .iter()
+                        .any(|known| known.signature == finding.signature)
+                    {
                         findings.push(finding);
                     }
                 }

@@ -31,7 +31,9 @@ impl Scene<'_, '_> {
             .steps()
             .map(|(from, link, _)| match link {
                 Link::Join => format!("{}, which joins ", wording::name(from)),
-                Link::Lock(_) => format!("{}, which waits for a lock held by ", wording::name(from)),
+                Link::Lock(_) => {
+                    format!("{}, which waits for a lock held by ", wording::name(from))
+                }
             })
             .collect();
         let doing = doing(root);
@@ -70,7 +72,10 @@ impl Scene<'_, '_> {
         ));
         evidence.extend(stillness(case, root));
         evidence.push(others(case, process, &closure));
-        let involved: Vec<&Thread> = [self.thread].into_iter().chain(chain.threads.clone()).collect();
+        let involved: Vec<&Thread> = [self.thread]
+            .into_iter()
+            .chain(chain.threads.clone())
+            .collect();
         let keys: Vec<&Key> = involved.iter().map(|thread| &thread.key).collect();
         Some(Finding {
             id: "cancel-waits-for-thread".to_owned(),
@@ -103,7 +108,10 @@ fn goes_in_circles(motion: Motion) -> bool {
 pub(super) fn doing(thread: &Thread) -> String {
     let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
     let waits = thread.wait.as_ref().map(wording::waits);
-    format!("{}{place}", waits.unwrap_or_else(|| "goes round in a loop".to_owned()))
+    format!(
+        "{}{place}",
+        waits.unwrap_or_else(|| "goes round in a loop".to_owned())
+    )
 }
 
 /// With a capital first letter.
