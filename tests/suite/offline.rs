@@ -261,10 +261,11 @@ fn spoil(json: &mut serde_json::Value, evil: &str) {
         serde_json::Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
-                    // A task's is one of three words, or the file is refused.
+                    // Those of tasks and sockets are words of ours, or the file is refused.
                     serde_json::Value::String(text)
                         if name == "state"
-                            && ["running", "ready", "waiting"].contains(&text.as_str()) => {}
+                            && ["running", "ready", "waiting", "established"]
+                                .contains(&text.as_str()) => {}
                     serde_json::Value::String(text) if FOREIGN.contains(&name.as_str()) => {
                         text.push_str(evil)
                     }
