@@ -202,10 +202,20 @@ impl<'a> Case<'a> {
 
     /// Whether anything in the process but the threads in `known` can do something about what those wait for.
     pub(super) fn closure(&self, process: &Process, known: &BTreeSet<&Key>) -> Closure {
+        self.closure_but_for(process, known, |_| false)
+    }
+
+    /// The same where it is known of some threads, beyond what they wait for, that they will do nothing.
+    pub(super) fn closure_but_for(
+        &self,
+        process: &Process,
+        known: &BTreeSet<&Key>,
+        will_do_nothing: impl Fn(&Thread) -> bool,
+    ) -> Closure {
         let mut closure = Closure::Closed;
         let all_stuck = known.iter().all(|key| self.liveness.is_stuck(key));
         for thread in &process.threads {
-            if known.contains(&thread.key) || is_bystander(thread) {
+            if known.contains(&thread.key) || is_bystander(thread) || will_do_nothing(thread) {
                 continue;
             }
             match self.standing_in_tree(thread) {

@@ -6,6 +6,7 @@ mod case;
 mod chain;
 pub mod detectors;
 mod liveness;
+mod loops;
 mod native_need;
 mod native_trail;
 mod progress;

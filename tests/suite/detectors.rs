@@ -188,13 +188,9 @@ fn start(fixture: &str, version: &str) -> Option<Program> {
     let mut words = fixture.split(' ');
     let file = words.next().unwrap_or_default();
     let args: Vec<&str> = words.collect();
-    // Only what needs packages gets them: start-up is faster without.
-    let python = if args.contains(&"trio") {
-        pythons::python_with_packages(version)?
-    } else {
-        pythons::python(version)?
-    };
-    Some(Program::ready(&python, &detector_fixture(file), &args))
+    let script = detector_fixture(file);
+    let python = pythons::python_for(version, &script)?;
+    Some(Program::ready(&python, &script, &args))
 }
 
 fn name(report: &Report, key: &hangscope::model::Key) -> String {
@@ -260,6 +256,114 @@ macro_rules! cases {
             })*
         }
     )*};
+}
+
+mod cancel_waits_for_thread {
+    use super::*;
+
+    const fn waits(
+        fixture: &'static str,
+        culprit: &'static str,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: "cancel-waits-for-thread",
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit: Some(culprit),
+            says,
+        }
+    }
+
+    cases! {
+        worker [py39 py310 py311 py312 py313 py314 py315] waits(
+            "cancel-waits-for-thread/hang.py worker",
+            "work from trio.to_thread.run_sync",
+            &["is cancelled, and waits for thread `", "waits in Event.wait at read_meter ("],
+        );
+        join [py311 py312 py313 py314 py315] waits(
+            "cancel-waits-for-thread/hang.py join",
+            "meter-reader",
+            &["which joins `meter-reader`, which waits in Event.wait at read_meter ("],
+        );
+        near_miss_wakes [py39 py314 py315] silent("cancel-waits-for-thread/near_miss.py wakes");
+        near_miss_works [py39 py314 py315] silent("cancel-waits-for-thread/near_miss.py works");
+        near_miss_asked [py39 py314 py315] silent("cancel-waits-for-thread/near_miss.py asked");
+        near_miss_abandoned [py39 py314 py315] silent("cancel-waits-for-thread/near_miss.py abandoned");
+        near_miss_pipe [py39 py314 py315] silent("cancel-waits-for-thread/near_miss.py pipe");
+    }
+}
+
+mod cancel_stopped_by_shield {
+    use super::*;
+
+    const fn shielded(
+        fixture: &'static str,
+        culprit: Option<&'static str>,
+        says: &'static [&'static str],
+    ) -> Hang {
+        Hang {
+            fixture,
+            id: "cancel-stopped-by-shield",
+            certainty: Certainty::Certain,
+            waiter: "main",
+            culprit,
+            says,
+        }
+    }
+
+    cases! {
+        alone [py39 py310 py311 py312 py313 py314 py315] shielded(
+            "cancel-stopped-by-shield/hang.py alone",
+            None,
+            &[
+                "is cancelled, but waits in trio.Event.wait at say_goodbye (hang.py:25)",
+                "under a shield without a deadline",
+            ],
+        );
+        thread [py39 py310 py311 py312 py313 py314 py315] shielded(
+            "cancel-stopped-by-shield/hang.py thread",
+            Some("answerer"),
+            &["say_goodbye (hang.py:25)", "the only other thread"],
+        );
+        near_miss_deadline [py39 py314 py315] silent("cancel-stopped-by-shield/near_miss.py deadline");
+        near_miss_inner [py39 py314 py315] silent("cancel-stopped-by-shield/near_miss.py inner");
+        near_miss_idle [py39 py314 py315] silent("cancel-stopped-by-shield/near_miss.py idle");
+        near_miss_goes_on [py39 py314 py315] silent("cancel-stopped-by-shield/near_miss.py goes-on");
+        near_miss_outside [py39 py314 py315] silent("cancel-stopped-by-shield/near_miss.py outside");
+    }
+}
+
+mod event_loops_at_standstill {
+    use super::*;
+
+    const fn standstill(fixture: &'static str, says: &'static [&'static str]) -> Hang {
+        Hang {
+            fixture,
+            id: "event-loops-at-standstill",
+            certainty: Certainty::Probable,
+            waiter: "main",
+            culprit: Some("child-driver"),
+            says,
+        }
+    }
+
+    cases! {
+        closed [py313 py314 py315] standstill(
+            "event-loops-at-standstill/hang.py closed",
+            &["no task of it listens to anybody", "waits in trio.sleep_forever"],
+        );
+        quiet [py313 py314 py315] standstill(
+            "event-loops-at-standstill/hang.py quiet",
+            &["nobody is left to write what it waits for"],
+        );
+        near_miss_timer [py313 py314 py315] silent("event-loops-at-standstill/near_miss.py timer");
+        near_miss_thread [py313 py314 py315] silent("event-loops-at-standstill/near_miss.py thread");
+        near_miss_outside [py313 py314 py315] silent("event-loops-at-standstill/near_miss.py outside");
+        near_miss_ctrl_c [py313 py314 py315] silent("event-loops-at-standstill/near_miss.py ctrl-c");
+        near_miss_parent_timer [py313 py314 py315] silent("event-loops-at-standstill/near_miss.py parent-timer");
+    }
 }
 
 mod destroy_blocked_by_idle_thread {

@@ -33,6 +33,7 @@ mod offline;
 mod old_interpreters;
 mod reports;
 mod scoreboard;
+mod spawn;
 mod stop;
 mod tasks;
 mod traced;

@@ -266,6 +266,11 @@ fn spoil(json: &mut serde_json::Value, evil: &str) {
         serde_json::Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
+                    // Those of tasks and sockets are words of ours, or the file is refused.
+                    serde_json::Value::String(text)
+                        if name == "state"
+                            && ["running", "ready", "waiting", "established"]
+                                .contains(&text.as_str()) => {}
                     serde_json::Value::String(text) if FOREIGN.contains(&name.as_str()) => {
                         text.push_str(evil)
                     }
@@ -376,9 +381,9 @@ fn saved_dumps_are_made_from_real_runs() {
     if std::env::var_os("HANGSCOPE_SAVE_DUMPS").is_none() {
         return;
     }
-    let python = pythons::python("3.14").expect("CPython 3.14");
     for cause in with_dumps() {
         let script = detector_fixture(cause.id).join("hang.py");
+        let python = pythons::python_for("3.14", &script).expect("CPython 3.14");
         let program = Program::ready(&python, &script, &[]);
         // Not the first that fits: by the second the program has come to rest.
         let mut fitting = 0;
@@ -390,15 +395,16 @@ fn saved_dumps_are_made_from_real_runs() {
                 break run.stdout;
             }
         };
-        let prefix = python
-            .parent()
-            .and_then(Path::parent)
-            .expect("a prefix")
-            .to_str()
-            .expect("UTF-8");
+        let prefix = |python: &Path| {
+            let prefix = python.parent().and_then(Path::parent).expect("a prefix");
+            prefix.to_str().expect("UTF-8").to_owned()
+        };
+        // An environment has its packages below its own prefix, and the standard library below that of its Python.
+        let base = pythons::python("3.14").expect("CPython 3.14");
         let suite = repository("fixtures/detectors").join(cause.id);
         let text = text
-            .replace(prefix, "/usr")
+            .replace(&prefix(&python), "/usr")
+            .replace(&prefix(&base), "/usr")
             .replace(suite.to_str().expect("UTF-8"), "/srv/suite");
         fs::write(saved(cause.id), text).expect("saved");
     }

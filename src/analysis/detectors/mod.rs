@@ -1,9 +1,11 @@
 //! The known causes. One file each; a detector is pure, independent of the others, and says when it could not look.
 
 mod destroy_blocked;
+mod event_loops_at_standstill;
 mod gil_held_in_native_call;
 mod join_on_blocked_thread;
 mod orphaned_pipe;
+mod stuck_cancel;
 mod stuck_lock;
 mod unanswered;
 
@@ -52,7 +54,9 @@ pub(super) trait Detector: Sync {
 pub(super) const DETECTORS: &[&dyn Detector] = &[
     &destroy_blocked::DestroyBlocked,
     &stuck_lock::StuckLock,
+    &stuck_cancel::StuckCancel,
     &join_on_blocked_thread::JoinOnBlockedThread,
+    &event_loops_at_standstill::EventLoopsAtStandstill,
     &gil_held_in_native_call::GilHeldInNativeCall,
     &unanswered::Unanswered,
     &orphaned_pipe::OrphanedPipe,

@@ -82,6 +82,16 @@ impl Program {
         );
     }
 
+    /// Waits for its end; its exit code, if it was not a signal that ended it.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        let mut status = None;
+        until("the program's end", || {
+            status = self.child.try_wait().expect("a status");
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         nix::sys::signal::kill(Pid::from_raw(self.pid()), signal).expect("kill");

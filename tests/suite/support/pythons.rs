@@ -2,7 +2,7 @@
 
 use super::{repository, skip};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// All versions that hangscope reads.
@@ -49,6 +49,16 @@ pub(crate) fn python_with_packages(version: &str) -> Option<PathBuf> {
         |pythons| &pythons.venvs,
         "environment with trio and pytest for Python",
     )
+}
+
+/// The one that a fixture needs. Only what imports packages gets them: start-up is faster without.
+pub(crate) fn python_for(version: &str, script: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(script).unwrap_or_default();
+    if text.contains("import trio") {
+        python_with_packages(version)
+    } else {
+        python(version)
+    }
 }
 
 fn pick(
