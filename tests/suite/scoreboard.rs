@@ -76,7 +76,8 @@ fn start(python: &Path, file: &str) -> Program {
         command.args(["-m", "pytest", "-s", "-q", "-p", "no:cacheprovider"]);
     }
     let mut program = Program::start(command.arg(path));
-    program.wait_for("READY");
+    // pytest may have left a dot on the line.
+    while !program.line().ends_with("READY") {}
     program
 }
 
