@@ -90,7 +90,9 @@ pub(super) fn certainty(case: &Case<'_>, closure: &Closure) -> Option<Certainty>
     match closure {
         _ if !case.has_motion() => Some(Certainty::Possible),
         Closure::Closed => Some(Certainty::Certain),
-        Closure::Unclear | Closure::OpenSignal(_) => Some(Certainty::Probable),
+        Closure::Unclear | Closure::OpenSignal(_) | Closure::OutOfReach(_) => {
+            Some(Certainty::Probable)
+        }
         Closure::OpenThread(thread) => {
             let circles = matches!(case.motion(thread), Motion::Looping | Motion::Busy);
             (circles || case.overdue).then_some(Certainty::Possible)
