@@ -1,7 +1,7 @@
 //! `fixtures/hangs`: programs that hang as real ones do, and look-alikes that do not. Each is dumped as a user would, and the
 //! first verdict is held against the truth of `truth.json`: cause, culprit and place.
 
-use crate::support::hangscope::{command, finish};
+use crate::support::hangscope::{assert_resolves, command, finish};
 use crate::support::program::Program;
 use crate::support::{fixture, pythons};
 use hangscope::model::{Finding, Report, Verdict};
@@ -139,6 +139,7 @@ fn score(truth: &Truth, python: &Path) -> (Score, String) {
         if truth.healthy {
             return (Score::Wrong, told);
         }
+        assert_resolves(&report);
         return match compare(truth, first) {
             Ok(()) => (Score::Right, told),
             Err(differs) => (Score::Wrong, format!("{differs}: {told}")),

@@ -6,12 +6,15 @@ use super::heap::{Heap, ObjectError};
 use super::interpreter::{Census, RawThreadState};
 use super::offsets::fixed;
 use super::slots;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 /// Most threads of a process that are followed.
 const MAX_THREADS: usize = 16;
 /// Most objects that are followed from one thread; more leave the question open.
-const MAX_OBJECTS: usize = 4000;
+const MAX_OBJECTS: usize = 1500;
+/// Most objects that are looked at in a process.
+const MAX_IN_ALL: usize = 4000;
 /// Most frames of a thread that are followed.
 const MAX_FRAMES: usize = 200;
 /// Deepest nest of functions within a function whose names are looked at.
@@ -90,6 +93,7 @@ pub(super) fn reached(
             Some((interpreter.key.as_str(), heap.memory.u64(field).ok()?))
         })
         .collect();
+    let mut known = HashMap::new();
     census
         .thread_states
         .iter()
@@ -98,8 +102,10 @@ pub(super) fn reached(
             let mut walk = Walk {
                 heap,
                 modules,
+                known: &mut known,
                 seen: BTreeSet::new(),
                 next: Vec::new(),
+                found: Vec::new(),
             };
             walk.follow(raw).ok()?;
             let reached = wanted.intersection(&walk.seen).copied().collect();
@@ -117,15 +123,21 @@ impl From<ObjectError> for Open {
     }
 }
 
-struct Walk<'h> {
+/// What objects refer to; `None` of those that cannot be followed. Threads share much of it.
+type Known = HashMap<u64, Option<Rc<[u64]>>>;
+
+struct Walk<'h, 'k> {
     heap: &'h Heap<'h>,
     /// `sys.modules`.
     modules: u64,
+    known: &'k mut Known,
     seen: BTreeSet<u64>,
     next: Vec<u64>,
+    /// What the object that is looked at now refers to.
+    found: Vec<u64>,
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     fn follow(&mut self, raw: &RawThreadState) -> Result<(), Open> {
         // A thread without Python code may run any.
         if raw.raw_frames.is_empty() || raw.raw_frames.len() > MAX_FRAMES || raw.state.cut.is_some()
@@ -145,24 +157,40 @@ impl Walk<'_> {
                 self.push_globals(frame.code.address, globals)?;
             }
         }
+        let first = std::mem::take(&mut self.found);
+        self.go_to(&first);
         while let Some(object) = self.next.pop() {
             if self.seen.len() > MAX_OBJECTS {
                 return Err(Open);
             }
-            self.expand(object)?;
+            let referents = match self.known.get(&object) {
+                Some(known) => known.clone(),
+                None if self.known.len() >= MAX_IN_ALL => None,
+                None => {
+                    let expanded = self.expand(object).is_ok();
+                    let found: Rc<[u64]> = std::mem::take(&mut self.found).into();
+                    let referents = expanded.then_some(found);
+                    self.known.insert(object, referents.clone());
+                    referents
+                }
+            };
+            self.go_to(&referents.ok_or(Open)?);
         }
         Ok(())
     }
 
-    fn push(&mut self, objects: impl Iterator<Item = u64>) {
+    fn go_to(&mut self, objects: &[u64]) {
         for object in objects {
-            if self.seen.len() > MAX_OBJECTS {
-                break;
-            }
-            if object != 0 && self.seen.insert(object) {
-                self.next.push(object);
+            if self.seen.insert(*object) {
+                self.next.push(*object);
             }
         }
+    }
+
+    /// Notes what the object that is looked at refers to.
+    fn push(&mut self, objects: impl Iterator<Item = u64>) {
+        let objects = objects.filter(|object| *object != 0);
+        self.found.extend(objects.take(MAX_OBJECTS));
     }
 
     fn pointer(&self, object: u64, offset: u64) -> Result<u64, Open> {

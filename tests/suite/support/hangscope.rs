@@ -133,6 +133,9 @@ fn exists(report: &Report, sample: usize, key: &Key) -> bool {
                     .wait
                     .as_ref()
                     .is_some_and(|wait| wait.target.as_ref() == Some(key))
-            })
+            }) || process
+                .event_loops
+                .iter()
+                .any(|event_loop| event_loop.task(key).is_some())
         })
 }
