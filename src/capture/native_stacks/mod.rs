@@ -225,6 +225,8 @@ fn running_evaluations(
         .take(MAX_RUNNING)
         .map(|thread| {
             let known = match same_frames(python, &cached, thread) {
+                // Those are counted later.
+                true if python.evaluation_function().is_some() => Ok(Vec::new()),
                 true => evaluations_of(Some(python), &cached, thread),
                 false => Err("its Python frames have changed since they were read".to_owned()),
             };
