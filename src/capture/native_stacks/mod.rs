@@ -99,7 +99,8 @@ pub(super) fn add(
             }
         }
     };
-    let live = CachedMemory::new(&memory);
+    // Thread by thread: what one needs the next does not.
+    let live = CachedMemory::small(&memory);
     let was_held = copied.is_some();
     let (unwound, evaluations) = match copied {
         Some(copied) => {
