@@ -229,7 +229,7 @@ impl NativeStack {
             let best = of_others().filter(beside).find(named).unwrap_or(first);
             return told(best);
         }
-        let of_c_library = of_others().filter(named).last();
+        let of_c_library = of_others().rfind(named);
         let of_cpython = || called.iter().find(named);
         told(of_c_library.or_else(of_cpython)?)
     }

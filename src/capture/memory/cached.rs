@@ -12,6 +12,8 @@ const MAX_READ: usize = 1 << 20;
 const MAX_PAGES: usize = 1 << 18;
 /// Most pages of one generation (12 MiB). There are two of them at a time.
 const GENERATION: usize = 3 << 10;
+/// The same of a small cache (1 MiB).
+const SMALL_GENERATION: usize = 1 << 8;
 /// Most reads of one sample, for the same reason: some seconds' worth. Four thousand threads take some million.
 const MAX_READS: u64 = 100_000_000;
 
@@ -27,15 +29,16 @@ pub struct CachedMemory<'m> {
 }
 
 /// The pages used last: when the young ones are too many they become the old ones, and those that were old go.
-#[derive(Default)]
 struct Pages {
+    /// Most of the young ones.
+    generation: usize,
     young: FnvHashMap<u64, Page>,
     old: FnvHashMap<u64, Page>,
 }
 
 impl Pages {
     fn insert(&mut self, number: u64, page: Page) {
-        if self.young.len() >= GENERATION {
+        if self.young.len() >= self.generation {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(number, page);
@@ -66,9 +69,23 @@ impl<'m> CachedMemory<'m> {
     /// An empty cache over `inner`.
     #[must_use]
     pub fn new(inner: &'m dyn Memory) -> Self {
+        Self::keeping(inner, GENERATION)
+    }
+
+    /// One that keeps fewer pages, for reads that seldom come back to the same place.
+    #[must_use]
+    pub(crate) fn small(inner: &'m dyn Memory) -> Self {
+        Self::keeping(inner, SMALL_GENERATION)
+    }
+
+    fn keeping(inner: &'m dyn Memory, generation: usize) -> Self {
         Self {
             inner,
-            pages: RefCell::default(),
+            pages: RefCell::new(Pages {
+                generation,
+                young: FnvHashMap::default(),
+                old: FnvHashMap::default(),
+            }),
             fetches_left: Cell::new(MAX_PAGES),
             reads_left: Cell::new(MAX_READS),
         }
@@ -81,7 +98,7 @@ impl<'m> CachedMemory<'m> {
         'ranges: for (address, length) in ranges {
             let last = address.saturating_add(length.clamp(1, MAX_READ) as u64 - 1) / PAGE;
             for page in address / PAGE..=last {
-                if wanted.len() >= GENERATION {
+                if wanted.len() >= self.pages.borrow().generation {
                     break 'ranges;
                 }
                 if page != 0 && !self.pages.borrow_mut().renew(page) {

@@ -100,7 +100,8 @@ pub(super) fn add(
             }
         }
     };
-    let live = CachedMemory::new(&memory);
+    // Thread by thread: what one needs the next does not.
+    let live = CachedMemory::small(&memory);
     let was_held = copied.is_some();
     let (unwound, evaluations) = match copied {
         Some(copied) => {
@@ -229,6 +230,8 @@ fn running_evaluations(
         .take(MAX_RUNNING)
         .map(|thread| {
             let known = match same_frames(python, &cached, thread) {
+                // Those are counted later.
+                true if python.evaluation_function().is_some() => Ok(Vec::new()),
                 true => evaluations_of(Some(python), &cached, thread),
                 false => Err("its Python frames have changed since they were read".to_owned()),
             };

@@ -132,6 +132,9 @@ fn rule_out(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, PythonWait
         .flat_map(|(_, _, wait)| suspicious(wait))
         .collect();
     let by_state = reach::reached(heap, census, &wanted);
+    if by_state.is_empty() {
+        return; // nobody's end was seen; with many threads that is all there is to say
+    }
     for (_, native_id, wait) in waits.iter_mut() {
         let objects = suspicious(wait);
         let others = census.thread_states.iter().map(|raw| raw.native_id);
