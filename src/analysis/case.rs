@@ -142,6 +142,7 @@ impl<'a> Case<'a> {
             && self.waking_signal(process).is_none()
             && process.threads.iter().all(stuck)
             && !process.threads.iter().all(idles_in_pool)
+            && !rests_until_cancelled(process)
     }
 
     /// Whether there is more than one look: with one, slow and stuck look alike.
@@ -312,6 +313,17 @@ pub(super) fn is_judgeable(process: &Process) -> bool {
         python.minor <= LAST_MINOR_WITH_CREATORS_IDS && !python.running_threads_known
     });
     !(misleading && process.interpreters.len() > 1)
+}
+
+/// Whether a task sleeps for ever: it rests until it is cancelled, by Ctrl-C for one, and was made for that.
+fn rests_until_cancelled(process: &Process) -> bool {
+    let tasks = process
+        .event_loops
+        .iter()
+        .flat_map(|event_loop| &event_loop.tasks);
+    tasks
+        .filter_map(|task| task.awaits.as_ref()?.call.as_ref())
+        .any(|call| call.untrusted().ends_with("sleep_forever"))
 }
 
 /// A pool's thread without work.

@@ -62,6 +62,12 @@ pub(super) const DETECTORS: &[&dyn Detector] = &[
     &orphaned_pipe::OrphanedPipe,
 ];
 
+/// Whether a cause is one of those that are found by what a wait is for, whoever waits.
+pub(super) fn is_general(id: &str) -> bool {
+    let causes = unanswered::Unanswered.meta().causes;
+    causes.iter().any(|cause| cause.id == id)
+}
+
 /// All causes that hangscope knows, for `explain`.
 pub fn causes() -> impl Iterator<Item = &'static Cause> {
     DETECTORS.iter().flat_map(|detector| detector.meta().causes)

@@ -117,7 +117,7 @@ impl Root {
         }
         match last {
             Node::Thread(process, thread) => of_thread(case, trail, process, thread),
-            Node::Task(..) => Some(of_task(last)),
+            Node::Task(..) => of_task(last),
         }
     }
 
@@ -577,19 +577,23 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
     root
 }
 
-fn of_task(node: Node<'_>) -> Root {
+fn of_task(node: Node<'_>) -> Option<Root> {
     let Node::Task(_, task) = node else {
-        return unknown(node);
+        return Some(unknown(node));
     };
     let awaits = task.awaits.as_ref();
+    // It rests until it is cancelled, and was made for that.
+    if node.call().ends_with("sleep_forever") {
+        return None;
+    }
     let object = awaits.and_then(|awaits| awaits.object.as_ref());
     let type_name = object.map_or("", |object| object.type_name.untrusted());
     let stream = is_stream(object).then_some(&STREAM);
     let Some(cause) = stream.or_else(|| by_call(node.call(), type_name)) else {
-        return unknown(node);
+        return Some(unknown(node));
     };
     let mut root = simple(cause, node);
     root.refuted_if =
         "native code, a signal handler or another process wakes the event loop and does it".into();
-    root
+    Some(root)
 }
