@@ -139,13 +139,14 @@ fn is_native(process: &Process) -> bool {
     process.python.is_none() && process.threads.iter().any(|thread| thread.native.is_some())
 }
 
-/// Whether a signal handler may tell the thread to go on: not where it waits for a lock, a thread or a child.
+/// Whether a signal handler may tell the thread to go on: not where it waits for a lock, a thread or a child, nor for what
+/// another process is to write or read. Handlers end such a program (`sort` removes its files).
 fn may_be_told(process: &Process, thread: &Thread) -> bool {
     let exact = |wait: &Wait| {
         matches!(
             wait.kind,
             WaitKind::Lock | WaitKind::RLock | WaitKind::ThreadExit | WaitKind::Child
-        )
+        ) || (matches!(wait.kind, WaitKind::Read | WaitKind::Write) && !wait.is_internal())
     };
     Case::native_waking_signal(process).is_some() && !thread.wait.as_ref().is_some_and(exact)
 }
