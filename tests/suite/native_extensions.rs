@@ -122,7 +122,7 @@ fn numpy_with_the_gil() {
     assert!(title.contains("of _multiarray_umath."), "{title}");
 }
 
-/// In the assembly of BLAS, which has no unwind rules: the frames before it are guessed, and marked so.
+/// In the assembly of BLAS, which has no unwind rules: function and library are named, and there the walk may end.
 #[test]
 fn numpy_without_the_gil() {
     let Some(python) = with_extensions() else {
