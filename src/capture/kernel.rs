@@ -36,6 +36,15 @@ pub(super) struct Stat {
 
 /// `PF_KTHREAD` of the kernel's `sched.h`.
 pub(super) const KERNEL_THREAD_FLAG: u64 = 0x0020_0000;
+/// `PF_EXITING` of it: the thread is on its way out, and stops for nobody any more.
+const EXITING_FLAG: u64 = 0x4;
+
+impl Stat {
+    /// Whether the thread has ended or is about to.
+    pub(super) fn is_ending(&self) -> bool {
+        self.flags & EXITING_FLAG != 0 || matches!(self.state, 'Z' | 'X')
+    }
+}
 
 /// Parses a line of `/proc/PID/stat`. The name may hold anything, `)` and newlines too, so fields are counted
 /// from the last `)`.

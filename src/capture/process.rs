@@ -381,7 +381,10 @@ impl ProcessReader {
             .zip(looks)
             .filter(|((task, _), last)| {
                 // It ended before it could be stopped.
-                !self.how.stop || stopped.contains(&task.tid) || last.schedstat.is_some()
+                let ends = || task.stat().is_none_or(|stat| stat.is_ending());
+                !self.how.stop
+                    || stopped.contains(&task.tid)
+                    || (last.schedstat.is_some() && !ends())
             })
             .filter_map(|((task, first), mut last)| {
                 let same_call = first.syscall == last.syscall;

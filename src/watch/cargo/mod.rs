@@ -50,7 +50,7 @@ pub(super) fn environment(
         let name = Path::new(word).file_name().unwrap_or(word);
         name == "nextest" || name == "cargo-nextest"
     };
-    if command.iter().any(is_nextest) {
+    if command.iter().any(is_nextest) || runs_python(command) {
         return (Vec::new(), None);
     }
     match own_path(run) {
@@ -60,6 +60,15 @@ pub(super) fn environment(
             (Vec::new(), Some(note.to_owned()))
         }
     }
+}
+
+/// Whether the command is a test run of Python: its tests are not to see variables that are for cargo.
+fn runs_python(command: &[OsString]) -> bool {
+    const RUNNERS: [&str; 6] = ["coverage", "nox", "py.test", "pytest", "tox", "uv"];
+    let program = command
+        .first()
+        .and_then(|word| Path::new(word).file_name()?.to_str());
+    program.is_some_and(|name| name.starts_with("python") || RUNNERS.contains(&name))
 }
 
 fn variables(program: &Path, user: &dyn Fn(&str) -> Option<OsString>) -> Vec<(OsString, OsString)> {
@@ -169,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn nextest_gets_no_runner() {
+    fn nextest_and_python_get_no_runner() {
         let of = |words: &[&str]| {
             let command: Vec<OsString> = words.iter().map(OsString::from).collect();
             environment(Path::new("/run"), &command, &|_| None).0.len()
@@ -177,6 +186,8 @@ mod tests {
         assert_eq!(of(&["cargo", "test"]), 2);
         assert_eq!(of(&["cargo", "+nightly", "nextest", "run"]), 0);
         assert_eq!(of(&["/bin/cargo-nextest", "nextest", "run"]), 0);
+        assert_eq!(of(&["/v/bin/python3.14", "-m", "pytest"]), 0);
+        assert_eq!(of(&["make", "test"]), 2);
     }
 
     #[test]
