@@ -21,8 +21,9 @@ watch: the command's own; 124 when a limit ended it, 11 for --fail-on-leak.";
 
 /// Says why a test run hangs.
 ///
-/// hangscope reads a Python process tree from outside, without stopping or changing it, works out who waits
-/// for whom and who holds it, and names the cause with evidence and a remedy.
+/// hangscope reads a tree of processes (Python, Rust, C) from outside, works out who waits for whom and who holds it, and
+/// names the cause with evidence and a remedy. It changes nothing in them; where native stacks are needed it stops a process
+/// for some milliseconds (`dump --no-native`: never).
 #[derive(Debug, Parser)]
 #[command(name = "hangscope", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {

@@ -299,7 +299,7 @@ impl<'a, 'c> Look<'a, 'c> {
                     None => Enders::World,
                 };
             }
-            WaitKind::SharedFutex if wait.timed == Some(false) => {
+            WaitKind::SharedFutex if wait.timed == Some(false) && process.python.is_some() => {
                 return Enders::Any {
                     threads: Vec::new(),
                     processes: self.pythons.clone(),

@@ -13,6 +13,18 @@ pub(super) fn next<'c>(
 ) -> Option<(How, &'c Thread)> {
     let (how, of_pool): (How, fn(&Thread) -> bool) = match wait.call.as_ref()?.untrusted() {
         "thread::scope" => (How::Scope, |_| true),
+        // A scope that was inlined parks, too; and whoever should unpark it may be the one that waits.
+        "thread::park" => {
+            let mut others = process.threads.iter();
+            let waits = |other: &&Thread| {
+                let call = other.wait.as_ref().and_then(|wait| wait.call.as_ref());
+                other.key != thread.key
+                    && !case::idles_in_pool(other)
+                    && is_stuck(other)
+                    && call.is_some_and(|call| call.untrusted() != "thread::park")
+            };
+            return others.find(waits).map(|other| (How::Might, other));
+        }
         "tokio block_on" => (How::Pool, is_tokio_worker),
         "tokio runtime's end" => (How::Pool, is_tokio_thread),
         "rayon job" => (How::Pool, is_rayon_worker),

@@ -23,10 +23,10 @@ fn run(python: &Path, scene: &str, library: &Path) -> Program {
 }
 
 /// A default dump, repeated until it has a finding: `READY` comes just before the call.
-fn first_finding(program: &mut Program, id: &str) -> (Run, Finding) {
+fn first_finding(program: &mut Program, id: &str, options: &[&str]) -> (Run, Finding) {
     let mut last = None;
     for _ in 0..10 {
-        let run = dump_with(program.pid(), &[]);
+        let run = dump_with(program.pid(), options);
         program.must_be_alive();
         let report = run.report();
         let found = report.analysis.findings.iter().find(|one| one.id == id);
@@ -40,7 +40,7 @@ fn first_finding(program: &mut Program, id: &str) -> (Run, Finding) {
 
 /// The finding names the function, in its sentence and with the stack as evidence.
 fn check_named(program: &mut Program, function: &str) {
-    let (run, finding) = first_finding(program, GIL_HELD);
+    let (run, finding) = first_finding(program, GIL_HELD, &[]);
     let title = finding.title.untrusted();
     assert!(title.contains(&format!(", in {function} (")), "{title}");
     let of_native = |part: &hangscope::model::Evidence| {
@@ -117,7 +117,8 @@ fn numpy_with_the_gil() {
         return;
     };
     let mut program = run(&python, "sort", Path::new("-"));
-    let (_, finding) = first_finding(&mut program, GIL_HELD);
+    // A sort takes a second or two; the looks are to fall into one.
+    let (_, finding) = first_finding(&mut program, GIL_HELD, &["--interval", "50ms"]);
     let title = finding.title.untrusted();
     assert!(title.contains("of _multiarray_umath."), "{title}");
 }

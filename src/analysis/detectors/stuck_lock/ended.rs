@@ -24,6 +24,12 @@ pub(super) fn judge_all(case: &Case<'_>, process: &Process) -> Vec<Finding> {
         .collect()
 }
 
+const REMEDY: &str = "take the lock with `with`, so that it is given back however the block ends. If this process was forked, \
+                      the holder may be a thread of the parent, which a fork does not copy: start processes by `spawn` or \
+                      `forkserver`, or fork before there are threads";
+const NATIVE_REMEDY: &str = "unlock it on every path out of the thread (pthread_cleanup_push, a guard object), or make it robust \
+                             (pthread_mutexattr_setrobust), so that who waits is told";
+
 /// The lock that a thread waits for and whose owner is no thread of the process any more.
 fn abandoned(thread: &Thread) -> Option<&Key> {
     let wait = thread.wait.as_ref()?;
@@ -129,10 +135,7 @@ fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Find
             "its owner is a thread of native code that has left Python for now and comes back to release it".to_owned()
         }
         .into(),
-        remedy: "take the lock with `with`, so that it is given back however the block ends. If this process was forked, the \
-                 holder may be a thread of the parent, which a fork does not copy: start processes by `spawn` or \
-                 `forkserver`, or fork before there are threads"
-            .into(),
+        remedy: if by_native { NATIVE_REMEDY } else { REMEDY }.into(),
         signature: signature::signature(ID, &[waiter]),
     })
 }

@@ -546,7 +546,7 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
         let said = said(
             "lock-held-at-fork",
             "",
-            "start processes before threads, use the spawn or forkserver start method, or re-initialize the lock in the child (os.register_at_fork)",
+            "start processes before threads; in Python use the spawn or forkserver start method, or re-initialize the lock in the child (os.register_at_fork); in C call nothing but async-signal-safe functions between fork and exec",
         );
         let mut root = Root::new(
             &said,

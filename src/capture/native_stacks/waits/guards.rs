@@ -6,7 +6,7 @@ use super::shapes::Primitive;
 use crate::capture::memory::CachedMemory;
 use crate::capture::native::{Cleanup, Symbolizer, cleanup};
 use crate::model::{Foreign, NativeFrame, Thread, Tid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most frames of one thread, and of all, whose landing pads are followed.
 const MAX_FRAMES: usize = 64;
@@ -33,6 +33,9 @@ pub(super) struct Owning {
     pub(super) frame: usize,
     pub(super) kinds: Vec<Kind>,
     addresses: Vec<u64>,
+    /// It owns guards itself, as far as can be told, and no collection of them: one that is about to lock another lock to put
+    /// its guard into such a collection owns others of that kind.
+    pub(super) singly: bool,
 }
 
 impl Owning {
@@ -56,13 +59,26 @@ impl Owning {
     }
 }
 
+/// Frames that own guards.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    pub(super) frames: BTreeMap<Tid, Vec<Owning>>,
+    /// Threads of which each of the program's own functions has a landing pad at the call that it is in: what they own is known.
+    /// A call that cannot unwind has none, whatever its function owns.
+    pub(super) known: BTreeSet<Tid>,
+    /// The program unwinds: some of its functions have landing pads.
+    pub(super) unwinds: bool,
+}
+
 /// All frames of the given threads that own guards.
 pub(super) fn owning(
     threads: &[Thread],
     unwound: &BTreeMap<Tid, Unwound>,
     memory: &CachedMemory<'_>,
     symbols: &mut Symbolizer<'_>,
-) -> BTreeMap<Tid, Vec<Owning>> {
+) -> Owners {
+    let mut known = BTreeSet::new();
+    let mut unwinds = false;
     let mut left = MAX_IN_ALL;
     let mut found = BTreeMap::new();
     for thread in threads {
@@ -73,6 +89,7 @@ pub(super) fn owning(
         let functions: Vec<&NativeFrame> =
             stack.frames.iter().filter(|frame| !frame.inlined).collect();
         let mut owners = Vec::new();
+        let (mut own_frames, mut padded) = (0, 0);
         for (at, (physical, function)) in unwound.walk.frames.iter().zip(functions).enumerate() {
             if at >= MAX_FRAMES || left == 0 {
                 break;
@@ -86,10 +103,25 @@ pub(super) fn owning(
                 in_drops,
                 addresses,
             } = cleanup(physical, memory, symbols).unwrap_or_default();
+            if !function.is_library() && function.function_name().contains("::") {
+                own_frames += 1;
+                padded += usize::from(!calls.is_empty());
+                unwinds |= !calls.is_empty();
+            }
+            let all = || calls.iter().chain(&in_drops).map(Foreign::untrusted);
+            let direct = calls.iter().any(|call| drops_guard(call.untrusted()));
+            let frees = calls
+                .iter()
+                .any(|call| call.untrusted().contains("__rust_dealloc"));
             let mut kinds: Vec<Kind> = calls
                 .iter()
+                .filter(|call| !collects_guards(call.untrusted()))
                 .filter_map(|call| kind(call.untrusted()))
                 .collect();
+            // Whose guards are in a value that is dropped as a whole may own any number.
+            let released = !kinds.is_empty() && !frees;
+            let singly =
+                initialises(function) || (!all().any(collects_guards) && (direct || released));
             // What takes locks itself on its way releases those.
             let takes = |call: &Foreign| call.untrusted().contains("lock_");
             if kinds.is_empty() && !in_drops.iter().any(takes) {
@@ -113,14 +145,49 @@ pub(super) fn owning(
                     frame: at,
                     kinds,
                     addresses,
+                    singly,
                 });
             }
+        }
+        let waits = thread.wait.is_some() && !stack.moved;
+        if waits && own_frames > 0 && own_frames == padded {
+            known.insert(thread.tid);
         }
         if !owners.is_empty() {
             found.insert(thread.tid, owners);
         }
     }
-    found
+    Owners {
+        frames: found,
+        known,
+        unwinds,
+    }
+}
+
+/// Whether a function drops a guard, or a value that is one or none.
+fn drops_guard(function: &str) -> bool {
+    function.contains("drop_in_place") && function.contains("Guard<") && !collects_guards(function)
+}
+
+/// Whether a function drops a collection or structure of guards.
+fn collects_guards(function: &str) -> bool {
+    const COLLECTIONS: [&str; 9] = [
+        "Vec<",
+        "VecDeque<",
+        "BTreeMap<",
+        "BTreeSet<",
+        "HashMap<",
+        "LinkedList<",
+        "SmallVec<",
+        "Box<[",
+        "<[",
+    ];
+    // What the guard protects may be a collection.
+    let outer = function
+        .split_once("Guard<")
+        .map(|(outer, _)| outer)
+        .unwrap_or_default();
+    COLLECTIONS.iter().any(|name| outer.contains(name))
 }
 
 /// The guard that a function drops or releases.
@@ -180,11 +247,25 @@ mod tests {
     }
 
     #[test]
+    fn collections_of_guards_are_told_from_guards_of_collections() {
+        assert!(collects_guards(
+            "core::ptr::drop_in_place::<alloc::vec::Vec<std::sync::MutexGuard<u32>>>"
+        ));
+        let of_collection =
+            "core::ptr::drop_in_place::<std::sync::MutexGuard<alloc::vec::Vec<u32>>>";
+        assert!(!collects_guards(of_collection) && drops_guard(of_collection));
+        assert!(!collects_guards(
+            "core::ptr::drop_in_place::<alloc::vec::Vec<u32>>"
+        ));
+    }
+
+    #[test]
     fn a_static_is_named_by_the_code() {
         let owning = Owning {
             frame: 0,
             kinds: vec![Kind::Mutex],
             addresses: vec![0x1004],
+            singly: true,
         };
         assert!(owning.names(0x1000) && !owning.names(0x2000));
         assert!(owning.keeps_out(Primitive::StdMutex) && !owning.keeps_out(Primitive::StdRead));

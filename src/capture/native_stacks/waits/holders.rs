@@ -3,7 +3,7 @@
 //! only one and a circle closes by it.
 
 use super::super::Unwound;
-use super::guards::Owning;
+use super::guards::{Owners, Owning};
 use super::scan::{self, Hit};
 use super::shapes::Primitive;
 use super::{Owner, Waiter};
@@ -20,7 +20,7 @@ pub(super) fn find(
     process: &mut Process,
     waiters: &[Waiter],
     unwound: &BTreeMap<Tid, Unwound>,
-    owning: &BTreeMap<Tid, Vec<Owning>>,
+    owners: &Owners,
     namespace: &NamespaceIds,
 ) {
     let by_inner: BTreeMap<Tid, Tid> = process
@@ -36,6 +36,7 @@ pub(super) fn find(
     let locks: Vec<u64> = unnoted.into_iter().collect();
     let hits = scan::hits(&locks, unwound);
     let mut suspects: BTreeMap<Tid, Vec<Holder>> = BTreeMap::new();
+    let mut doubtful: BTreeSet<Tid> = BTreeSet::new();
     for waiter in waiters {
         if let Owner::Thread(inner) = waiter.lock.owner {
             let owner = by_inner.get(&inner).copied();
@@ -53,17 +54,30 @@ pub(super) fn find(
                 .map_or(&[][..], Vec::as_slice),
             all_hits: &hits,
             locks: &locks,
-            owning,
+            owning: &owners.frames,
+            known: &owners.known,
             waiting: waiting_for(waiters, waiter.lock.address),
         };
-        let owners = look.owners();
-        if owners.is_empty() {
-            suspects.insert(waiter.tid, look.suspects());
+        let holding = look.owners();
+        if holding.is_empty() {
+            let found = look.suspects();
+            let guardless = |holder: &Holder| {
+                let thread = holder.thread.as_ref().and_then(Key::tid);
+                thread.is_none_or(|tid| owners.unwinds && !look.owns(tid))
+            };
+            if found.iter().any(guardless) {
+                doubtful.insert(waiter.tid);
+            }
+            suspects.insert(waiter.tid, found);
         } else {
-            with_wait(process, waiter.tid, |wait| wait.holders = owners);
+            with_wait(process, waiter.tid, |wait| wait.holders = holding);
         }
     }
-    let believed = closing_circles(process, &suspects);
+    let mut believed = closing_circles(process, &suspects);
+    // Of those that have no guard a reference says nothing.
+    if believed.iter().any(|tid| doubtful.contains(tid)) {
+        believed.clear();
+    }
     for (tid, mut found) in suspects {
         with_wait(process, tid, |wait| {
             if believed.contains(&tid) {
@@ -95,6 +109,8 @@ struct Look<'l> {
     /// All locks that are waited for and do not note who has them.
     locks: &'l [u64],
     owning: &'l BTreeMap<Tid, Vec<Owning>>,
+    /// Threads of which it is known what guards they own.
+    known: &'l BTreeSet<Tid>,
     /// Threads that wait for the same lock.
     waiting: BTreeSet<Tid>,
 }
@@ -140,7 +156,7 @@ impl Look<'_> {
             .iter()
             .filter(|lock| **lock != self.waiter.lock.address && refers(lock))
             .count();
-        owning.frame >= self.waiter.physical && owning.kinds.len() > others
+        owning.singly && owning.frame >= self.waiter.physical && owning.kinds.len() > others
     }
 
     /// Whether a guard of this frame is that of the lock: its code names it, or the frame has a word like it.
@@ -163,7 +179,10 @@ impl Look<'_> {
 
     /// The waiter itself, where it owns a guard of that kind and no other thread has a trace of the lock.
     fn itself(&self) -> Option<Holder> {
-        let alone = self.hits.iter().all(|hit| self.waiting.contains(&hit.tid));
+        let alone = self
+            .hits
+            .iter()
+            .all(|hit| self.waiting.contains(&hit.tid) || self.has_no_guard(hit.tid));
         // Nothing on a stack need refer to a static.
         let refers = self.hits.iter().any(|hit| hit.exact);
         let mut owners = self.owning.get(&self.waiter.tid)?.iter();
@@ -194,6 +213,20 @@ impl Look<'_> {
         Some(Holder {
             place: None,
             ..holder
+        })
+    }
+
+    /// Whether landing pads show that a thread owns no guard that would keep the waiter out, whatever it refers to.
+    fn has_no_guard(&self, tid: Tid) -> bool {
+        self.known.contains(&tid) && !self.owns(tid)
+    }
+
+    /// Whether a thread owns a guard that would keep the waiter out, of whatever lock it is.
+    fn owns(&self, tid: Tid) -> bool {
+        self.owning.get(&tid).is_some_and(|owners| {
+            owners
+                .iter()
+                .any(|owning| owning.keeps_out(self.waiter.shape.primitive))
         })
     }
 

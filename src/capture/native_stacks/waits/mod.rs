@@ -43,6 +43,10 @@ pub(super) fn tell(
             continue;
         };
         wait.call = Some(Foreign::from(shape.call));
+        // Other processes may hold or signal it, and are not known.
+        if wait.kind == WaitKind::SharedFutex {
+            continue;
+        }
         let lock = objects::lock(shape.primitive, wait, memory);
         let address = lock.map_or(wait.address, |lock| Some(Addr(lock.address)));
         if let Some(address) = address.filter(|_| !shape.type_name.is_empty()) {
@@ -66,7 +70,7 @@ pub(super) fn tell(
         .any(|waiter| !matches!(waiter.lock.owner, Owner::Thread(_)));
     let owning = match any_unnoted {
         true => guards::owning(&process.threads, unwound, memory, symbols),
-        false => BTreeMap::new(),
+        false => guards::Owners::default(),
     };
     holders::find(process, &waiters, unwound, &owning, namespace);
 }

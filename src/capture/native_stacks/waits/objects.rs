@@ -27,6 +27,11 @@ const MUTEX_OWNER: u64 = 8;
 /// `struct __pthread_rwlock_arch_t` of glibc (`struct_rwlock.h`, LP64).
 const RWLOCK_READERS: u64 = 0;
 const RWLOCK_WRITER: u64 = 24;
+const RWLOCK_PADS: [u64; 2] = [16, 20];
+const RWLOCK_SHARED: u64 = 28;
+const RWLOCK_FLAGS: u64 = 48;
+/// The last kind of lock (`PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP`).
+const RWLOCK_MOST_FLAGS: u32 = 2;
 /// Fields of it that threads wait on: `__readers`, `__wrphase_futex`, `__writers_futex`.
 const RWLOCK_FUTEXES: [u64; 3] = [8, 12, 0];
 /// Readers are counted from this bit of `__readers` on (`PTHREAD_RWLOCK_READER_SHIFT`).
@@ -75,6 +80,14 @@ fn pthread_rwlock(futex: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
     // Which field the thread waits on shows by what then lies where the others are: a writer is a thread's id or none.
     RWLOCK_FUTEXES.into_iter().find_map(|field| {
         let address = futex.checked_sub(field)?;
+        let word = |offset: u64| memory.u32(address.checked_add(offset)?).ok();
+        let plausible = word(RWLOCK_PADS[0])? == 0
+            && word(RWLOCK_PADS[1])? == 0
+            && word(RWLOCK_SHARED)? <= 1
+            && word(RWLOCK_FLAGS)? <= RWLOCK_MOST_FLAGS;
+        if !plausible {
+            return None;
+        }
         let readers = memory.u32(address.checked_add(RWLOCK_READERS)?).ok()?;
         let readers = readers >> RWLOCK_READER_SHIFT;
         let owner = match owner(memory, address.checked_add(RWLOCK_WRITER)?) {
