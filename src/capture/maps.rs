@@ -101,6 +101,13 @@ pub(crate) fn regions(pid: Pid, tid: Tid) -> Vec<Region> {
     regions.collect()
 }
 
+/// The range that an address is in, of ranges in order.
+pub(crate) fn region_at(regions: &[Region], address: u64) -> Option<&Region> {
+    let after = regions.partition_point(|region| region.start <= address);
+    let region = regions.get(after.checked_sub(1)?)?;
+    (address < region.end).then_some(region)
+}
+
 /// What memory is at addresses that processes may share: device, inode and offset, the same in each of them.
 pub(crate) fn shared_memory(pid: Pid, tid: Tid, addresses: &[u64]) -> BTreeMap<u64, Foreign> {
     if addresses.is_empty() {

@@ -1,6 +1,6 @@
 //! What is copied of a process while it is stopped: registers and the used part of each stack.
 
-use crate::capture::maps::Region;
+use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, PAGE, Range};
 use crate::capture::stop::{Held, Stop};
 use crate::model::{Pid, Tid};
@@ -106,9 +106,7 @@ fn readable_start(memory: &dyn Memory, range: Range) -> Vec<u8> {
 
 /// Start and length of the part of a stack that is in use.
 fn used_stack(stack_pointer: u64, regions: &[Region]) -> (u64, u64) {
-    let after = regions.partition_point(|region| region.start <= stack_pointer);
-    let region = after.checked_sub(1).and_then(|at| regions.get(at));
-    let Some(region) = region.filter(|region| stack_pointer < region.end) else {
+    let Some(region) = region_at(regions, stack_pointer) else {
         return (stack_pointer, 0);
     };
     let start = stack_pointer.saturating_sub(RED_ZONE).max(region.start);

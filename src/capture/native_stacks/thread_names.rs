@@ -2,7 +2,7 @@
 //! the thread (`std::thread::Thread`), which the thread's own data points to (`CURRENT` in `std::thread::current`), above its stack.
 
 use super::Unwound;
-use crate::capture::maps::Region;
+use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, Range};
 use crate::model::{Foreign, Thread, Tid};
 use std::collections::BTreeMap;
@@ -34,16 +34,10 @@ pub(super) fn complete(
             .and_then(|unwound| unwound.walk.frames.first())
             .map(|frame| frame.sp);
         thread.full_name = pointer
-            .and_then(|pointer| region_of(regions, pointer))
+            .and_then(|pointer| region_at(regions, pointer))
             .and_then(|stack| name(memory, stack, thread.name.untrusted(), regions))
             .map(Foreign::from);
     }
-}
-
-fn region_of(regions: &[Region], address: u64) -> Option<&Region> {
-    let after = regions.partition_point(|region| region.start <= address);
-    let region = regions.get(after.checked_sub(1)?)?;
-    (address < region.end).then_some(region)
 }
 
 /// The name that begins with `comm` and that a structure has which this stack's outer end points to.
@@ -58,7 +52,7 @@ fn name(memory: &dyn Memory, stack: &Region, comm: &str, regions: &[Region]) -> 
         .pop()?
         .ok()?;
     let kept: Vec<Range> = words(&own)
-        .filter(|word| word % 8 == 0 && region_of(regions, *word).is_some())
+        .filter(|word| word % 8 == 0 && region_at(regions, *word).is_some())
         .map(|address| Range {
             address,
             length: KEPT,
@@ -74,7 +68,7 @@ fn name(memory: &dyn Memory, stack: &Region, comm: &str, regions: &[Region]) -> 
             pairs
         })
         .filter(|(address, length)| {
-            (COMM as u64 + 1..=MAX_NAME).contains(length) && region_of(regions, *address).is_some()
+            (COMM as u64 + 1..=MAX_NAME).contains(length) && region_at(regions, *address).is_some()
         })
         .map(|(address, length)| Range {
             address,

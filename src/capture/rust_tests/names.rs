@@ -8,7 +8,7 @@
 //! symbols nor a run of the binary with `--list` are needed; the latter would run its static constructors, and all of
 //! a program that only looks like a libtest binary. Seen in debug and release builds of Rust 1.95.
 
-use crate::capture::maps::Region;
+use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, PAGE, Range};
 use crate::model::{Pid, Tid};
 use std::fs;
@@ -63,8 +63,7 @@ pub(super) fn test_of(
         return Said::Nothing;
     }
     let present = stack_pointer(pid, tid).and_then(|pointer| {
-        let mut all = regions.iter();
-        let region = all.find(|region| (region.start..region.end).contains(&pointer))?;
+        let region = region_at(regions, pointer)?;
         Some((pointer & !7, region.end))
     });
     let said = present.map(|stack| said_by(memory, stack, comm, regions));
@@ -109,9 +108,8 @@ fn own_name(
 ) -> Option<String> {
     let words = words_of(memory, from.max(end.saturating_sub(OWN_DATA)), end).ok()?;
     let is_mapped = |address: u64| {
-        let after = regions.partition_point(|region| region.start <= address);
-        let region = after.checked_sub(1).and_then(|at| regions.get(at));
-        region.is_some_and(|region| address.saturating_add(INNER) <= region.end)
+        region_at(regions, address)
+            .is_some_and(|region| address.saturating_add(INNER) <= region.end)
     };
     let heads: Vec<Range> = words
         .iter()
