@@ -1,6 +1,6 @@
 //! Processes.
 
-use super::{EventLoop, Foreign, Interpreter, Key, Pid, PythonRuntime, Thread, ThreadKind};
+use super::{EventLoop, Foreign, Interpreter, Key, Pid, PythonRuntime, Thread, ThreadKind, Tid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -115,14 +115,25 @@ impl Process {
     /// The thread with this key.
     #[must_use]
     pub fn thread(&self, key: &Key) -> Option<&Thread> {
-        // The kernel lists threads by id as a rule, and who looks up each of thousands is glad of it.
-        let near = key.tid().and_then(|tid| {
-            let at = self.threads.binary_search_by_key(&tid, |thread| thread.tid);
-            self.threads.get(at.ok()?)
-        });
+        let near = key.tid().and_then(|tid| self.nearest(tid));
         near.filter(|thread| &thread.key == key)
             .or_else(|| self.threads.iter().find(|thread| &thread.key == key))
     }
+
+    /// The thread with this id.
+    #[must_use]
+    pub fn thread_by_tid(&self, tid: Tid) -> Option<&Thread> {
+        self.nearest(tid)
+            .or_else(|| self.threads.iter().find(|thread| thread.tid == tid))
+    }
+
+    /// The thread with this id, if threads are in order: the kernel lists them so as a rule, and who looks up each of thousands
+    /// is glad of it.
+    fn nearest(&self, tid: Tid) -> Option<&Thread> {
+        let at = self.threads.binary_search_by_key(&tid, |thread| thread.tid);
+        self.threads.get(at.ok()?)
+    }
+
     /// Whether a thread of this process is its leader, on which Python's main thread runs.
     #[must_use]
     pub fn is_led_by(&self, thread: &Thread) -> bool {

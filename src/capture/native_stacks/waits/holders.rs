@@ -233,14 +233,7 @@ impl Look<'_> {
     /// Threads other than those that wait for the lock whose stacks refer to it, the likeliest first.
     fn suspects(&self) -> Vec<Holder> {
         let mut best: BTreeMap<Tid, Hit> = BTreeMap::new();
-        let rank = |hit: &Hit| {
-            let owns = self.owning.get(&hit.tid).is_some_and(|owners| {
-                owners
-                    .iter()
-                    .any(|owning| owning.keeps_out(self.waiter.shape.primitive))
-            });
-            (owns, hit.exact, hit.like_a_guard)
-        };
+        let rank = |hit: &Hit| (self.owns(hit.tid), hit.exact, hit.like_a_guard);
         for hit in self
             .hits
             .iter()
@@ -269,11 +262,7 @@ impl Look<'_> {
     }
 
     fn holder(&self, tid: Tid, frame: usize, by: HolderEvidence) -> Option<Holder> {
-        let thread = self
-            .process
-            .threads
-            .iter()
-            .find(|thread| thread.tid == tid)?;
+        let thread = self.process.thread_by_tid(tid)?;
         let grade = match by {
             HolderEvidence::Reference => Grade::Guessed,
             _ => Grade::Derived,
@@ -296,10 +285,7 @@ fn with_wait(process: &mut Process, tid: Tid, change: impl FnOnce(&mut crate::mo
 
 /// The owner that a mutex notes; a thread that is no more if there is none of that id.
 fn noted(process: &Process, owner: Option<Tid>) -> Holder {
-    let thread = process
-        .threads
-        .iter()
-        .find(|thread| Some(thread.tid) == owner);
+    let thread = owner.and_then(|owner| process.thread_by_tid(owner));
     Holder {
         thread: thread.map(|thread| thread.key.clone()),
         by: HolderEvidence::PthreadMutex,
@@ -341,7 +327,7 @@ fn closing_circles(process: &Process, suspects: &BTreeMap<Tid, Vec<Holder>>) -> 
             };
             return only.thread.as_ref().and_then(Key::tid);
         }
-        let thread = process.threads.iter().find(|thread| thread.tid == tid)?;
+        let thread = process.thread_by_tid(tid)?;
         let wait = thread.wait.as_ref()?;
         if wait.kind == WaitKind::ThreadExit {
             return wait.target.as_ref()?.tid();
