@@ -5,9 +5,9 @@
 //! them run on), and lets go after the reading or after [`MOST`], whichever comes first. It never attaches, which would
 //! send signals, and waits for nothing but the threads that it has seized.
 
+use super::native::Registers;
 use crate::model::{Pid, Tid};
 use nix::errno::Errno;
-use nix::libc::user_regs_struct;
 use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -59,7 +59,7 @@ pub(super) struct Stop {
     /// Threads that stand still.
     pub(super) stopped: BTreeSet<Tid>,
     /// Their registers, if they were asked for.
-    pub(super) registers: BTreeMap<Tid, user_regs_struct>,
+    pub(super) registers: BTreeMap<Tid, Registers>,
     release: Sender<()>,
     tracer: Option<JoinHandle<Held>>,
 }
@@ -142,7 +142,7 @@ enum Seized {
 }
 
 /// Threads that stand still, and their registers.
-type Stopped = (BTreeSet<Tid>, BTreeMap<Tid, user_regs_struct>);
+type Stopped = (BTreeSet<Tid>, BTreeMap<Tid, Registers>);
 
 fn trace(
     pid: Pid,
@@ -195,7 +195,8 @@ fn trace(
     let mut registers = BTreeMap::new();
     if with_registers {
         for tid in &stopped {
-            if let Ok(taken) = ptrace::getregs(NixPid::from_raw(*tid)) {
+            let taken = ptrace::getregs(NixPid::from_raw(*tid)).ok();
+            if let Some(taken) = taken.as_ref().and_then(Registers::stopped) {
                 registers.insert(*tid, taken);
             }
         }

@@ -2,9 +2,9 @@
 
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, PAGE, Range};
+use crate::capture::native::{Registers, StackBytes};
 use crate::capture::stop::{Held, Stop};
 use crate::model::{Pid, Tid};
-use nix::libc::user_regs_struct;
 use std::collections::BTreeMap;
 
 /// Bytes below the stack pointer that a function may use without moving it (System V ABI for x86_64, §3.2.2).
@@ -18,9 +18,9 @@ const MOST_OF_ALL: u64 = 96 << 20;
 /// A thread as it stood.
 #[derive(Debug)]
 pub(super) struct StoppedThread {
-    pub(super) registers: user_regs_struct,
-    /// Where the copied part of its stack begins, and what it holds. Nothing where the stack pointer leads nowhere.
-    pub(super) stack: (u64, Vec<u8>),
+    pub(super) registers: Registers,
+    /// The copied part of its stack: no bytes where the stack pointer leads nowhere.
+    pub(super) stack: StackBytes,
 }
 
 /// A process as it stood.
@@ -41,13 +41,13 @@ pub(super) fn copy<T>(
     pid: Pid,
     memory: &dyn Memory,
     regions: &[Region],
-    meanwhile: impl FnOnce(&BTreeMap<Tid, user_regs_struct>) -> T,
+    meanwhile: impl FnOnce(&BTreeMap<Tid, Registers>) -> T,
 ) -> Result<Copied<T>, String> {
     let mut stop = Stop::begin_with_registers(pid)?;
     let registers = std::mem::take(&mut stop.registers);
     let used: Vec<(u64, u64)> = registers
         .values()
-        .map(|registers| used_stack(stack_pointer(registers), regions))
+        .map(|registers| used_stack(registers.sp, regions))
         .collect();
     let share = share_of_each(&used);
     let ranges: Vec<Range> = used
@@ -64,7 +64,8 @@ pub(super) fn copy<T>(
         .into_iter()
         .zip(ranges.iter().zip(stacks))
         .map(|((tid, registers), (range, bytes))| {
-            let stack = (range.address, bytes);
+            let address = range.address;
+            let stack = StackBytes { address, bytes };
             (tid, StoppedThread { registers, stack })
         })
         .collect();
@@ -121,16 +122,6 @@ fn share_of_each(used: &[(u64, u64)]) -> u64 {
     }
     let threads = u64::try_from(used.len()).unwrap_or(u64::MAX).max(1);
     (MOST_OF_ALL / threads).max(RED_ZONE)
-}
-
-#[cfg(target_arch = "x86_64")]
-pub(super) fn stack_pointer(registers: &user_regs_struct) -> u64 {
-    registers.rsp
-}
-
-#[cfg(target_arch = "aarch64")]
-pub(super) fn stack_pointer(registers: &user_regs_struct) -> u64 {
-    registers.sp
 }
 
 #[cfg(test)]

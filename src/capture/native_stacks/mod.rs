@@ -19,8 +19,7 @@ use crate::model::{
     Addr, Foreign, Gap, GapKind, Grade, NativeFrame, NativeStack, Pause, Process, RuntimeKind,
     Thread, ThreadKind, Tid,
 };
-use copy::{Copied, stack_pointer};
-use nix::libc::user_regs_struct;
+use copy::{Copied, StoppedThread};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -85,7 +84,7 @@ pub(super) fn add(
     let copied = match no_stop {
         true => None,
         false => {
-            let meanwhile = |registers: &BTreeMap<Tid, user_regs_struct>| {
+            let meanwhile = |registers: &BTreeMap<Tid, Registers>| {
                 running_evaluations(process, python, &memory, registers)
             };
             match copy::copy(process.pid, &memory, &regions, meanwhile) {
@@ -211,17 +210,17 @@ fn running_evaluations(
     process: &Process,
     python: Option<&PythonProcess>,
     memory: &ProcessMemory,
-    registers: &BTreeMap<Tid, user_regs_struct>,
+    registers: &BTreeMap<Tid, Registers>,
 ) -> Evaluations {
     let Some(python) = python else {
         return Evaluations::new();
     };
     let cached = CachedMemory::new(memory);
     let runs = |thread: &&Thread| {
-        let Some(registers) = registers.get(&thread.tid).and_then(Registers::stopped) else {
-            return false;
-        };
-        !thread.python.is_empty() && !is_where_it_was(thread, registers.sp, registers.pc)
+        let registers = registers.get(&thread.tid);
+        registers.is_some_and(|registers| {
+            !thread.python.is_empty() && !is_where_it_was(thread, registers.sp, registers.pc)
+        })
     };
     process
         .threads
@@ -276,16 +275,12 @@ fn after_stop(
     let Copied { threads, more, .. } = copied;
     let mut unwound = BTreeMap::new();
     for (tid, stopped) in threads {
-        let (Some(registers), Some(thread)) = (
-            Registers::stopped(&stopped.registers),
-            process.threads.iter().find(|thread| thread.tid == tid),
-        ) else {
+        let Some(thread) = process.thread_by_tid(tid) else {
             continue;
         };
-        let (address, bytes) = stopped.stack;
-        let stack = StackBytes { address, bytes };
+        let StoppedThread { registers, stack } = stopped;
         let walk = unwinder.unwind(&registers, std::slice::from_ref(&stack), live);
-        let at_rest = is_where_it_was(thread, stack_pointer(&stopped.registers), registers.pc);
+        let at_rest = is_where_it_was(thread, registers.sp, registers.pc);
         // One that ran has moved only if something is known that it has moved from.
         let moved = !at_rest
             && match more.get(&tid) {
