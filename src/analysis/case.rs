@@ -95,7 +95,7 @@ impl<'a> Case<'a> {
         Some(case)
     }
 
-    /// Whether any thread of any process was found in a Python interpreter.
+    /// Whether any thread of any process has a stack, of Python or a native one.
     pub(super) fn has_stacks(&self) -> bool {
         self.samples
             .iter()

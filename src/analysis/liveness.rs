@@ -43,7 +43,7 @@ impl Liveness {
             // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
             let caught = process.python.is_some() && case.waking_signal(process).is_some();
             for thread in &process.threads {
-                let told = is_native(process) && may_be_told(process, thread);
+                let told = process.is_known_native() && may_be_told(process, thread);
                 let by = if (caught || told) && !case::is_bystander(thread) {
                     Enders::World
                 } else {
@@ -132,11 +132,6 @@ fn known_peer(file: &Descriptor) -> Option<&Peer> {
     let peer = file.peer.as_ref()?;
     let anybody = !peer.processes.is_empty() || !peer.own.is_empty();
     anybody.then_some(peer)
-}
-
-/// A program other than Python whose native stacks are known.
-fn is_native(process: &Process) -> bool {
-    process.python.is_none() && process.threads.iter().any(|thread| thread.native.is_some())
 }
 
 /// Whether a signal handler may tell the thread to go on: not where it waits for a lock, a thread or a child, nor for what

@@ -180,7 +180,7 @@ fn forget_missing_stacks(report: &mut Report) {
     let now_known: BTreeSet<Key> = last
         .processes
         .iter()
-        .filter(|process| process.threads.iter().any(|thread| thread.native.is_some()))
+        .filter(|process| process.has_native_stacks())
         .map(|process| process.key.clone())
         .collect();
     for sample in &mut report.samples {

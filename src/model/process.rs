@@ -134,6 +134,18 @@ impl Process {
         self.threads.get(at.ok()?)
     }
 
+    /// Whether any thread's native stack is known.
+    #[must_use]
+    pub fn has_native_stacks(&self) -> bool {
+        self.threads.iter().any(|thread| thread.native.is_some())
+    }
+
+    /// Whether it is a program other than Python that can be judged, by its native stacks.
+    #[must_use]
+    pub fn is_known_native(&self) -> bool {
+        self.python.is_none() && self.has_native_stacks()
+    }
+
     /// Whether a thread of this process is its leader, on which Python's main thread runs.
     #[must_use]
     pub fn is_led_by(&self, thread: &Thread) -> bool {

@@ -76,7 +76,7 @@ impl Detector for Unanswered {
         let mut findings: Vec<Finding> = Vec::new();
         let mut told: BTreeSet<&Key> = BTreeSet::new();
         let mut judged: BTreeSet<Pid> = BTreeSet::new();
-        let known = |process: &&Process| process.python.is_some() || has_native_stacks(process);
+        let known = |process: &&Process| process.python.is_some() || process.is_known_native();
         for process in case.judgeable().filter(known) {
             // What hangs below a process that hangs is part of the same.
             if ancestors(case, process).any(|pid| judged.contains(&pid)) {
@@ -107,11 +107,6 @@ impl Detector for Unanswered {
     }
 }
 
-/// A program other than Python that can be judged by its native stacks.
-fn has_native_stacks(process: &Process) -> bool {
-    process.python.is_none() && process.threads.iter().any(|thread| thread.native.is_some())
-}
-
 fn root_of(finding: &Finding) -> &Key {
     finding.blockers.last().unwrap_or(&finding.waiter)
 }
@@ -133,7 +128,7 @@ fn start<'c>(case: &Case<'_>, process: &'c Process, told: &BTreeSet<&Key>) -> Op
         .threads
         .iter()
         .any(|thread| told.contains(&thread.key));
-    let read = !process.interpreters.is_empty() || has_native_stacks(process);
+    let read = !process.interpreters.is_empty() || process.is_known_native();
     if is_told || !read {
         return None;
     }
