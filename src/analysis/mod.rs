@@ -17,12 +17,11 @@ mod wait_graph;
 mod wording;
 
 use crate::model::{
-    Analysis, Certainty, Finding, Inconclusive, Key, Run, RuntimeKind, Snapshot, Trigger, Verdict,
+    Analysis, Certainty, Finding, Inconclusive, Run, RuntimeKind, Snapshot, Trigger, Verdict,
 };
 use case::Case;
 use detectors::{DETECTORS, Outcome};
 pub use native_need::in_need_of_native_stacks;
-use std::collections::BTreeSet;
 
 /// Analyzes the samples of one report. The trigger matters where a cause is only possible: it is worth telling when the
 /// run is over its limit, and not when nobody complains. The run says what in the processes is hangscope's own.
@@ -48,10 +47,9 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
             }),
         }
     }
-    let findings = in_their_own_words(findings);
     // What keeps a main thread waiting, which is where a test runs, comes before what others were left with. Detectors come
     // most specific first; the sort keeps that order among equals.
-    let mut findings = roots::one_each(findings);
+    let mut findings = roots::one_each(roots::without_general(findings));
     findings.sort_by_key(|finding| {
         let counts = finding.certainty > Certainty::Possible;
         let at_main = concerns_a_main_thread(&case, finding);
@@ -64,39 +62,6 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
         progress: case.progress.values().cloned().collect(),
         inconclusive,
     }
-}
-
-/// Causes that tell why tasks are not called off or woken. That what such a task waits for never comes is found, too, and says
-/// less.
-const OF_TASKS: [&str; 3] = [
-    "cancel-stopped-by-shield",
-    "cancel-waits-for-thread",
-    "event-loops-at-standstill",
-];
-
-fn in_their_own_words(findings: Vec<Finding>) -> Vec<Finding> {
-    let of_tasks = |finding: &Finding| OF_TASKS.contains(&finding.id.as_str());
-    let told: BTreeSet<Key> = findings
-        .iter()
-        .filter(|finding| of_tasks(finding) && finding.certainty > Certainty::Possible)
-        .map(|finding| finding.waiter.of_process())
-        .collect();
-    let of_one_process = |finding: &Finding| {
-        let process = finding.waiter.of_process();
-        finding
-            .blockers
-            .iter()
-            .all(|blocker| blocker.of_process() == process)
-    };
-    let general = |finding: &Finding| {
-        detectors::is_general(&finding.id)
-            && of_one_process(finding)
-            && told.contains(&finding.waiter.of_process())
-    };
-    findings
-        .into_iter()
-        .filter(|finding| of_tasks(finding) || !general(finding))
-        .collect()
 }
 
 fn concerns_a_main_thread(case: &Case<'_>, finding: &Finding) -> bool {

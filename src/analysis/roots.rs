@@ -1,6 +1,40 @@
 //! One finding a root: several detectors may see the same hang from different ends.
 
-use crate::model::{Finding, Key};
+use super::detectors;
+use crate::model::{Certainty, Finding, Key};
+use std::collections::BTreeSet;
+
+/// Causes that tell why tasks are not called off or woken. That what such a task waits for never comes is found, too, and says
+/// less.
+const OF_TASKS: [&str; 3] = [
+    "cancel-stopped-by-shield",
+    "cancel-waits-for-thread",
+    "event-loops-at-standstill",
+];
+
+/// Leaves out what general detectors say of a process of whose tasks a special one tells why they do not go on.
+pub(super) fn without_general(findings: Vec<Finding>) -> Vec<Finding> {
+    let told: BTreeSet<Key> = findings
+        .iter()
+        .filter(|finding| {
+            OF_TASKS.contains(&finding.id.as_str()) && finding.certainty > Certainty::Possible
+        })
+        .map(|finding| finding.waiter.of_process())
+        .collect();
+    let said_better = |finding: &Finding| {
+        let process = finding.waiter.of_process();
+        detectors::is_general(&finding.id)
+            && told.contains(&process)
+            && finding
+                .blockers
+                .iter()
+                .all(|blocker| blocker.of_process() == process)
+    };
+    findings
+        .into_iter()
+        .filter(|finding| !said_better(finding))
+        .collect()
+}
 
 /// Keeps, of findings about one hang, the one that is nearest to its root; the threads of the others are affected by it.
 /// Findings come most specific first.
@@ -9,7 +43,7 @@ pub(super) fn one_each(findings: Vec<Finding>) -> Vec<Finding> {
     for finding in findings {
         let same_root = kept
             .iter_mut()
-            .find(|first| first.id != finding.id && root_of(first) == root_of(&finding));
+            .find(|first| first.id != finding.id && first.root() == finding.root());
         match same_root {
             Some(first) => absorb(first, finding),
             None => kept.push(finding),
@@ -34,14 +68,9 @@ pub(super) fn one_each(findings: Vec<Finding>) -> Vec<Finding> {
     kept
 }
 
-/// The last one that waits.
-fn root_of(finding: &Finding) -> &Key {
-    finding.blockers.last().unwrap_or(&finding.waiter)
-}
-
 /// Whether what one finding takes for the root waits in turn, as the other one says, and no less surely.
 fn goes_deeper(other: &Finding, finding: &Finding) -> bool {
-    let root = root_of(finding);
+    let root = finding.root();
     let on_the_way = other.blockers.iter().rev().skip(1);
     let mut waiting = on_the_way.chain(&other.affected).chain([&other.waiter]);
     other.id != finding.id && other.certainty >= finding.certainty && waiting.any(|key| key == root)
@@ -65,7 +94,7 @@ fn absorb(kept: &mut Finding, other: Finding) {
 
 #[cfg(test)]
 mod tests {
-    use super::one_each;
+    use super::{one_each, without_general};
     use crate::model::{Certainty, Finding, Key};
 
     fn finding(
@@ -95,6 +124,20 @@ mod tests {
             .into_iter()
             .map(|finding| (finding.id, finding.affected.len()))
             .collect()
+    }
+
+    #[test]
+    fn why_tasks_do_not_go_on_is_told_without_what_they_wait_for() {
+        let left = |certainty, id: &str, process: i32| {
+            let special = finding("cancel-stopped-by-shield", certainty, 1, &[], &[]);
+            let mut other = finding(id, Certainty::Certain, 1, &[2], &[]);
+            other.waiter = Key::process(process, 1).thread(process);
+            without_general(vec![special, other]).len()
+        };
+        assert_eq!(left(Certainty::Probable, "event-never-set", 1), 1);
+        assert_eq!(left(Certainty::Possible, "event-never-set", 1), 2);
+        assert_eq!(left(Certainty::Probable, "deadlock", 1), 2);
+        assert_eq!(left(Certainty::Probable, "event-never-set", 9), 2);
     }
 
     #[test]

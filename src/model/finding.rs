@@ -78,6 +78,14 @@ pub struct Finding {
     pub signature: String,
 }
 
+impl Finding {
+    /// The last one that waits: the root, as far as it is known.
+    #[must_use]
+    pub fn root(&self) -> &Key {
+        self.blockers.last().unwrap_or(&self.waiter)
+    }
+}
+
 /// One fact that a finding rests on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {

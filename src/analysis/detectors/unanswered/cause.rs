@@ -1,6 +1,6 @@
 //! Which cause it is, by what the root of a trail waits for.
 
-use super::{native, text, verbs};
+use super::{native, verbs};
 use crate::analysis::case::{self, Case};
 use crate::analysis::trail::{How, Node, Trail, fact, is_future_call, is_stream, is_worker};
 use crate::analysis::wording;
@@ -539,7 +539,7 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
             ),
         );
         root.ceiling = Certainty::Probable;
-        root.refuted_if = text("a process outside of this tree has the lock".to_owned());
+        root.refuted_if = Foreign::from("a process outside of this tree has the lock");
         return root;
     }
     if let Some(parent) = case.forked_from(process) {
@@ -563,7 +563,7 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
             ),
         ));
         root.ceiling = Certainty::Probable;
-        root.refuted_if = text("the child itself took the lock and did not release it".to_owned());
+        root.refuted_if = Foreign::from("the child itself took the lock and did not release it");
         return root;
     }
     let mut root = Root::new(

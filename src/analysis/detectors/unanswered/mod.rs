@@ -89,7 +89,7 @@ impl Detector for Unanswered {
             let trail = tracker.follow(process, start);
             told.extend(trail.nodes.iter().map(|node| node.key()));
             let trail = up_to_blocked_loop(trail);
-            if is_anothers(case, &trail) {
+            if is_anothers(&trail) {
                 continue;
             }
             let Some(finding) = judge(case, &trail) else {
@@ -97,7 +97,7 @@ impl Detector for Unanswered {
             };
             let same = findings
                 .iter_mut()
-                .find(|known| known.blockers.last().unwrap_or(&known.waiter) == root_of(&finding));
+                .find(|known| known.root() == finding.root());
             match same {
                 Some(known) => known.affected.push(finding.waiter),
                 None => findings.push(finding),
@@ -105,10 +105,6 @@ impl Detector for Unanswered {
         }
         outcome(case, findings)
     }
-}
-
-fn root_of(finding: &Finding) -> &Key {
-    finding.blockers.last().unwrap_or(&finding.waiter)
 }
 
 /// The pids of the processes above one, as far as they are in the sample.
@@ -184,7 +180,7 @@ fn up_to_blocked_loop(mut trail: Trail<'_>) -> Trail<'_> {
 }
 
 /// Whether another detector is there for it: circles of joins and locks, joins in general, ends of interpreters.
-fn is_anothers(case: &Case<'_>, trail: &Trail<'_>) -> bool {
+fn is_anothers(trail: &Trail<'_>) -> bool {
     let threads_only =
         |nodes: &[Node<'_>]| nodes.iter().all(|node| matches!(node, Node::Thread(..)));
     if let Some((nodes, hows)) = trail.circle() {
@@ -197,12 +193,11 @@ fn is_anothers(case: &Case<'_>, trail: &Trail<'_>) -> bool {
             && (hows.iter().all(of_locks)
                 || (hows.contains(&How::Lock) && hows.iter().all(within)));
     }
-    let ending = trail.nodes.iter().any(|node| {
+    trail.nodes.iter().any(|node| {
         destroyers(node.process())
             .iter()
             .any(|(_, thread, _)| &thread.key == node.key())
-    });
-    ending || case.last.processes.is_empty()
+    })
 }
 
 fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
@@ -393,9 +388,4 @@ fn affected(case: &Case<'_>, trail: &Trail<'_>, told: &[&Key]) -> Vec<Key> {
         }
     }
     out
-}
-
-/// Text of a finding that is made of foreign parts.
-fn text(words: String) -> Foreign {
-    Foreign::from(words)
 }
