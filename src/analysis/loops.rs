@@ -3,7 +3,7 @@
 use super::case::{Case, Closure};
 use super::wording;
 use crate::model::{
-    Certainty, EventLoop, Evidence, Frame, Grade, Key, Motion, Process, Task, TaskState, Thread,
+    Certainty, EventLoop, Evidence, Grade, Key, Motion, Process, Task, TaskState, Thread,
 };
 use std::collections::BTreeSet;
 
@@ -70,17 +70,11 @@ pub(super) fn waiting_tasks(event_loop: &EventLoop) -> impl Iterator<Item = &Tas
         })
 }
 
-/// "task `worker`".
-pub(super) fn task_name(task: &Task) -> String {
-    format!("task `{}`", task.name.untrusted())
-}
-
 /// "waits in trio.Event.wait at worker (app.py:7)".
 pub(super) fn task_waits(task: &Task) -> String {
     let call = task.awaits.as_ref().and_then(|awaits| awaits.call.as_ref());
     let call = call.map_or_else(String::new, |call| format!(" in {}", call.untrusted()));
-    let own = task.frames.iter().find(|frame| !frame.is_library());
-    let place = own.or(task.frames.first()).map(Frame::place);
+    let place = wording::task_place(task);
     let place = place.map_or_else(String::new, |place| format!(" at {place}"));
     format!("waits{call}{place}")
 }

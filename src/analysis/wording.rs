@@ -1,7 +1,7 @@
 //! Words for threads, places and waits, shared by the detectors.
 
 use super::case::Closure;
-use crate::model::{Addr, Foreign, Frame, Process, Thread, Wait, WaitKind, signal_name};
+use crate::model::{Addr, Foreign, Frame, Process, Task, Thread, Wait, WaitKind, signal_name};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -24,6 +24,17 @@ pub(super) fn name(thread: &Thread) -> String {
     } else {
         format!("`{name}`")
     }
+}
+
+/// "task `worker`".
+pub(super) fn task(task: &Task) -> String {
+    format!("task `{}`", task.name.untrusted())
+}
+
+/// Where the task is in the project's own code; in the library's if it runs nothing of the project.
+pub(super) fn task_place(task: &Task) -> Option<String> {
+    let own = task.frames.iter().find(|frame| !frame.is_library());
+    own.or(task.frames.first()).map(Frame::place)
 }
 
 /// Where the thread is in the project's own code; in the library's if it runs nothing of the project.

@@ -7,7 +7,7 @@
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, Closure};
 use crate::analysis::loops::{
-    SleepingLoops, certainty, is_idle, others, stillness, task_name, task_waits, waiting_tasks,
+    SleepingLoops, certainty, is_idle, others, stillness, task_waits, waiting_tasks,
 };
 use crate::analysis::{signature, wording};
 use crate::model::{
@@ -95,7 +95,7 @@ fn judge(case: &Case<'_>, process: &Process) -> Option<Finding> {
                 format!(
                     "interpreter {}: {} {}",
                     sleeper.interpreter.id,
-                    task_name(task),
+                    wording::task(task),
                     task_waits(task)
                 ),
                 &[
@@ -120,7 +120,7 @@ fn judge(case: &Case<'_>, process: &Process) -> Option<Finding> {
             "The event loop of interpreter {} on {} waits for ever ({} {}): {hears}, and the one on {} waits, too.",
             child.interpreter.id,
             wording::name(child.thread),
-            task_name(task),
+            wording::task(task),
             task_waits(task),
             wording::name(parent.thread),
         )
@@ -170,7 +170,13 @@ fn is_deaf(event_loop: &EventLoop) -> bool {
 
 fn listens(case: &Case<'_>, child: &Sleeper<'_>) -> Evidence {
     let reading: Vec<String> = waiting_tasks(child.event_loop)
-        .filter_map(|task| Some(format!("{} waits for fd {}", task_name(task), reads(task)?)))
+        .filter_map(|task| {
+            Some(format!(
+                "{} waits for fd {}",
+                wording::task(task),
+                reads(task)?
+            ))
+        })
         .collect();
     let id = child.interpreter.id;
     let text = if reading.is_empty() {

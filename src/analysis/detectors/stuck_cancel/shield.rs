@@ -2,7 +2,7 @@
 
 use super::Scene;
 use super::thread::{capital, doing};
-use crate::analysis::loops::{certainty, others, stillness, task_name, task_waits};
+use crate::analysis::loops::{certainty, others, stillness, task_waits};
 use crate::analysis::{signature, wording};
 use crate::model::{CancelScope, Finding, Grade, Key, Thread};
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ impl<'c> Scene<'c, '_> {
                 Grade::Read,
                 format!(
                     "{} of the event loop on {} is cancelled from outside of a shield{place} that has no deadline",
-                    task_name(task),
+                    wording::task(task),
                     wording::who(self.thread)
                 ),
                 &[(&self.thread.key, "python")],
@@ -60,7 +60,7 @@ impl<'c> Scene<'c, '_> {
             id: "cancel-stopped-by-shield".to_owned(),
             title: format!(
                 "{} on {} is cancelled, but {} under a shield without a deadline{place}{end}.",
-                capital(&task_name(task)),
+                capital(&wording::task(task)),
                 wording::name(self.thread),
                 task_waits(task),
             )

@@ -2,7 +2,7 @@
 
 use super::Scene;
 use crate::analysis::chain::{Link, Waits};
-use crate::analysis::loops::{certainty, others, stillness, task_name, task_waits};
+use crate::analysis::loops::{certainty, others, stillness, task_waits};
 use crate::analysis::{case::Standing, signature, wording};
 use crate::model::{Certainty, Finding, Grade, Key, Motion, Thread};
 use std::collections::BTreeSet;
@@ -42,7 +42,7 @@ impl Scene<'_, '_> {
                 Grade::Read,
                 format!(
                     "{} of the event loop on {} is cancelled; it {}, and that wait does not end by a cancel",
-                    task_name(task),
+                    wording::task(task),
                     wording::who(self.thread),
                     task_waits(task)
                 ),
@@ -81,7 +81,7 @@ impl Scene<'_, '_> {
             id: "cancel-waits-for-thread".to_owned(),
             title: format!(
                 "{} on {loop_thread} is cancelled, and waits for thread {through}{root_name}, which {doing}.",
-                capital(&task_name(task)),
+                capital(&wording::task(task)),
             )
             .into(),
             certainty,

@@ -394,10 +394,7 @@ fn on_loop(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
         .running
         .as_ref()
         .and_then(|key| event_loop.task(key))
-        .map_or_else(
-            || "a callback".to_owned(),
-            |task| format!("task `{}`", task.name.untrusted()),
-        );
+        .map_or_else(|| "a callback".to_owned(), wording::task);
     let said = said(
         "sync-wait-on-event-loop",
         "",

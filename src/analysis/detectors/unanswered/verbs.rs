@@ -2,7 +2,7 @@
 
 use crate::analysis::trail::{How, Node};
 use crate::analysis::wording;
-use crate::model::{Foreign, Frame, Grade, Key, WaitObject};
+use crate::model::{Foreign, Grade, Key, WaitObject};
 
 /// "MainThread", "`worker`", "task `fetch`"; of a process that is not Python, "`cat` (pid 7)".
 pub(super) fn subject(node: Node<'_>) -> String {
@@ -11,7 +11,7 @@ pub(super) fn subject(node: Node<'_>) -> String {
             format!("{} (pid {})", wording::name(thread), process.pid)
         }
         Node::Thread(_, thread) => wording::name(thread),
-        Node::Task(_, task) => format!("task `{}`", task.name.untrusted()),
+        Node::Task(_, task) => wording::task(task),
     }
 }
 
@@ -35,10 +35,7 @@ pub(super) fn at(node: Node<'_>) -> String {
 pub(super) fn place(node: Node<'_>) -> Option<String> {
     match node {
         Node::Thread(_, thread) => wording::place(thread),
-        Node::Task(_, task) => {
-            let own = task.frames.iter().find(|frame| !frame.is_library());
-            own.or_else(|| task.frames.first()).map(Frame::place)
-        }
+        Node::Task(_, task) => wording::task_place(task),
     }
 }
 
