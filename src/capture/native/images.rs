@@ -95,17 +95,6 @@ impl Images {
         self.code.program
     }
 
-    /// An address as its file counts it.
-    pub(crate) fn in_file(
-        &self,
-        address: u64,
-        memory: &CachedMemory<'_>,
-        cache: &ObjectCache,
-    ) -> Option<u64> {
-        let located = self.locate(address, memory, cache).ok()?;
-        Some(located.address)
-    }
-
     /// Whether an address may be executed.
     pub(super) fn is_code(&self, address: u64) -> bool {
         self.mapping(address).is_some()

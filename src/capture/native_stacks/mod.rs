@@ -2,6 +2,7 @@
 //! unwinding while it runs again, and what the frames tell of its waits.
 
 mod copy;
+mod describe;
 mod splice;
 mod thread_names;
 mod waits;
@@ -10,14 +11,11 @@ use super::kernel;
 use super::maps;
 use super::memory::{CachedMemory, ProcessMemory};
 use super::namespace::NamespaceIds;
-use super::native::{
-    Images, ObjectCache, Registers, StackBytes, Symbol, Symbolizer, Unwinder, Walk, WalkEnd,
-};
+use super::native::{Images, ObjectCache, Registers, StackBytes, Symbolizer, Unwinder, Walk};
 use super::python::{Evaluation, PythonProcess};
 use super::stop::Held;
 use crate::model::{
-    Addr, Foreign, Gap, GapKind, Grade, NativeFrame, NativeStack, Pause, Process, RuntimeKind,
-    Thread, ThreadKind, Tid,
+    Addr, Gap, GapKind, Grade, Pause, Process, RuntimeKind, Thread, ThreadKind, Tid,
 };
 use copy::{Copied, StoppedThread};
 use std::collections::BTreeMap;
@@ -120,14 +118,9 @@ pub(super) fn add(
             Some(known) => known.clone(),
             None => evaluations_of(python, &live, thread),
         };
-        thread.native = Some(describe(
-            thread,
-            unwound,
-            &images,
-            (&live, cache),
-            &mut symbols,
-            (calls, python.and_then(PythonProcess::evaluation_function)),
-        ));
+        let counted = python.and_then(PythonProcess::evaluation_function);
+        let native = describe::describe(thread, unwound, &mut symbols, calls, counted);
+        thread.native = Some(native);
     }
     let without = process.threads.iter().filter(|thread| {
         thread.kind != ThreadKind::Exited && was_held && !unwound.contains_key(&thread.tid)
@@ -331,85 +324,4 @@ fn without_stop(
         );
     }
     unwound
-}
-
-/// Names and places the frames.
-fn describe(
-    thread: &Thread,
-    unwound: &Unwound,
-    images: &Images,
-    (memory, cache): (&CachedMemory<'_>, &ObjectCache),
-    symbols: &mut Symbolizer<'_>,
-    (calls, counted): (Result<Vec<Evaluation>, String>, Option<&str>),
-) -> NativeStack {
-    let walk = &unwound.walk;
-    let parts: Vec<splice::Part> = walk
-        .frames
-        .iter()
-        .map(|frame| (frame.sp, frame.cfa.unwrap_or(frame.sp)))
-        .collect();
-    let python_frames = thread.frames().count();
-    let placed = match counted {
-        _ if unwound.moved => Err("it has moved".to_owned()),
-        Some(function) => {
-            let is_call = |frame| is_in(&symbols.resolve(frame), function);
-            splice::by_count(walk.frames.iter().map(is_call), python_frames)
-        }
-        None => calls.and_then(|calls| splice::splice(&parts, &calls, python_frames)),
-    };
-    let (counts, apart) = match placed {
-        Ok(counts) => (counts, None),
-        Err(reason) => (Vec::new(), (!thread.python.is_empty()).then_some(reason)),
-    };
-    let mut frames = Vec::new();
-    for (at, frame) in walk.frames.iter().enumerate() {
-        let bare = NativeFrame {
-            address: Addr(frame.pc),
-            function: None,
-            module: frame.module.map(|module| images.name(module).into()),
-            in_module: images.in_file(frame.pc, memory, cache).map(Addr),
-            file: None,
-            line: None,
-            inlined: false,
-            signal: frame.signal,
-            guessed: frame.guessed,
-            python_frames: 0,
-        };
-        let functions = symbols.resolve(frame);
-        frames.extend(functions.iter().map(|symbol| named(&bare, symbol)));
-        if functions.is_empty() {
-            frames.push(bare);
-        }
-        if let Some(outermost) = frames.last_mut() {
-            outermost.python_frames = counts.get(at).copied().unwrap_or(0);
-        }
-    }
-    NativeStack {
-        frames,
-        cut: match &walk.end {
-            WalkEnd::Outermost => None,
-            end => Some(Foreign::from(end.to_string())),
-        },
-        moved: unwound.moved,
-        counted: counted.is_some() && apart.is_none() && python_frames > 0,
-        apart: apart.map(Foreign::from),
-        grade: unwound.grade,
-    }
-}
-
-/// Whether the frame of these is in a function; compilers add to the names of its parts (`.cold`).
-fn is_in(symbols: &[Symbol], function: &str) -> bool {
-    let physical = symbols.last().and_then(|symbol| symbol.function.as_ref());
-    physical.is_some_and(|name| name.untrusted().split('.').next() == Some(function))
-}
-
-fn named(bare: &NativeFrame, symbol: &Symbol) -> NativeFrame {
-    NativeFrame {
-        function: symbol.function.clone(),
-        file: symbol.file.clone(),
-        line: symbol.line,
-        inlined: symbol.inlined,
-        signal: bare.signal && !symbol.inlined,
-        ..bare.clone()
-    }
 }

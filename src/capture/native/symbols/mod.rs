@@ -86,6 +86,17 @@ impl<'i> Symbolizer<'i> {
         symbols
     }
 
+    /// Name of a module by its number, see [`Images::name`].
+    pub(crate) fn module_name(&self, module: usize) -> &'i str {
+        self.images.name(module)
+    }
+
+    /// An address as its file counts it.
+    pub(crate) fn in_file(&self, address: u64) -> Option<u64> {
+        let located = self.images.locate(address, self.memory, self.cache).ok()?;
+        Some(located.address)
+    }
+
     /// The function at an address by the symbol tables alone.
     pub(in crate::capture::native) fn function_at(&mut self, address: u64) -> Option<Foreign> {
         if let Some(known) = self.functions.get(&address) {
