@@ -23,8 +23,6 @@ use table::SymbolTable;
 pub(crate) struct Symbol {
     /// Its name as it was written, if that could be found out; else as linkers have it.
     pub(crate) function: Option<Foreign>,
-    /// Its name as linkers have it, where that is another.
-    pub(crate) raw: Option<Foreign>,
     /// The source file, as the compiler was told it.
     pub(crate) file: Option<Foreign>,
     /// The line in it, counted from 1.
@@ -109,7 +107,7 @@ impl<'i> Symbolizer<'i> {
                 root: self.images.root(),
                 path: self.images.path(located.module),
             };
-            named(place.function(located.address)?).function
+            place.function(located.address).map(named)
         });
         self.functions.insert(address, function.clone());
         function
@@ -175,12 +173,13 @@ impl<'i> Symbolizer<'i> {
                     .is_some_and(|name| has_path(name.untrusted())) => {}
             Some(last) => {
                 if let Some(name) = place.function(address) {
-                    let named = named(name);
-                    last.function = named.function;
-                    last.raw = named.raw;
+                    last.function = Some(named(name));
                 }
             }
-            None => symbols.extend(place.function(address).map(named)),
+            None => symbols.extend(place.function(address).map(|name| Symbol {
+                function: Some(named(name)),
+                ..Symbol::default()
+            })),
         }
         let inlined = symbols.len().saturating_sub(1);
         for symbol in &mut symbols[..inlined] {
@@ -246,12 +245,10 @@ impl<'a> FilePlace<'a> {
 
 fn symbol(place: lines::Place) -> Symbol {
     Symbol {
+        function: place.function.map(|name| named(name.into_bytes())),
         file: place.file.map(Foreign::from),
         line: place.line,
-        ..place
-            .function
-            .map(|name| named(name.into_bytes()))
-            .unwrap_or_default()
+        inlined: false,
     }
 }
 
@@ -260,17 +257,10 @@ fn has_path(name: &str) -> bool {
     name.starts_with('<') || name.split('<').next().is_some_and(|own| own.contains("::"))
 }
 
-fn named(raw: Vec<u8>) -> Symbol {
+/// A linker's name as it was written.
+fn named(raw: Vec<u8>) -> Foreign {
     let raw = String::from_utf8_lossy(&raw).into_owned();
-    let (function, raw) = match demangle::demangle(&raw) {
-        Some(name) => (name, Some(raw.into())),
-        None => (raw, None),
-    };
-    Symbol {
-        function: Some(function.into()),
-        raw,
-        ..Symbol::default()
-    }
+    demangle::demangle(&raw).unwrap_or(raw).into()
 }
 
 /// The name that a file's own tables have for an address.
