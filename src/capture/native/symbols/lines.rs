@@ -1,6 +1,7 @@
 //! Lines and inlined functions, by the debug information of a file (DWARF).
 
 use super::super::headers::{Headers, Section, Source, u32_at, u64_at};
+use super::table::MAX_NAME;
 use addr2line::Context;
 use gimli::{Dwarf, DwarfSections, EndianArcSlice, EndianSlice, LittleEndian, SectionId};
 use object::read::{CompressedData, CompressionFormat};
@@ -131,7 +132,7 @@ impl Lines {
         {
             let function = frame.function.and_then(|function| {
                 let name = function.raw_name().ok()?;
-                Some(name.into_owned())
+                (name.len() as u64 <= MAX_NAME).then(|| name.into_owned())
             });
             let location = frame.location;
             places.push(Place {

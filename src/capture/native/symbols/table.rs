@@ -5,7 +5,7 @@ use super::super::headers::{Headers, Section, Source, u16_at, u32_at, u64_at};
 /// Largest symbol table that is read, in bytes: that of a CPython has 30,000 symbols of 24 bytes.
 const MAX_TABLE: u64 = 48 << 20;
 /// Longest name that is read.
-const MAX_NAME: u64 = 8 << 10;
+pub(super) const MAX_NAME: u64 = 8 << 10;
 /// How many symbols before an address are looked at: labels lie within functions.
 const MAX_BACK: usize = 256;
 /// Most names of one function that are compared.

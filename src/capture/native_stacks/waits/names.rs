@@ -1,17 +1,26 @@
 //! Rust's and C's function names without what varies: type parameters, traits, hashes.
 
+/// Deepest nesting of types before a function's own name that is looked into.
+const MAX_DEPTH: usize = 32;
+
 /// `std::sync::mpmc::list::Channel::recv` of `<std::sync::mpmc::list::Channel<u32>>::recv` (v0),
 /// `std::sync::mpmc::list::Channel<T>::recv` (legacy), `<std::…::Channel<T> as Trait>::recv`.
 pub(super) fn plain(name: &str) -> String {
+    plain_within(name, MAX_DEPTH)
+}
+
+fn plain_within(name: &str, depth_left: usize) -> String {
     let mut out = String::with_capacity(name.len());
     let mut rest = name;
     // `<A as B>::m` and `<A>::m` are `A::m`.
     if let Some(inner) = rest.strip_prefix('<')
+        && let Some(depth_left) = depth_left.checked_sub(1)
         && let Some(end) = closing(inner)
     {
         let (subject, after) = inner.split_at(end);
         let subject = subject.split(" as ").next().unwrap_or(subject);
-        out.push_str(&plain(subject.trim_start_matches(['&', '*', '('])));
+        let subject = subject.trim_start_matches(['&', '*', '(']);
+        out.push_str(&plain_within(subject, depth_left));
         rest = after.get(1..).unwrap_or("");
     }
     let mut depth = 0_usize;
@@ -94,6 +103,13 @@ mod tests {
         ] {
             assert_eq!(plain(name), expected);
         }
+    }
+
+    #[test]
+    fn a_name_of_nothing_but_brackets_is_survived() {
+        let nested = |depth: usize| format!("{}a::b{}", "<".repeat(depth), ">".repeat(depth));
+        assert_eq!(plain(&nested(MAX_DEPTH)), "a::b");
+        assert_eq!(plain(&nested(1 << 16)), "");
     }
 
     #[test]
