@@ -7,7 +7,6 @@ use super::arch::Registers;
 use super::stack::{Reader, StackBytes};
 use super::unwind::{NativeFrame, Position, Unwinder, Walk, WalkEnd};
 use crate::capture::memory::CachedMemory;
-use std::cell::Cell;
 
 /// How many words above the stack pointer the frame may be: the largest frames of `rustc` and CPython have some KiB.
 const MAX_WORDS: u64 = 4096;
@@ -26,11 +25,7 @@ impl Unwinder<'_> {
         stacks: &[StackBytes],
         memory: &CachedMemory<'_>,
     ) -> Walk {
-        let reader = Reader {
-            stacks,
-            memory,
-            read_live: Cell::new(false),
-        };
+        let reader = Reader::new(stacks, memory);
         let start = Position {
             registers: Registers::blocked(sp, pc),
             after_call: false,

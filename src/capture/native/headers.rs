@@ -134,11 +134,10 @@ impl Headers {
     /// whose bytes in the file hold the mapping's offset.
     pub(super) fn bias(&self, mapping_start: u64, mapping_offset: u64) -> Option<u64> {
         let page = crate::capture::memory::PAGE;
-        let segment = self.segments.iter().find(|segment| {
+        let segment = self.loads().find(|segment| {
             // A mapping begins at a whole page, at or before what it is made for.
             let first = segment.offset / page * page;
-            segment.kind == PT_LOAD
-                && segment.executable
+            segment.executable
                 && mapping_offset >= first
                 && mapping_offset < segment.offset.saturating_add(segment.file_size)
         })?;
@@ -159,24 +158,19 @@ impl Headers {
 
     /// The loaded segment that an address in the file belongs to.
     pub(super) fn load_of(&self, address: u64) -> Option<Segment> {
-        let loads = self
-            .segments
-            .iter()
-            .filter(|segment| segment.kind == PT_LOAD);
-        loads
-            .copied()
+        self.loads()
             .find(|load| address >= load.address && address - load.address < load.memory_size)
     }
 
     /// The loaded segment that an offset in the file belongs to.
     pub(super) fn load_of_offset(&self, offset: u64) -> Option<Segment> {
-        let loads = self
-            .segments
-            .iter()
-            .filter(|segment| segment.kind == PT_LOAD);
-        loads
-            .copied()
+        self.loads()
             .find(|load| offset >= load.offset && offset - load.offset < load.file_size)
+    }
+
+    fn loads(&self) -> impl Iterator<Item = Segment> {
+        let all = self.segments.iter().copied();
+        all.filter(|segment| segment.kind == PT_LOAD)
     }
 
     /// The build id, where `read` gives the bytes of a note segment.

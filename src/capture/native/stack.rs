@@ -20,7 +20,16 @@ pub(super) struct Reader<'a> {
     pub(super) read_live: Cell<bool>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// Reads from these copies first.
+    pub(super) fn new(stacks: &'a [StackBytes], memory: &'a CachedMemory<'a>) -> Self {
+        Self {
+            stacks,
+            memory,
+            read_live: Cell::new(false),
+        }
+    }
+
     /// Up to eight bytes as a number.
     pub(super) fn read(&self, address: u64, size: usize) -> Option<u64> {
         let mut word = [0; 8];

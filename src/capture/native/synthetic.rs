@@ -12,7 +12,6 @@ use crate::capture::memory::recorded::RecordedPages;
 use crate::capture::memory::{CachedMemory, PAGE, ProcessMemory};
 use crate::model::Pid;
 use proptest::prelude::*;
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// Where code without a file is mapped.
@@ -211,7 +210,7 @@ proptest! {
             address: STACK,
             bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
         }];
-        let reader = Reader { stacks: &stacks, memory: &memory, read_live: Cell::new(false) };
+        let reader = Reader::new(&stacks, &memory);
         let mut registers = Registers::blocked(STACK, words[2]);
         for column in 0..33 {
             registers.set(arch, column, Some(STACK + words[3] % 256));

@@ -6,7 +6,6 @@ use super::object_file::ObjectCache;
 use super::stack::{Reader, StackBytes};
 use super::step::{NoCaller, Stepper};
 use crate::capture::memory::CachedMemory;
-use std::cell::Cell;
 
 /// Most frames of one thread: a stack of 8 MiB has room for some 100,000 of the smallest, and nobody reads so many.
 pub(super) const MAX_FRAMES: usize = 10_000;
@@ -118,11 +117,7 @@ impl<'i> Unwinder<'i> {
         stacks: &[StackBytes],
         memory: &CachedMemory<'_>,
     ) -> Walk {
-        let reader = Reader {
-            stacks,
-            memory,
-            read_live: Cell::new(false),
-        };
+        let reader = Reader::new(stacks, memory);
         let start = Position {
             registers: registers.clone(),
             after_call: false,
