@@ -134,7 +134,7 @@ fn stat(pid: Pid) -> Option<Stat> {
 }
 
 /// Pids of the children, whichever thread made them (`proc_tid_children(5)`).
-fn list(parent: Pid, tids: &[Tid]) -> impl Iterator<Item = Pid> {
+pub(super) fn list(parent: Pid, tids: &[Tid]) -> impl Iterator<Item = Pid> {
     tids.iter().take(MAX_PARENTS).flat_map(move |tid| {
         let text = read_bounded(&format!("/proc/{parent}/task/{tid}/children"));
         let pids: Vec<Pid> = String::from_utf8_lossy(&text)

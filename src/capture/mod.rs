@@ -203,14 +203,12 @@ impl Session {
         let span = tracing::debug_span!("native", processes = wanted.len());
         let _entered = span.enter();
         let cache = ObjectCache::default();
-        let mut chosen = snapshot
-            .processes
-            .iter_mut()
-            .filter(|process| wanted.contains(&process.key));
         let unstoppable = (!no_stop).then(stop::Unstoppable::begin);
         // One after the other: each stands still for as short a time as possible.
-        let outcomes: Vec<native_stacks::Outcome> = chosen
-            .by_ref()
+        let outcomes: Vec<native_stacks::Outcome> = snapshot
+            .processes
+            .iter_mut()
+            .filter(|process| wanted.contains(&process.key))
             .map(|process| {
                 let reader = self.readers.get(&process.pid);
                 let python = reader.and_then(ProcessReader::python);

@@ -244,8 +244,8 @@ fn await_stops(pid: Pid, seized: &mut BTreeMap<Tid, Seized>, began: Instant) {
 
 /// Whether a thread stops as soon as it gets a CPU.
 fn is_interruptible(pid: Pid, tid: Tid) -> bool {
-    let line = std::fs::read(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
-    super::kernel::parse_stat(&line).is_some_and(|stat| !matches!(stat.state, 'D' | 'Z' | 'X'))
+    super::kernel::read_stat(&format!("/proc/{pid}/task/{tid}/"))
+        .is_some_and(|stat| !matches!(stat.state, 'D' | 'Z' | 'X'))
 }
 
 /// Looks at who has stopped, and leaves the notice of it with the kernel: a signal that cannot be named here is delivered

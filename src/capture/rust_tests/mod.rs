@@ -10,6 +10,7 @@ mod names;
 mod program;
 mod threads;
 
+use super::{children, kernel};
 use crate::model::{Foreign, Pid, Tid};
 use program::{Kind, Program};
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,7 +221,7 @@ impl RustTests {
         threads.look(seen.pid);
         let mut of_thread: BTreeMap<Pid, Foreign> = BTreeMap::new();
         for ((tid, _), name) in threads.tests() {
-            for child in threads::children(seen.pid, tid).unwrap_or_default() {
+            for child in children::list(seen.pid, &[tid]) {
                 of_thread.insert(child, name.clone());
             }
         }
@@ -241,13 +242,8 @@ impl RustTests {
     }
 }
 
-/// The ids of a thread as they are listed.
+/// A thread, and when it started.
 fn started(pid: Pid, tid: Tid) -> Option<Started> {
-    let stat = std::fs::read(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    // The name may hold anything, parentheses too; what follows it may not.
-    let close = stat.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
-    // Field 22; the first after the name is field 3.
-    let ticks = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
-    Some((tid, ticks))
+    let stat = kernel::read_stat(&format!("/proc/{pid}/task/{tid}/"))?;
+    Some((tid, stat.start_ticks))
 }

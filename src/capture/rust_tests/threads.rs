@@ -3,6 +3,7 @@
 use super::names::{COMM, Said, test_of};
 use super::{Started, started};
 use crate::capture::facts::read_bounded;
+use crate::capture::kernel;
 use crate::capture::maps::{Region, regions};
 use crate::capture::memory::ProcessMemory;
 use crate::model::{Foreign, Pid, Tid};
@@ -52,12 +53,11 @@ impl Threads {
     /// Looks at the threads of this process.
     pub(super) fn look(&mut self, pid: Pid) {
         let main = comm(pid, pid);
-        let tids: BTreeSet<Tid> = fs::read_dir(format!("/proc/{pid}/task"))
+        let tids: BTreeSet<Tid> = kernel::thread_ids(pid)
+            .unwrap_or_default()
             .into_iter()
-            .flatten()
-            .take(MAX_THREADS)
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .filter(|tid| *tid != pid)
+            .take(MAX_THREADS)
             .collect();
         self.known.retain(|tid, _| tids.contains(tid));
         let mut map: Option<Vec<Region>> = None;
@@ -160,16 +160,6 @@ fn comm(pid: Pid, tid: Tid) -> Vec<u8> {
         bytes.pop();
     }
     bytes
-}
-
-/// The processes that a thread has started and that live (`CONFIG_PROC_CHILDREN`).
-pub(super) fn children(pid: Pid, tid: Tid) -> Option<Vec<Pid>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok()?;
-    Some(
-        text.split_ascii_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect(),
-    )
 }
 
 /// Threads of a process, less those of its tests, and its open files.
