@@ -14,6 +14,7 @@ mod namespace;
 mod native;
 mod native_stacks;
 mod process;
+mod pthread;
 mod python;
 mod rust_tests;
 mod sets;

@@ -2,6 +2,7 @@
 
 use super::shapes::Primitive;
 use crate::capture::memory::CachedMemory;
+use crate::capture::pthread;
 use crate::model::{Tid, Wait};
 
 /// A lock that is waited for.
@@ -22,8 +23,6 @@ pub(super) enum Owner {
     Readers(u32),
 }
 
-/// `struct __pthread_mutex_s` of glibc (`struct_mutex.h`, LP64): `__lock`, `__count`, `__owner`, `__nusers`, `__kind`.
-const MUTEX_OWNER: u64 = 8;
 /// `struct __pthread_rwlock_arch_t` of glibc (`struct_rwlock.h`, LP64).
 const RWLOCK_READERS: u64 = 0;
 const RWLOCK_WRITER: u64 = 24;
@@ -51,7 +50,7 @@ pub(super) fn lock(primitive: Primitive, wait: &Wait, memory: &CachedMemory<'_>)
     match primitive {
         Primitive::PthreadMutex => Some(Lock {
             address: futex,
-            owner: owner(memory, futex.checked_add(MUTEX_OWNER)?),
+            owner: pthread::mutex_owner(memory, futex).map_or(Owner::NotNoted, Owner::Thread),
         }),
         Primitive::PthreadRwLock => pthread_rwlock(futex, memory),
         Primitive::StdMutex => Some(Lock {
@@ -69,13 +68,6 @@ pub(super) fn lock(primitive: Primitive, wait: &Wait, memory: &CachedMemory<'_>)
     }
 }
 
-fn owner(memory: &CachedMemory<'_>, address: u64) -> Owner {
-    match memory.i32(address) {
-        Ok(tid) if tid > 0 => Owner::Thread(tid),
-        _ => Owner::NotNoted,
-    }
-}
-
 fn pthread_rwlock(futex: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
     // Which field the thread waits on shows by what then lies where the others are: a writer is a thread's id or none.
     RWLOCK_FUTEXES.into_iter().find_map(|field| {
@@ -88,11 +80,10 @@ fn pthread_rwlock(futex: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
         if !plausible {
             return None;
         }
-        let readers = memory.u32(address.checked_add(RWLOCK_READERS)?).ok()?;
-        let readers = readers >> RWLOCK_READER_SHIFT;
-        let owner = match owner(memory, address.checked_add(RWLOCK_WRITER)?) {
-            Owner::NotNoted if (1..1 << 16).contains(&readers) => Owner::Readers(readers),
-            Owner::Thread(tid) if readers < 1 << 16 => Owner::Thread(tid),
+        let readers = word(RWLOCK_READERS)? >> RWLOCK_READER_SHIFT;
+        let owner = match pthread::noted(memory, address.checked_add(RWLOCK_WRITER)?) {
+            None if (1..1 << 16).contains(&readers) => Owner::Readers(readers),
+            Some(tid) if readers < 1 << 16 => Owner::Thread(tid),
             _ => return None,
         };
         Some(Lock { address, owner })

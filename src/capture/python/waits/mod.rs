@@ -7,7 +7,6 @@ mod naming;
 mod native_call;
 mod object;
 mod parking;
-mod pthread;
 mod semaphore;
 
 use super::BlockedThread;
@@ -15,6 +14,7 @@ use super::heap::Heap;
 use super::holders::{self, RawHolder};
 use super::interpreter::{Census, RawThreadState};
 use super::offsets::{LockLayout, fixed};
+use crate::capture::pthread;
 use crate::model::{Addr, Foreign, Grade, HolderEvidence, Key, NativeCall, Tid, WaitObject};
 use std::collections::BTreeMap;
 
@@ -180,7 +180,7 @@ impl<'c> Attributor<'c> {
         let owner = match target {
             None | Some(WaitTarget::Object(_)) => thread
                 .futex
-                .and_then(|mutex| pthread::owner(self.heap, mutex))
+                .and_then(|mutex| pthread::owner_of_likely_mutex(self.heap.memory, mutex))
                 .filter(|owner| self.by_tid.contains_key(owner)),
             Some(_) => None,
         };
