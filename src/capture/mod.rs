@@ -16,6 +16,7 @@ mod native_stacks;
 mod process;
 mod pthread;
 mod python;
+mod rust_names;
 mod rust_tests;
 mod sets;
 mod shared_locks;

@@ -38,6 +38,21 @@ pub struct Range {
     pub length: usize,
 }
 
+/// A part of memory page by page: each can be read or not, whatever its neighbours are.
+pub(crate) fn pages(from: u64, to: u64) -> Vec<Range> {
+    let mut pages = Vec::new();
+    let mut at = from;
+    while at < to {
+        let next = (at | (PAGE - 1)).saturating_add(1).min(to);
+        pages.push(Range {
+            address: at,
+            length: usize::try_from(next - at).unwrap_or(0),
+        });
+        at = next;
+    }
+    pages
+}
+
 /// Somebody's memory: a live process, or recorded pages.
 ///
 /// Many ranges are read in one call, since a call costs far more than the bytes it brings.

@@ -1,7 +1,7 @@
 //! What is copied of a process while it is stopped: registers and the used part of each stack.
 
 use crate::capture::maps::{Region, region_at};
-use crate::capture::memory::{Memory, PAGE, Range};
+use crate::capture::memory::{Memory, Range, pages};
 use crate::capture::native::{Registers, StackBytes};
 use crate::capture::stop::{Held, Stop};
 use crate::model::{Pid, Tid};
@@ -91,17 +91,7 @@ fn readable_start(memory: &dyn Memory, range: Range) -> Vec<u8> {
     let end = range
         .address
         .saturating_add(u64::try_from(range.length).unwrap_or(0));
-    let mut pages = Vec::new();
-    let mut at = range.address;
-    while at < end {
-        let next = (at / PAGE + 1).saturating_mul(PAGE).min(end);
-        pages.push(Range {
-            address: at,
-            length: usize::try_from(next - at).unwrap_or(0),
-        });
-        at = next;
-    }
-    let read = memory.read_many(&pages);
+    let read = memory.read_many(&pages(range.address, end));
     read.into_iter().map_while(Result::ok).flatten().collect()
 }
 

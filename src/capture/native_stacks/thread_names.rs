@@ -1,20 +1,14 @@
-//! Full names of Rust's threads. The kernel keeps 15 bytes of a name; the standard library has the whole one, in what it keeps for
-//! the thread (`std::thread::Thread`), which the thread's own data points to (`CURRENT` in `std::thread::current`), above its stack.
+//! Full names of Rust's threads, whose stacks have been found.
 
 use super::Unwound;
 use crate::capture::maps::{Region, region_at};
-use crate::capture::memory::{Memory, Range};
+use crate::capture::memory::Memory;
+use crate::capture::rust_names::{self, COMM, MAX_NAME};
 use crate::model::{Foreign, Thread, Tid};
 use std::collections::BTreeMap;
 
-/// Bytes that the kernel keeps of a name (`TASK_COMM_LEN`, less the end).
-const COMM: usize = 15;
 /// How much of a stack's outer end may hold the thread's own data.
 const OWN_DATA: u64 = 16 << 10;
-/// How much of what the standard library keeps for a thread is looked at: counts, name, id, and what parks it.
-const KEPT: usize = 64;
-/// Longest name, with the zero at its end.
-const MAX_NAME: u64 = 1024;
 /// Most threads whose names are looked for.
 const MAX_THREADS: usize = 512;
 
@@ -40,60 +34,25 @@ pub(super) fn complete(
     }
 }
 
-/// The name that begins with `comm` and that a structure has which this stack's outer end points to.
+/// The name that begins with `comm`, of what this stack's outer end leads to.
 fn name(memory: &dyn Memory, stack: &Region, comm: &str, regions: &[Region]) -> Option<String> {
-    let start = stack.start.max(stack.end.saturating_sub(OWN_DATA));
-    let length = usize::try_from(stack.end.saturating_sub(start)).ok()?;
-    let own = memory
-        .read_many(&[Range {
-            address: start,
-            length,
-        }])
-        .pop()?
-        .ok()?;
-    let kept: Vec<Range> = words(&own)
-        .filter(|word| word % 8 == 0 && region_at(regions, *word).is_some())
-        .map(|address| Range {
-            address,
-            length: KEPT,
-        })
-        .collect();
-    let read = memory.read_many(&kept);
-    let names: Vec<Range> = read
-        .iter()
-        .flatten()
-        .flat_map(|bytes| {
-            let all: Vec<u64> = words(bytes).collect();
-            let pairs: Vec<(u64, u64)> = all.windows(2).map(|pair| (pair[0], pair[1])).collect();
-            pairs
-        })
-        .filter(|(address, length)| {
-            (COMM as u64 + 1..=MAX_NAME).contains(length) && region_at(regions, *address).is_some()
-        })
-        .map(|(address, length)| Range {
-            address,
-            length: usize::try_from(length).unwrap_or(0),
-        })
-        .collect();
-    let read = memory.read_many(&names);
-    read.into_iter().flatten().find_map(|bytes| {
-        let text = bytes.strip_suffix(b"\0")?;
-        let text = std::str::from_utf8(text).ok()?;
+    let own_data = (
+        stack.start.max(stack.end.saturating_sub(OWN_DATA)),
+        stack.end,
+    );
+    let is_length = |length: u64| (COMM as u64 + 1..=MAX_NAME).contains(&length);
+    let kept = rust_names::kept(memory, own_data, regions, is_length);
+    kept.into_iter().find_map(|text| {
+        let text = String::from_utf8(text).ok()?;
         let whole = text.len() > COMM && text.starts_with(comm) && !text.contains('\0');
-        whole.then(|| text.to_owned())
+        whole.then_some(text)
     })
-}
-
-fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
-    bytes
-        .chunks_exact(8)
-        .map(|chunk| chunk.try_into().map_or(0, u64::from_le_bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::memory::ReadError;
+    use crate::capture::memory::{Range, ReadError};
 
     /// Two pages: a stack, and a heap.
     struct Two(Vec<u8>, Vec<u8>);

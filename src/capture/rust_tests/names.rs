@@ -3,20 +3,16 @@
 //! libtest moves the test's `TestDesc` onto the stack of the thread that it starts for it, and in there is the name as
 //! a string slice: an address and a length. It lies further out than anything of the test itself. A thread that a test
 //! starts without a name inherits the test's `comm`, but has no such slice, or an old one: the C library uses the stacks of
-//! threads that have ended again. So the name must also be the one that the standard library keeps for the thread, which
-//! it finds by a pointer in the thread's own data (`CURRENT` in `std::thread::current`), above the stack. Neither
+//! threads that have ended again. So the name must also be the one that the standard library keeps for the thread. Neither
 //! symbols nor a run of the binary with `--list` are needed; the latter would run its static constructors, and all of
 //! a program that only looks like a libtest binary. Seen in debug and release builds of Rust 1.95.
 
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, PAGE, Range};
+use crate::capture::rust_names::{self, COMM, MAX_NAME, words_of};
 use crate::model::{Pid, Tid};
 use std::fs;
 
-/// Bytes that the kernel keeps of a name (`TASK_COMM_LEN`, less the end).
-pub(super) const COMM: usize = 15;
-/// Longest name of a test.
-const MAX_NAME: u64 = 1024;
 /// How much of a stack is looked at from its outer end, and from its stack pointer. rustdoc's threads have 30 KiB of
 /// thread-local data at the outer end.
 const WINDOW: u64 = 128 << 10;
@@ -26,8 +22,6 @@ const MAX_SLICES: usize = 2_000;
 const MAX_NAMES: usize = 16;
 /// How much of a stack's outer end may hold the thread's own data.
 const OWN_DATA: u64 = 64 << 10;
-/// How much of what the standard library keeps for a thread is looked at: counts, name, id, and what parks it.
-const INNER: u64 = 64;
 /// How much of a stack's outer end is looked at to find whose it is.
 const END: u64 = 16 << 10;
 /// How far the id is from the beginning of `struct pthread`, at most: 720 bytes in glibc.
@@ -98,47 +92,18 @@ fn said_by(memory: &dyn Memory, (from, end): (u64, u64), comm: &[u8], regions: &
     own_name(memory, (outer, end), &candidates, regions).map_or(Said::Unsure(first), Said::Test)
 }
 
-/// Which of these names is the one that the standard library keeps for the thread: a word in this part of its memory
-/// points to something that has an address and a length, and there is the name with a zero at its end.
+/// Which of these names is the one that the standard library keeps for the thread.
 fn own_name(
     memory: &dyn Memory,
     (from, end): (u64, u64),
     names: &[String],
     regions: &[Region],
 ) -> Option<String> {
-    let words = words_of(memory, from.max(end.saturating_sub(OWN_DATA)), end).ok()?;
-    let is_mapped = |address: u64| {
-        region_at(regions, address)
-            .is_some_and(|region| address.saturating_add(INNER) <= region.end)
-    };
-    let heads: Vec<Range> = words
-        .iter()
-        .rev()
-        .filter(|word| **word >= PAGE && **word % 8 == 0 && is_mapped(**word))
-        .take(MAX_SLICES)
-        .map(|word| Range {
-            address: *word,
-            length: usize::try_from(INNER).unwrap_or(0),
-        })
-        .collect();
-    let is_length = |word: u64| names.iter().any(|name| name.len() as u64 + 1 == word);
-    let mut texts: Vec<Range> = Vec::new();
-    for head in memory.read_many(&heads).into_iter().flatten() {
-        let head = numbers(&head);
-        let pairs = head.windows(2).filter(|pair| is_length(pair[1]));
-        texts.extend(pairs.filter_map(|pair| {
-            Some(Range {
-                address: pair[0],
-                length: usize::try_from(pair[1]).ok()?,
-            })
-        }));
-    }
-    texts.truncate(MAX_SLICES);
-    let texts = memory.read_many(&texts);
-    texts.into_iter().flatten().find_map(|text| {
-        let text = text.strip_suffix(&[0])?;
-        names.iter().find(|name| name.as_bytes() == text).cloned()
-    })
+    let own_data = (from.max(end.saturating_sub(OWN_DATA)), end);
+    let is_length = |length: u64| names.iter().any(|name| name.len() as u64 + 1 == length);
+    let kept = rust_names::kept(memory, own_data, regions, is_length);
+    kept.into_iter()
+        .find_map(|text| names.iter().find(|name| name.as_bytes() == text).cloned())
 }
 
 /// The stack pointer of a thread that does not run (`proc_pid_syscall(5)`).
@@ -196,36 +161,9 @@ fn is_end_of(bytes: &[u8], address: u64, id: [u8; 4]) -> bool {
     })
 }
 
-/// The words of this part of memory; what cannot be read is zero. Fails if nothing can.
-fn words_of(memory: &dyn Memory, from: u64, to: u64) -> Result<Vec<u64>, ()> {
-    let mut words: Vec<u64> = Vec::new();
-    let mut start = from;
-    // Page by page: a part that is not mapped must not hide the rest.
-    let mut ranges = Vec::new();
-    while start < to {
-        let next = ((start | (PAGE - 1)) + 1).min(to);
-        ranges.push(Range {
-            address: start,
-            length: usize::try_from(next - start).unwrap_or(0),
-        });
-        start = next;
-    }
-    let mut readable = false;
-    for (range, page) in ranges.iter().zip(memory.read_many(&ranges)) {
-        readable |= page.is_ok();
-        words.extend(numbers(&page.unwrap_or_else(|_| vec![0; range.length])));
-    }
-    if readable { Ok(words) } else { Err(()) }
-}
-
-fn numbers(bytes: &[u8]) -> Vec<u64> {
-    let words = bytes.as_chunks::<8>().0.iter();
-    words.map(|word| u64::from_le_bytes(*word)).collect()
-}
-
 /// What slices in this window can be the test's name, the outermost first.
 fn slices_in(memory: &dyn Memory, from: u64, to: u64, comm: &[u8]) -> Result<Vec<String>, ()> {
-    let words = words_of(memory, from, to)?;
+    let words = words_of(memory, from, to).ok_or(())?;
     let whole = comm.len() < COMM;
     let length = comm.len() as u64;
     let is_length = |word: u64| {

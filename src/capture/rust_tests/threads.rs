@@ -1,11 +1,12 @@
 //! The threads of a process that runs tests on threads: which of them run which test.
 
-use super::names::{COMM, Said, test_of};
+use super::names::{Said, test_of};
 use super::{Started, started};
 use crate::capture::facts::read_bounded;
 use crate::capture::kernel;
 use crate::capture::maps::{Region, regions};
 use crate::capture::memory::ProcessMemory;
+use crate::capture::rust_names::COMM;
 use crate::model::{Foreign, Pid, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
