@@ -1,19 +1,13 @@
 //! `fixtures/hangs/{rust,c}`: scenes of two programs that hang as real ones do, and look-alikes that do not. Each is dumped as a
 //! user would, and the first verdict is held against the table of truths beside the sources.
 
-use crate::support::hangscope::{command, finish};
 use crate::support::program::Program;
+use crate::support::scoreboard::{Scored, is_placed, judge, score_all, words};
 use crate::support::{fixture, native};
-use hangscope::model::{Report, Verdict};
+use hangscope::model::Finding;
 use serde::Deserialize;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
-
-/// `READY` comes just before the hang: so many looks may be too early.
-const LOOKS: u32 = 5;
-/// Scenes that are played at a time. Most of them only wait.
-const AT_A_TIME: usize = 4;
 
 /// A line of a table.
 #[derive(Clone, Debug, Deserialize)]
@@ -88,102 +82,38 @@ fn definition(line: &str) -> Option<String> {
     Some(name[..end.unwrap_or(name.len())].to_owned())
 }
 
-fn dump(pid: i32) -> Report {
-    finish(command().args(["dump", &pid.to_string(), "--format", "json"])).report()
-}
-
-/// Plays one scene and judges the first verdict on it: what was said, and what is wrong with that.
-fn judge(program: &Path, truth: &Truth, marks: &[Mark]) -> (String, Result<(), String>) {
-    let mut program = Program::start(Command::new(program).arg(&truth.scene));
-    program.wait_for("READY");
-    let mut said = String::new();
-    for _ in 0..if truth.healthy { 1 } else { LOOKS } {
-        let report = dump(program.pid());
-        program.must_be_alive();
-        let Some(first) = report.analysis.findings.first() else {
-            said = format!("{:?}", report.analysis.verdict);
-            if truth.healthy && report.analysis.verdict != Verdict::NoHangSeen {
-                return (said, Err("a healthy program".to_owned()));
-            }
-            continue;
-        };
-        let mut words = first.title.untrusted().to_owned();
-        for evidence in &first.evidence {
-            words.push('\n');
-            words.push_str(evidence.text.untrusted());
-        }
-        said = format!(
-            "{} ({:?}): {}",
-            first.id,
-            first.certainty,
-            first.title.untrusted()
-        );
-        if truth.healthy {
-            return (said, Err("accuses a healthy program".to_owned()));
-        }
-        if !truth.causes.contains(&first.id) {
-            return (said, Err(format!("not {}", truth.causes.join(" or "))));
-        }
-        let wanted = marks
-            .iter()
-            .filter(|(within, _)| truth.places.contains(within));
-        let places: Vec<&str> = wanted.map(|(_, place)| place.as_str()).collect();
-        assert!(!places.is_empty(), "{}: no line is marked", truth.scene);
-        let named = places.iter().any(|place| {
-            let mut found = words.match_indices(place);
-            found.any(|(at, _)| {
-                !words[at + place.len()..].starts_with(|next: char| next.is_ascii_digit())
-            })
-        });
-        return match named {
-            true => (said, Ok(())),
-            false => (said, Err(format!("not at {}", places.join(" or ")))),
-        };
+/// Whether a finding is what the truth says, or what differs.
+fn compare(truth: &Truth, marks: &[Mark], finding: &Finding) -> Result<(), String> {
+    if !truth.causes.contains(&finding.id) {
+        return Err(format!("not {}", truth.causes.join(" or ")));
     }
-    let silent = !truth.healthy;
-    (
-        said,
-        if silent {
-            Err("silent".to_owned())
-        } else {
-            Ok(())
-        },
-    )
+    let words = words(finding);
+    let wanted = marks
+        .iter()
+        .filter(|(within, _)| truth.places.contains(within));
+    let places: Vec<&str> = wanted.map(|(_, place)| place.as_str()).collect();
+    assert!(!places.is_empty(), "{}: no line is marked", truth.scene);
+    match places.iter().any(|place| is_placed(&words, place)) {
+        true => Ok(()),
+        false => Err(format!("not at {}", places.join(" or "))),
+    }
 }
 
 fn scoreboard(program: &Path, folder: &str, sources: &str) {
     let marks = marks(&fixture(folder).join(sources));
-    let todo = Mutex::new(truths(folder));
-    let surprises = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                loop {
-                    let Some(truth) = todo.lock().expect("no panic").pop() else {
-                        break;
-                    };
-                    let (said, wrong) = judge(program, &truth, &marks);
-                    println!("{}\t{wrong:?}\t{said}", truth.scene);
-                    let as_expected = match (&truth.missed, &wrong) {
-                        (None, Ok(())) => true,
-                        // A wrong accusation is never to be got used to.
-                        (Some(_), Err(wrong)) => wrong == "silent",
-                        _ => false,
-                    };
-                    if !as_expected {
-                        let line = format!("{}: {wrong:?}: {said}", truth.scene);
-                        surprises.lock().expect("no panic").push(line);
-                    }
-                }
-            });
+    score_all(folder, truths(folder), |truth| {
+        let mut program = Program::start(Command::new(program).arg(&truth.scene));
+        program.wait_for("READY");
+        let (score, said) = judge(&mut program, truth.healthy, |finding| {
+            compare(&truth, &marks, finding)
+        });
+        Scored {
+            name: truth.scene,
+            score,
+            said,
+            known_miss: truth.missed.is_some(),
         }
     });
-    let surprises = surprises.into_inner().expect("no panic");
-    assert!(
-        surprises.is_empty(),
-        "unlike truth.json:\n{}",
-        surprises.join("\n")
-    );
 }
 
 #[test]

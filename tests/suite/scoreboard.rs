@@ -1,20 +1,14 @@
 //! `fixtures/hangs`: programs that hang as real ones do, and look-alikes that do not. Each is dumped as a user would, and the
 //! first verdict is held against the truth of `truth.json`: cause, culprit and place.
 
-use crate::support::hangscope::{assert_resolves, command, finish};
 use crate::support::program::Program;
+use crate::support::scoreboard::{Scored, is_placed, judge, score_all, words};
 use crate::support::{fixture, pythons};
-use hangscope::model::{Finding, Report, Verdict};
+use hangscope::model::Finding;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
-
-/// `READY` comes just before the hang: so many looks may be too early.
-const LOOKS: u32 = 5;
-/// Programs that run at a time. Most of them only wait.
-const AT_A_TIME: usize = 4;
 
 /// A line of `truth.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,16 +38,6 @@ struct Truth {
     on: Vec<String>,
 }
 
-/// How the first verdict compares with the truth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Score {
-    Right,
-    /// Nothing was found.
-    Silent,
-    /// Something else was found.
-    Wrong,
-}
-
 fn truths() -> Vec<Truth> {
     let text = std::fs::read_to_string(fixture("hangs/truth.json")).expect("the table");
     serde_json::from_str(&text).expect("a table of truths")
@@ -81,17 +65,9 @@ fn start(python: &Path, file: &str) -> Program {
     program
 }
 
-fn dump(pid: i32) -> Report {
-    finish(command().args(["dump", &pid.to_string(), "--format", "json"])).report()
-}
-
 /// Whether a finding is what the truth says, or what differs.
 fn compare(truth: &Truth, finding: &Finding) -> Result<(), String> {
-    let mut words = finding.title.untrusted().to_owned();
-    for evidence in &finding.evidence {
-        words.push('\n');
-        words.push_str(evidence.text.untrusted());
-    }
+    let words = words(finding);
     if !truth.causes.contains(&finding.id) {
         return Err(format!("not {}", truth.causes.join(" or ")));
     }
@@ -102,109 +78,35 @@ fn compare(truth: &Truth, finding: &Finding) -> Result<(), String> {
         .place
         .clone()
         .map_or_else(|| marked(truth), |place| vec![place]);
-    let is_placed = |place: &String| {
-        words.match_indices(place.as_str()).any(|(at, _)| {
-            let after = words[at + place.len()..].chars().next();
-            !after.is_some_and(|next| next.is_ascii_digit())
-        })
-    };
-    if places.iter().any(is_placed) {
+    if places.iter().any(|place| is_placed(&words, place)) {
         Ok(())
     } else {
         Err(format!("is not at {}", places.join(" or ")))
     }
 }
 
-/// Runs one program and judges the first verdict on it.
-fn score(truth: &Truth, python: &Path) -> (Score, String) {
-    let mut program = start(python, &truth.file);
-    let mut said = String::new();
-    let looks = if truth.healthy { 1 } else { LOOKS };
-    for _ in 0..looks {
-        let report = dump(program.pid());
-        program.must_be_alive();
-        let Some(first) = report.analysis.findings.first() else {
-            said = format!("{:?}", report.analysis.verdict);
-            if truth.healthy && report.analysis.verdict != Verdict::NoHangSeen {
-                return (Score::Wrong, said);
-            }
-            continue;
-        };
-        let told = format!(
-            "{} ({:?}): {}",
-            first.id,
-            first.certainty,
-            first.title.untrusted()
-        );
-        if truth.healthy {
-            return (Score::Wrong, told);
-        }
-        assert_resolves(&report);
-        return match compare(truth, first) {
-            Ok(()) => (Score::Right, told),
-            Err(differs) => (Score::Wrong, format!("{differs}: {told}")),
-        };
-    }
-    if truth.healthy {
-        (Score::Right, said)
-    } else {
-        (Score::Silent, said)
-    }
-}
-
-/// Scores all programs of the table that `wanted` picks, and prints what became of them.
+/// Scores all programs of the table that `wanted` picks.
 fn scoreboard(version: &str, wanted: fn(&Truth) -> bool) {
     let Some(python) = pythons::python_with_packages(version) else {
         return;
     };
-    let mut todo: Vec<Truth> = truths()
+    let todo: Vec<Truth> = truths()
         .into_iter()
         .filter(wanted)
         .filter(|truth| truth.on.is_empty() || truth.on.iter().any(|on| on == version))
         .collect();
-    todo.reverse();
-    let todo = Mutex::new(todo);
-    let done: Mutex<Vec<(Truth, Score, String)>> = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                loop {
-                    let Some(truth) = todo.lock().expect("no panic").pop() else {
-                        break;
-                    };
-                    let (score, said) = score(&truth, &python);
-                    done.lock().expect("no panic").push((truth, score, said));
-                }
-            });
+    score_all(version, todo, |truth| {
+        let mut program = start(&python, &truth.file);
+        let (score, said) = judge(&mut program, truth.healthy, |finding| {
+            compare(&truth, finding)
+        });
+        Scored {
+            known_miss: truth.missed.contains_key(version),
+            name: truth.file,
+            score,
+            said,
         }
     });
-    let mut done = done.into_inner().expect("no panic");
-    done.sort_by(|one, other| one.0.file.cmp(&other.0.file));
-    let mut counts = [0; 3];
-    let mut surprises = Vec::new();
-    for (truth, score, said) in &done {
-        counts[*score as usize] += 1;
-        println!("{score:?}\t{version}\t{}\t{said}", truth.file);
-        let known_miss = truth.missed.contains_key(version);
-        let as_expected = match score {
-            Score::Right => !known_miss,
-            Score::Silent => known_miss,
-            // A wrong accusation is never to be got used to.
-            Score::Wrong => false,
-        };
-        if !as_expected {
-            surprises.push(format!("{score:?}: {}: {said}", truth.file));
-        }
-    }
-    println!(
-        "{version}: {} right, {} silent, {} wrong",
-        counts[0], counts[1], counts[2]
-    );
-    assert!(
-        surprises.is_empty(),
-        "on {version}, unlike truth.json:\n{}",
-        surprises.join("\n")
-    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub(crate) mod hangscope;
 pub(crate) mod native;
 pub(crate) mod program;
 pub(crate) mod pythons;
+pub(crate) mod scoreboard;
 
 use std::path::{Path, PathBuf};
 
