@@ -245,11 +245,10 @@ impl NativeStack {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(function: &str, module: &str) -> NativeFrame {
-        NativeFrame {
+impl NativeFrame {
+    /// A frame of which no more is known.
+    pub(crate) fn of(function: &str, module: &str) -> Self {
+        Self {
             address: Addr(1),
             function: Some(function.into()),
             module: Some(module.into()),
@@ -262,6 +261,11 @@ mod tests {
             python_frames: 0,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn own_code_is_told_from_libraries() {
@@ -282,7 +286,11 @@ mod tests {
             ("python_config", "pythonic.so", false),
             ("corelib::go", "a.out", false),
         ] {
-            assert_eq!(frame(function, module).is_library(), library, "{function}");
+            assert_eq!(
+                NativeFrame::of(function, module).is_library(),
+                library,
+                "{function}"
+            );
         }
     }
 
@@ -293,7 +301,7 @@ mod tests {
                 .iter()
                 .map(|(function, module)| NativeFrame {
                     function: (!function.is_empty()).then(|| Foreign::from(*function)),
-                    ..frame(function, module)
+                    ..NativeFrame::of(function, module)
                 })
                 .collect();
             frames.last_mut().expect("a frame").python_frames = 2;
@@ -356,7 +364,7 @@ mod tests {
 
     #[test]
     fn places_are_told_by_what_is_known() {
-        let mut known = frame("work", "libwork.so");
+        let mut known = NativeFrame::of("work", "libwork.so");
         assert_eq!(known.place(), "work (libwork.so)");
         known.file = Some("/src/work.c".into());
         known.line = Some(7);

@@ -478,17 +478,7 @@ fn the_recipe_for_nextests_own_limits_leaves_a_bundle() {
     }
     let mut command = place.command("cargo");
     let end = run(apart(command.args(["nextest", "run", "--profile", "ci"])).env("PATH", &path));
-    assert!(
-        end.stderr.contains("1 passed, 1 timed out"),
-        "{}",
-        end.stderr
-    );
-    assert!(
-        end.stderr
-            .contains(&format!("hangscope: SIGTERM in {HANGS}")),
-        "{}",
-        end.stderr
-    );
+    end.assert_timed_out(HANGS);
     let dump = json(&place.bundle().join("dump.json"));
     assert_eq!(dump["run"]["processes"][0]["test"], HANGS);
     assert!(

@@ -145,6 +145,16 @@ impl End {
             .code()
             .unwrap_or_else(|| -self.status.signal().unwrap_or(0))
     }
+
+    /// nextest has ended this test, and passed the other.
+    pub(crate) fn assert_timed_out(&self, test: &str) {
+        for said in [
+            "1 passed, 1 timed out",
+            &format!("hangscope: SIGTERM in {test}"),
+        ] {
+            assert!(self.stderr.contains(said), "{}", self.stderr);
+        }
+    }
 }
 
 impl Run {

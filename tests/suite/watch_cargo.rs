@@ -525,17 +525,7 @@ fn before_nextest_ends_a_test_the_wrapper_looks() {
     let mut command = place.command("cargo");
     let end = run(apart(command.args(["nextest", "run", "--no-fail-fast"])));
     let name = "demo tests::a_name_with_one_prefix_hangs";
-    assert!(
-        end.stderr.contains("1 passed, 1 timed out"),
-        "{}",
-        end.stderr
-    );
-    assert!(
-        end.stderr
-            .contains(&format!("hangscope: SIGTERM in {name}")),
-        "{}",
-        end.stderr
-    );
+    end.assert_timed_out(name);
     let bundle = place.bundle();
     assert_eq!(json(&bundle.join("manifest.json"))["outcome"]["signal"], 15);
     let dump = json(&bundle.join("dump.json"));

@@ -496,31 +496,20 @@ impl Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Addr;
 
     fn stack(functions: &[&str]) -> Vec<NativeFrame> {
-        functions
-            .iter()
-            .map(|function| NativeFrame {
-                address: Addr(1),
-                function: (!function.is_empty()).then(|| (*function).into()),
-                module: Some(
-                    if function.contains("::") {
-                        "bin"
-                    } else {
-                        "libc.so.6"
-                    }
-                    .into(),
-                ),
-                in_module: None,
-                file: None,
-                line: None,
-                inlined: false,
-                signal: false,
-                guessed: false,
-                python_frames: 0,
-            })
-            .collect()
+        let frame = |function: &&str| {
+            let module = match function.contains("::") {
+                true => "bin",
+                false => "libc.so.6",
+            };
+            let frame = NativeFrame::of(function, module);
+            NativeFrame {
+                function: frame.function.filter(|name| !name.is_empty()),
+                ..frame
+            }
+        };
+        functions.iter().map(frame).collect()
     }
 
     #[test]
