@@ -5,6 +5,7 @@ mod holders;
 mod names;
 mod objects;
 mod scan;
+mod shape_table;
 mod shapes;
 
 use super::super::memory::CachedMemory;
