@@ -94,7 +94,15 @@ impl Frame {
     /// Whether the file belongs to the standard library or an installed package, not to the user's project.
     #[must_use]
     pub fn is_library(&self) -> bool {
-        let file = self.file.untrusted();
-        self.is_stdlib() || file.contains("/site-packages/") || file.contains("/dist-packages/")
+        is_library_file(self.file.untrusted())
     }
+}
+
+/// Whether a Python source file belongs to the standard library or an installed package (judged by its path).
+#[must_use]
+pub fn is_library_file(file: &str) -> bool {
+    file.starts_with("<frozen ")
+        || ["/lib/python3", "/site-packages/", "/dist-packages/"]
+            .iter()
+            .any(|folder| file.contains(folder))
 }

@@ -28,7 +28,7 @@ pub use finding::{
     ThreadProgress, Verdict, WaitEdge,
 };
 pub use foreign::Foreign;
-pub use frame::{Frame, Local};
+pub use frame::{Frame, Local, is_library_file};
 pub use gap::{Gap, GapKind};
 pub use ids::{Addr, Key, Pid, Tid};
 pub use interpreter::{

@@ -6,6 +6,7 @@ use super::heap::{Heap, ObjectError};
 use super::interpreter::{Census, RawThreadState};
 use super::offsets::fixed;
 use super::slots;
+use crate::model::is_library_file;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
@@ -151,7 +152,7 @@ impl Walk<'_, '_> {
             let values = stack.values.into_iter();
             let heap = self.heap;
             self.push(values.filter(|value| *value != 0 && heap.looks_like_object(*value)));
-            if !is_library(frame.code.file.untrusted()) {
+            if !is_library_file(frame.code.file.untrusted()) {
                 let field = frame.address.wrapping_add(self.heap.offsets.frame_globals);
                 let globals = self.heap.memory.u64(field).map_err(|_| Open)?;
                 self.push_globals(frame.code.address, globals)?;
@@ -281,7 +282,7 @@ impl Walk<'_, '_> {
         let Some(file) = heap.dict_get(dict, "__file__")? else {
             return Ok(());
         };
-        if heap.is(file, "str") && !is_library(&heap.string(file)?) {
+        if heap.is(file, "str") && !is_library_file(&heap.string(file)?) {
             self.push(heap.dict(dict)?.into_iter().map(|(_, value)| value));
         }
         Ok(())
@@ -319,7 +320,7 @@ impl Walk<'_, '_> {
         let dict = self.pointer(module, fixed::MODULE_DICT)?;
         let file = heap.dict_get(dict, "__file__")?;
         match file.filter(|file| heap.is(*file, "str")) {
-            Some(file) => Ok(!is_library(&heap.string(file)?)),
+            Some(file) => Ok(!is_library_file(&heap.string(file)?)),
             None => Ok(name == "__main__"),
         }
     }
@@ -336,7 +337,7 @@ impl Walk<'_, '_> {
         }
         let code = self.pointer(function, self.heap.offsets.function_code)?;
         let file = self.pointer(code, self.heap.offsets.code_filename)?;
-        if is_library(&self.heap.string(file)?) {
+        if is_library_file(&self.heap.string(file)?) {
             return Ok(());
         }
         let globals = self.pointer(function, globals)?;
@@ -433,11 +434,4 @@ impl Walk<'_, '_> {
             Err(Open)
         }
     }
-}
-
-fn is_library(file: &str) -> bool {
-    file.starts_with("<frozen ")
-        || file.contains("/lib/python3")
-        || file.contains("/site-packages/")
-        || file.contains("/dist-packages/")
 }

@@ -3,6 +3,7 @@
 use super::{Heap, ObjectError};
 use crate::capture::python::offsets::fixed;
 use crate::capture::python::with_blocks;
+use crate::model::is_library_file;
 
 /// How many wrappers around a function are looked through.
 const MAX_WRAPPERS: u8 = 4;
@@ -13,13 +14,6 @@ pub(crate) struct Method {
     pub(crate) names: Vec<String>,
     /// It has a `try` or `with`.
     pub(crate) has_blocks: bool,
-}
-
-fn is_library(file: &str) -> bool {
-    file.starts_with("<frozen ")
-        || file.contains("/lib/python3")
-        || file.contains("/site-packages/")
-        || file.contains("/dist-packages/")
 }
 
 impl Heap<'_> {
@@ -79,7 +73,7 @@ impl Heap<'_> {
     /// Whether a callable is a function or method whose code is not the standard library's or an installed package's.
     pub(crate) fn is_of_program(&self, callable: u64) -> bool {
         self.code_file(callable, MAX_WRAPPERS)
-            .is_ok_and(|file| file.is_some_and(|file| !is_library(&file)))
+            .is_ok_and(|file| file.is_some_and(|file| !is_library_file(&file)))
     }
 
     fn code_file(&self, callable: u64, left: u8) -> Result<Option<String>, ObjectError> {
