@@ -31,7 +31,9 @@ use crate::target::{self, AccessDenied};
 use files::FileIndex;
 use native::ObjectCache;
 use process::{How, ProcessReader, ProcessSample};
-pub use rust_tests::{Marked, RustBinary, RustHow, RustLook, RustTest, RustTests, Seen, Started};
+pub use rust_tests::{
+    Marked, RustBinary, RustHow, RustLook, RustTest, RustTests, Seen, Started, holds_doctests,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -2,7 +2,9 @@
 
 mod survey;
 
-pub use crate::capture::{Marked, RustBinary, RustHow, RustLook, RustTest, Started};
+pub use crate::capture::{
+    Marked, RustBinary, RustHow, RustLook, RustTest, Started, holds_doctests,
+};
 pub use survey::{Survey, Surveyed, Surveyor};
 
 use crate::analysis;

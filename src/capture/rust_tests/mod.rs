@@ -12,6 +12,7 @@ mod threads;
 
 use super::{children, kernel};
 use crate::model::{Foreign, Pid, Tid};
+pub use program::holds_doctests;
 use program::{Kind, Program};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

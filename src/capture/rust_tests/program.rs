@@ -95,7 +95,9 @@ impl Program {
         Self {
             tests: has("--test"),
             runs_none: has("--list") || has("--bench"),
-            holds_doctests: holds_doctests(exe.as_deref(), seen.pid),
+            holds_doctests: exe
+                .as_deref()
+                .is_some_and(|exe| holds_doctests(&from_here(seen.pid, exe))),
             builds: builds(exe.as_deref(), &arguments),
             merged: environment.get("RUSTDOC_DOCTEST_BIN_PATH").is_some(),
             exe,
@@ -144,17 +146,18 @@ impl Program {
 }
 
 /// Whether rustdoc has put several doctests into this binary: the source of its main function is beside it.
-fn holds_doctests(exe: Option<&Path>, pid: Pid) -> bool {
-    let Some(folder) = exe
-        .filter(|exe| exe.ends_with("rust_out"))
-        .and_then(Path::parent)
-    else {
-        return false;
-    };
-    let folder = folder.strip_prefix("/").unwrap_or(folder);
-    let entries = fs::read_dir(Path::new(&format!("/proc/{pid}/root")).join(folder));
+#[must_use]
+pub fn holds_doctests(binary: &Path) -> bool {
+    let folder = binary.parent().filter(|_| binary.ends_with("rust_out"));
+    let entries = folder.and_then(|folder| fs::read_dir(folder).ok());
     let mut entries = entries.into_iter().flatten().take(MAX_ENTRIES).flatten();
     entries.any(|entry| entry.file_name().as_bytes().starts_with(b"doctest_runner_"))
+}
+
+/// A file of a process as we can open it.
+fn from_here(pid: Pid, path: &Path) -> PathBuf {
+    let path = path.strip_prefix("/").unwrap_or(path);
+    Path::new(&format!("/proc/{pid}/root")).join(path)
 }
 
 /// Whether cargo starts this to build something. Wrappers (`RUSTC_WRAPPER`) get the compiler as their first argument.
@@ -171,7 +174,7 @@ fn builds(exe: Option<&Path>, arguments: &[&[u8]]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Program, builds};
+    use super::{Kind, Program, builds, holds_doctests};
     use crate::model::Foreign;
     use std::path::{Path, PathBuf};
 
@@ -194,6 +197,16 @@ mod tests {
             !of("/t/debug/demo", &["/t/debug/demo", "serve"]),
             "cargo run"
         );
+    }
+
+    #[test]
+    fn a_binary_of_several_doctests_is_known_by_its_source() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let binary = folder.path().join("rust_out");
+        assert!(!holds_doctests(&binary));
+        std::fs::write(folder.path().join("doctest_runner_2024.rs"), "").expect("a file");
+        assert!(holds_doctests(&binary));
+        assert!(!holds_doctests(&folder.path().join("demo-1")));
     }
 
     fn program(comm: &str, exe: &str, tests: bool, runs_none: bool, merged: bool) -> Program {

@@ -2,6 +2,7 @@
 
 use super::super::testrun::RUN_VARIABLE;
 use super::{MARKS, config, mark, triples, variable};
+use crate::inspect::holds_doctests;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -50,7 +51,7 @@ pub fn cargo_runner(mut arguments: impl Iterator<Item = OsString>) -> (u8, Strin
     if let Some(binary) = binary.filter(|binary| command.first() == Some(binary)) {
         // A binary of several doctests is told by rustdoc where it is, but not where a runner is asked for; it then
         // warns, and runs its tests in one process. Without us it would have been told.
-        if is_merged_doctests(Path::new(binary)) && std::env::var_os(DOCTESTS).is_none() {
+        if holds_doctests(Path::new(binary)) && std::env::var_os(DOCTESTS).is_none() {
             exec.env(DOCTESTS, binary);
         }
     }
@@ -83,16 +84,6 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|window| window == part)
 }
 
-/// Whether rustdoc has put several doctests into this binary: the source of its main function is beside it.
-fn is_merged_doctests(binary: &Path) -> bool {
-    let folder = binary.parent().filter(|_| binary.ends_with("rust_out"));
-    let entries = folder.and_then(|folder| fs::read_dir(folder).ok());
-    entries.into_iter().flatten().flatten().any(|entry| {
-        let name = entry.file_name();
-        name.as_bytes().starts_with(b"doctest_runner_")
-    })
-}
-
 /// As cargo takes a runner apart.
 pub(super) fn split(value: &OsStr) -> impl Iterator<Item = OsString> {
     let text = value.to_string_lossy().into_owned();
@@ -122,18 +113,8 @@ fn cargo_folder() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_merged_doctests, own_value};
+    use super::own_value;
     use std::ffi::{OsStr, OsString};
-
-    #[test]
-    fn a_binary_of_several_doctests_is_known_by_its_source() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let binary = folder.path().join("rust_out");
-        assert!(!is_merged_doctests(&binary));
-        std::fs::write(folder.path().join("doctest_runner_2024.rs"), "").expect("a file");
-        assert!(is_merged_doctests(&binary));
-        assert!(!is_merged_doctests(&folder.path().join("demo-1")));
-    }
 
     #[test]
     fn the_users_value_is_what_follows_ours() {
