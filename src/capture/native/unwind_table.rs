@@ -6,8 +6,8 @@ use super::arch::{Architecture, COLUMNS};
 use super::headers::u32_at;
 use fnv::FnvHashMap;
 use gimli::{
-    BaseAddresses, CieOrFde, EhFrame, EhFrameOffset, EndianSlice, LittleEndian, RegisterRule,
-    UnwindContext, UnwindExpression, UnwindSection,
+    BaseAddresses, CieOrFde, EhFrame, EhFrameOffset, EndianSlice, FrameDescriptionEntry,
+    LittleEndian, RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -152,11 +152,8 @@ impl UnwindTable {
 
     fn find(&self, address: u64) -> Option<Row> {
         let section = self.section();
-        let offset = EhFrameOffset(self.entry(address)?);
-        let fde = section
-            .fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset)
-            .ok()?;
-        if !fde.contains(address) || fde.entry_len() > MAX_ENTRY {
+        let fde = self.function(&section, address)?;
+        if fde.entry_len() > MAX_ENTRY {
             return None;
         }
         let mut context = UnwindContext::new();
@@ -185,17 +182,22 @@ impl UnwindTable {
 
     /// Where the function at an address begins, and its table of landing pads; `None` if it has none.
     pub(super) fn landing_table(&self, address: u64) -> Option<(u64, u64)> {
-        let section = self.section();
-        let offset = EhFrameOffset(self.entry(address)?);
-        let fde = section
-            .fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset)
-            .ok()?;
+        let fde = self.function(&self.section(), address)?;
         match fde.lsda()? {
-            gimli::Pointer::Direct(table) if fde.contains(address) => {
-                Some((fde.initial_address(), table))
-            }
-            _ => None,
+            gimli::Pointer::Direct(table) => Some((fde.initial_address(), table)),
+            gimli::Pointer::Indirect(_) => None,
         }
+    }
+
+    /// The entry of the function at an address.
+    fn function<'t>(
+        &self,
+        section: &EhFrame<EndianSlice<'t, LittleEndian>>,
+        address: u64,
+    ) -> Option<FrameDescriptionEntry<EndianSlice<'t, LittleEndian>>> {
+        let offset = EhFrameOffset(self.entry(address)?);
+        let entry = section.fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset);
+        entry.ok().filter(|fde| fde.contains(address))
     }
 
     /// Offset in `.eh_frame` of the entry that may hold an address.

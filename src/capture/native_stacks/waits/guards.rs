@@ -39,6 +39,34 @@ pub(super) struct Owning {
 }
 
 impl Owning {
+    /// What frame number `at` owns, by its function and what would be called there to clean up; `None` if that is nothing.
+    fn of(at: usize, function: &NativeFrame, cleanup: Cleanup) -> Option<Self> {
+        let calls = || cleanup.calls.iter().map(Foreign::untrusted);
+        let in_drops = || cleanup.in_drops.iter().map(Foreign::untrusted);
+        let mut kinds: Vec<Kind> = calls()
+            .filter(|call| !collects_guards(call))
+            .filter_map(kind)
+            .collect();
+        // Whose guards are in a value that is dropped as a whole may own any number.
+        let frees = calls().any(|call| call.contains("__rust_dealloc"));
+        let one_by_one = calls().any(drops_guard) || (!kinds.is_empty() && !frees);
+        let collects = calls().chain(in_drops()).any(collects_guards);
+        let singly = initialises(function) || (!collects && one_by_one);
+        // What takes locks itself on its way releases those.
+        if kinds.is_empty() && !in_drops().any(|call| call.contains("lock_")) {
+            kinds.extend(in_drops().filter_map(kind));
+        }
+        if initialises(function) {
+            kinds.push(Kind::Once);
+        }
+        (!kinds.is_empty()).then_some(Self {
+            frame: at,
+            kinds,
+            addresses: cleanup.addresses,
+            singly,
+        })
+    }
+
     /// Whether one of the guards keeps out who waits so.
     pub(super) fn keeps_out(&self, waiter: Primitive) -> bool {
         self.kinds.iter().any(|kind| match waiter {
@@ -98,56 +126,24 @@ pub(super) fn owning(
                 continue;
             }
             left -= 1;
-            let Cleanup {
-                calls,
-                in_drops,
-                addresses,
-            } = cleanup(physical, memory, symbols).unwrap_or_default();
-            if !function.is_library() && function.function_name().contains("::") {
-                own_frames += 1;
-                padded += usize::from(!calls.is_empty());
-                unwinds |= !calls.is_empty();
-            }
-            let all = || calls.iter().chain(&in_drops).map(Foreign::untrusted);
-            let direct = calls.iter().any(|call| drops_guard(call.untrusted()));
-            let frees = calls
-                .iter()
-                .any(|call| call.untrusted().contains("__rust_dealloc"));
-            let mut kinds: Vec<Kind> = calls
-                .iter()
-                .filter(|call| !collects_guards(call.untrusted()))
-                .filter_map(|call| kind(call.untrusted()))
-                .collect();
-            // Whose guards are in a value that is dropped as a whole may own any number.
-            let released = !kinds.is_empty() && !frees;
-            let singly =
-                initialises(function) || (!all().any(collects_guards) && (direct || released));
-            // What takes locks itself on its way releases those.
-            let takes = |call: &Foreign| call.untrusted().contains("lock_");
-            if kinds.is_empty() && !in_drops.iter().any(takes) {
-                kinds.extend(in_drops.iter().filter_map(|call| kind(call.untrusted())));
-            }
-            if initialises(function) {
-                kinds.push(Kind::Once);
-            }
-            if !calls.is_empty() {
+            let cleanup = cleanup(physical, memory, symbols).unwrap_or_default();
+            let has_pad = !cleanup.calls.is_empty();
+            if has_pad {
+                let function = function.function_name();
                 tracing::trace!(
                     tid = thread.tid,
                     frame = at,
-                    function = function.function_name(),
-                    ?calls,
-                    ?addresses,
+                    function,
+                    ?cleanup,
                     "landing pad"
                 );
             }
-            if !kinds.is_empty() {
-                owners.push(Owning {
-                    frame: at,
-                    kinds,
-                    addresses,
-                    singly,
-                });
+            if !function.is_library() && function.function_name().contains("::") {
+                own_frames += 1;
+                padded += usize::from(has_pad);
+                unwinds |= has_pad;
             }
+            owners.extend(Owning::of(at, function, cleanup));
         }
         let waits = thread.wait.is_some() && !stack.moved;
         if waits && own_frames > 0 && own_frames == padded {
