@@ -3,7 +3,7 @@
 //! stuck, however many processes wait for each other.
 
 use super::case::{self, Case, Standing};
-use super::{trail, wait_graph};
+use super::{tracker, wait_graph};
 use crate::model::{
     ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread,
     ThreadKind, Wait, WaitKind,
@@ -327,7 +327,7 @@ impl<'a, 'c> Look<'a, 'c> {
         // A server's socket in the set wakes the loop, but a task that reads from its own process waits on.
         let listens = |file: &&Descriptor| file.state == Some(SocketState::Listen);
         let connected = files.iter().any(|file| known_peer(file).is_some());
-        let reads = case::idle_loop_of(process, thread).is_some_and(trail::awaits_a_stream);
+        let reads = case::idle_loop_of(process, thread).is_some_and(tracker::awaits_a_stream);
         if connected && reads {
             files.retain(|file| !listens(file));
         }

@@ -12,6 +12,7 @@ mod native_trail;
 mod progress;
 mod roots;
 mod signature;
+mod tracker;
 mod trail;
 mod wait_graph;
 mod wording;

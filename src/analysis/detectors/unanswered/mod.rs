@@ -4,12 +4,14 @@
 
 mod cause;
 mod native;
+mod said;
 mod verbs;
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{self, Case, destroyers};
 use crate::analysis::signature;
-use crate::analysis::trail::{How, Node, Tracker, Trail};
+use crate::analysis::tracker::Tracker;
+use crate::analysis::trail::{How, Node, Trail};
 use crate::analysis::wording;
 use crate::model::{Certainty, Evidence, Finding, Foreign, Grade, Key, Pid, Process, Thread};
 use cause::Root;

@@ -1,6 +1,6 @@
 //! Causes of waits in Rust's and C's own primitives, by the call that capture has recognised on the native stack.
 
-use super::cause::{Said, said};
+use super::said::{Said, said};
 
 /// The workers of a runtime are all blocked.
 pub(super) const BLOCKED_POOL: Said = said(

@@ -1,0 +1,437 @@
+//! Follows waits from thread to thread, into event loops and their tasks, and on into other processes.
+
+use super::case::{self, Case};
+use super::chain::{Link, Waits};
+use super::native_trail;
+use super::trail::{How, Node, Trail, fact};
+use super::wait_graph;
+use crate::model::{
+    Await, Descriptor, EventLoop, Frame, HolderEvidence, Key, Process, Task, TaskState, Thread,
+    Wait, WaitKind, WaitObject,
+};
+use std::collections::BTreeMap;
+
+/// Longest trail that is followed.
+const MAX_STEPS: usize = 200;
+
+/// Follows waits in the last sample.
+pub(super) struct Tracker<'c> {
+    case: &'c Case<'c>,
+    waits: BTreeMap<&'c Key, Waits<'c>>,
+}
+
+impl<'c> Tracker<'c> {
+    pub(super) fn new(case: &'c Case<'c>) -> Self {
+        let waits = case
+            .last
+            .processes
+            .iter()
+            .map(|process| (&process.key, Waits::of(process)));
+        Self {
+            case,
+            waits: waits.collect(),
+        }
+    }
+
+    /// The trail from a thread that is stuck.
+    pub(super) fn follow(&self, process: &'c Process, start: &'c Thread) -> Trail<'c> {
+        let mut trail = Trail {
+            nodes: vec![Node::Thread(process, start)],
+            hows: Vec::new(),
+            closes: None,
+        };
+        let mut at = Node::Thread(process, start);
+        while trail.nodes.len() < MAX_STEPS {
+            let Some((how, next)) = self.next(at) else {
+                break;
+            };
+            let known = trail.nodes.iter().position(|node| node.key() == next.key());
+            if let Some(known) = known {
+                // What may be does not make a circle.
+                if how.is_exact() {
+                    trail.hows.push(how);
+                    trail.closes = Some(known);
+                }
+                break;
+            }
+            trail.hows.push(how);
+            trail.nodes.push(next);
+            at = next;
+        }
+        trail
+    }
+
+    fn next(&self, node: Node<'c>) -> Option<(How, Node<'c>)> {
+        match node {
+            Node::Thread(process, thread) => self.after_thread(process, thread),
+            Node::Task(process, task) => self.after_task(process, task),
+        }
+    }
+
+    fn after_thread(&self, process: &'c Process, thread: &'c Thread) -> Option<(How, Node<'c>)> {
+        if let Some((next, link)) = self.waits.get(&process.key)?.next(&thread.key) {
+            let how = match link {
+                Link::Join => How::Join,
+                Link::Lock(_) => How::Lock,
+            };
+            return Some((how, Node::Thread(process, next)));
+        }
+        if let Some(event_loop) = case::idle_loop_of(process, thread) {
+            let task = entry(event_loop)?;
+            return Some((How::Runs, Node::Task(process, task)));
+        }
+        let wait = thread.wait.as_ref()?;
+        match wait.kind {
+            WaitKind::Child => self.child(wait),
+            WaitKind::Read | WaitKind::Write | WaitKind::Poll => {
+                self.other_end(process, thread, wait).or_else(|| {
+                    let server = self.server_thread(process, thread, wait)?;
+                    Some((How::Might, server))
+                })
+            }
+            WaitKind::FileLock => {
+                let file = wait.descriptor.as_ref()?;
+                let holder = self.peer(process, Some(thread), file)?;
+                Some((How::Lock, holder))
+            }
+            WaitKind::SharedFutex => {
+                let holder = wait_graph::holder(wait)?.thread.as_ref()?;
+                let other = self.case.last.process(&holder.of_process())?;
+                let thread = other.thread(holder)?;
+                self.is_stuck(thread)
+                    .then_some((How::Lock, Node::Thread(other, thread)))
+            }
+            _ => self.within(process, thread, wait),
+        }
+    }
+
+    fn is_stuck(&self, thread: &Thread) -> bool {
+        self.case.liveness.is_stuck(&thread.key)
+    }
+
+    /// The child that is waited for.
+    fn child(&self, wait: &'c Wait) -> Option<(How, Node<'c>)> {
+        let children = &wait.child.as_ref()?.children;
+        let first = children.iter().find_map(|child| {
+            let process = self.case.last.process(child.process.as_ref()?)?;
+            self.leader(process)
+        });
+        first.map(|node| (How::Child, node))
+    }
+
+    /// The stuck child that an object such as `asyncio.subprocess.Process` stands for.
+    fn child_of_object(
+        &self,
+        process: &Process,
+        object: Option<&'c WaitObject>,
+    ) -> Option<Node<'c>> {
+        let pid = fact(object?, "pid")?;
+        let mut all = self.case.last.processes.iter();
+        let child = all.find(|other| other.ppid == process.pid && other.pid.to_string() == pid)?;
+        self.leader(child)
+    }
+
+    /// A worker process of a pool that is stuck in the program's own code.
+    fn worker_process(&self, process: &Process) -> Option<Node<'c>> {
+        let children = self.case.last.processes.iter();
+        let mut workers = children.filter(|child| child.ppid == process.pid);
+        workers.find_map(|child| {
+            let node = self.leader(child)?;
+            let works = runs_a_task(&node.frames());
+            works.then_some(node)
+        })
+    }
+
+    /// An event loop of another thread that has come to rest: what was sent to it is parked there.
+    fn resting_loop(&self, process: &'c Process, except: &Thread) -> Option<Node<'c>> {
+        let mut threads = process.threads.iter();
+        let thread = threads.find(|other| {
+            other.key != except.key
+                && self.is_stuck(other)
+                && case::idle_loop_of(process, other).is_some_and(|it| entry(it).is_some())
+        })?;
+        Some(Node::Thread(process, thread))
+    }
+
+    /// The thread of a process that keeps it from ending: its main thread, if that is stuck.
+    fn leader(&self, process: &'c Process) -> Option<Node<'c>> {
+        let stuck = |thread: &&Thread| self.is_stuck(thread);
+        let main = process
+            .threads
+            .iter()
+            .find(|thread| process.is_led_by(thread));
+        let found = main
+            .filter(stuck)
+            .or_else(|| process.threads.iter().find(stuck))?;
+        Some(Node::Thread(process, found))
+    }
+
+    /// Who has the other end of a pipe or socket, and is stuck.
+    fn other_end(
+        &self,
+        process: &'c Process,
+        thread: &'c Thread,
+        wait: &'c Wait,
+    ) -> Option<(How, Node<'c>)> {
+        let files = wait.descriptor.iter().chain(&wait.files);
+        files
+            .filter_map(|file| self.peer(process, Some(thread), file))
+            .map(|node| {
+                let how = match wait.kind {
+                    WaitKind::Write => How::Room,
+                    _ => How::Data,
+                };
+                (how, node)
+            })
+            .next()
+    }
+
+    fn peer(
+        &self,
+        process: &'c Process,
+        except: Option<&Thread>,
+        file: &'c Descriptor,
+    ) -> Option<Node<'c>> {
+        let peer = file.peer.as_ref()?;
+        let others = peer.processes.iter().filter(|pid| **pid != process.pid);
+        for pid in others {
+            let mut all = self.case.last.processes.iter();
+            let Some(other) = all.find(|other| other.pid == *pid) else {
+                continue;
+            };
+            // The thread that is busy with the other end tells more than the main thread.
+            let answers = |candidate: &&Thread| {
+                let back = candidate
+                    .wait
+                    .as_ref()
+                    .and_then(|wait| wait.descriptor.as_ref());
+                let back = back.and_then(|file| file.peer.as_ref());
+                self.is_stuck(candidate)
+                    && back.is_some_and(|peer| peer.processes.contains(&process.pid))
+            };
+            if let Some(thread) = other.threads.iter().find(answers) {
+                return Some(Node::Thread(other, thread));
+            }
+            if let Some(node) = self.leader(other) {
+                return Some(node);
+            }
+        }
+        let own = process.threads.iter().find(|other| {
+            let file = other
+                .wait
+                .as_ref()
+                .and_then(|wait| wait.descriptor.as_ref());
+            file.is_some_and(|file| peer.own.contains(&file.number))
+                && except.is_none_or(|except| except.key != other.key)
+        });
+        own.map(|other| Node::Thread(process, other))
+    }
+
+    /// Where a connection leads back into the process: the one thread that is stuck in the program's own code and may serve it.
+    fn server_thread(
+        &self,
+        process: &'c Process,
+        client: &Thread,
+        wait: &Wait,
+    ) -> Option<Node<'c>> {
+        let mut files = wait.descriptor.iter().chain(&wait.files);
+        if !files.any(|file| file.peer.as_ref().is_some_and(|peer| !peer.own.is_empty())) {
+            return None;
+        }
+        let mut others = process.threads.iter().filter(|other| {
+            let own = |frame: &Frame| !frame.is_library();
+            other.key != client.key
+                && self.is_stuck(other)
+                && !case::is_bystander(other)
+                && other.frames().any(own)
+        });
+        let first = others.next()?;
+        others
+            .next()
+            .is_none()
+            .then_some(Node::Thread(process, first))
+    }
+
+    /// Within a process: the thread that computes a future, or one that alone could do what is waited for.
+    fn within(
+        &self,
+        process: &'c Process,
+        thread: &'c Thread,
+        wait: &'c Wait,
+    ) -> Option<(How, Node<'c>)> {
+        let stuck = |key: &Key| {
+            let other = process.thread(key)?;
+            (other.key != thread.key && self.is_stuck(other)).then_some(other)
+        };
+        let suspects = || {
+            wait.suspects
+                .iter()
+                .filter(|suspect| suspect.by == HolderEvidence::Reference)
+                .filter_map(|suspect| Some((suspect, stuck(suspect.thread.as_ref()?)?)))
+        };
+        let native = native_trail::next(process, thread, wait, |other| self.is_stuck(other));
+        if let Some((how, worker)) = native {
+            return Some((how, Node::Thread(process, worker)));
+        }
+        let call = wait.call.as_ref().map_or("", |call| call.untrusted());
+        let object = wait.object.as_ref();
+        let class = object.map_or("", |object| object.type_name.untrusted());
+        if is_pool_call(call, class) {
+            return self.worker_process(process).map(|node| (How::Future, node));
+        }
+        if is_future_call(call) {
+            let runs = suspects().find(|(suspect, _)| {
+                let place = suspect.place.as_ref().map_or("", |place| place.untrusted());
+                place.starts_with("_WorkItem.run ")
+            });
+            let of_pool = || {
+                let mut workers = process.threads.iter().filter(|other| is_worker(other));
+                workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker))
+            };
+            let worker = runs
+                .map(|(_, worker)| worker)
+                .or_else(|| of_pool().filter(|_| !is_worker(thread)));
+            let worker = worker.filter(|worker| worker.key != thread.key);
+            return worker
+                .map(|worker| Node::Thread(process, worker))
+                .or_else(|| self.worker_process(process))
+                .or_else(|| self.resting_loop(process, thread))
+                .map(|node| (How::Future, node));
+        }
+        // Of a lock they might be the holder, of anything else the one who is to act.
+        let apart = suspects().find(|(_, other)| {
+            let same = other.wait.as_ref().and_then(|wait| wait.object.as_ref());
+            let address = wait.object.as_ref().map(|object| object.address);
+            same.map(|object| object.address) != address
+        });
+        apart.map(|(_, other)| (How::Might, Node::Thread(process, other)))
+    }
+
+    fn after_task(&self, process: &'c Process, task: &'c Task) -> Option<(How, Node<'c>)> {
+        let awaits = task.awaits.as_ref()?;
+        if let Some(thread) = awaits.thread.as_ref().and_then(|key| process.thread(key)) {
+            return Some((How::Worker, Node::Thread(process, thread)));
+        }
+        let find = |key: &Key| {
+            let mut loops = process.event_loops.iter();
+            loops.find_map(|event_loop| event_loop.task(key))
+        };
+        let holder = awaits.holders.iter().find_map(|holder| {
+            let task = find(holder.task.as_ref()?)?;
+            Some((How::Lock, Node::Task(process, task)))
+        });
+        if holder.is_some() {
+            return holder;
+        }
+        let awaited = awaits.tasks.iter().filter_map(find);
+        let waiting = awaited.filter(|task| task.state == TaskState::Waiting);
+        if let Some(next) = waiting.into_iter().next() {
+            return Some((How::Task, Node::Task(process, next)));
+        }
+        if let Some(child) = self.child_of_object(process, awaits.object.as_ref()) {
+            return Some((How::Child, child));
+        }
+        if is_thread_call(awaits) {
+            let mut workers = process.threads.iter().filter(|other| is_worker(other));
+            let worker =
+                workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker))?;
+            return Some((How::Future, Node::Thread(process, worker)));
+        }
+        let number = awaits.descriptor?;
+        let polled = process
+            .threads
+            .iter()
+            .filter_map(|thread| thread.wait.as_ref());
+        let file = polled
+            .flat_map(|wait| &wait.files)
+            .find(|file| file.number == number)?;
+        self.peer(process, None, file).map(|node| (How::Data, node))
+    }
+}
+
+/// Whether what a loop runs for waits for data on a connection: then a new connection does not help.
+pub(super) fn awaits_a_stream(event_loop: &EventLoop) -> bool {
+    let mut at = entry(event_loop);
+    let mut left = MAX_STEPS;
+    while let Some(task) = at.filter(|_| left > 0) {
+        left -= 1;
+        let Some(awaits) = &task.awaits else {
+            return false;
+        };
+        let mut awaited = awaits.tasks.iter().filter_map(|key| event_loop.task(key));
+        match awaited.find(|next| next.state == TaskState::Waiting) {
+            Some(next) => at = Some(next),
+            None => return is_stream(awaits.object.as_ref()),
+        }
+    }
+    false
+}
+
+/// Whether it is an object that data comes from by a socket.
+pub(super) fn is_stream(object: Option<&WaitObject>) -> bool {
+    let class = object.map_or("", |object| object.type_name.untrusted());
+    matches!(
+        class.rsplit('.').next().unwrap_or(class),
+        "StreamReader" | "SocketStream" | "_SocketType"
+    )
+}
+
+/// The task that a loop runs for: the first that no other one waits for.
+fn entry(event_loop: &EventLoop) -> Option<&Task> {
+    let own = || event_loop.tasks.iter().filter(|task| !task.system);
+    let is_awaited = |task: &Task| {
+        own().any(|other| {
+            let awaits = other.awaits.as_ref();
+            other.key != task.key && awaits.is_some_and(|awaits| awaits.tasks.contains(&task.key))
+        })
+    };
+    let waiting = || own().filter(|task| task.state == TaskState::Waiting);
+    waiting()
+        .find(|task| !is_awaited(task))
+        .or_else(|| waiting().next())
+        .map(AsRef::as_ref)
+}
+
+/// A thread of `concurrent.futures`.
+pub(super) fn is_worker(thread: &Thread) -> bool {
+    thread
+        .frames()
+        .any(|frame| frame.is("_worker", "concurrent/futures/thread.py"))
+}
+
+/// Calls that wait for futures of `concurrent.futures`.
+pub(super) fn is_future_call(call: &str) -> bool {
+    matches!(
+        call,
+        "Future.result"
+            | "Future.exception"
+            | "wait"
+            | "as_completed"
+            | "_result_or_cancel"
+            | "Executor.map.<locals>.result_iterator"
+    )
+}
+
+/// Whether these frames are of a worker process that is in a task, and not of one that waits for the next. A forked one has its
+/// parent's frames below its own.
+fn runs_a_task(frames: &[&Frame]) -> bool {
+    let machinery = frames.iter().position(|frame| {
+        frame.is("worker", "multiprocessing/pool.py")
+            || frame.is("_process_worker", "concurrent/futures/process.py")
+    });
+    machinery.is_some_and(|at| frames.iter().take(at).any(|frame| !frame.is_library()))
+}
+
+/// Calls that wait for the result of a process pool.
+pub(super) fn is_pool_call(call: &str, type_name: &str) -> bool {
+    call.starts_with("Pool.") || type_name.starts_with("multiprocessing.pool.")
+}
+
+fn is_thread_call(awaits: &Await) -> bool {
+    let call = awaits.call.as_ref().map_or("", |call| call.untrusted());
+    let object = awaits.object.as_ref();
+    call.ends_with(".to_thread")
+        || call.ends_with("to_thread.run_sync")
+        || object
+            .is_some_and(|object| object.type_name.untrusted() == "concurrent.futures._base.Future")
+}
