@@ -17,14 +17,20 @@ enum Enders<'a> {
     World,
     /// It has nothing to do and nothing to give: an idle pool worker, the test runner's own threads.
     Bystander,
-    /// Any of these threads, of these processes, and of its own process's other threads.
-    Any {
-        threads: Vec<&'a Key>,
-        processes: Vec<&'a Key>,
-        own: bool,
-        /// Threads of its own process that cannot.
-        except: BTreeSet<&'a Key>,
-    },
+    /// Any of these.
+    Any(Others<'a>),
+}
+
+/// Threads that can end a wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Others<'a> {
+    threads: Vec<&'a Key>,
+    /// Any thread of these processes.
+    processes: Vec<&'a Key>,
+    /// Any other thread of the own process,
+    own: bool,
+    /// but for these.
+    except: BTreeSet<&'a Key>,
 }
 
 /// The threads that can never go on, as far as the samples tell.
@@ -42,8 +48,9 @@ impl Liveness {
         for process in &case.last.processes {
             // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
             let caught = process.python.is_some() && case.waking_signal(process).is_some();
+            let native = process.is_known_native();
             for thread in &process.threads {
-                let told = process.is_known_native() && may_be_told(process, thread);
+                let told = native && may_be_told(process, thread);
                 let by = if (caught || told) && !case::is_bystander(thread) {
                     Enders::World
                 } else {
@@ -63,16 +70,11 @@ impl Liveness {
                 let goes_on = match by {
                     Enders::World => true,
                     Enders::Bystander => false,
-                    Enders::Any {
-                        threads,
-                        processes,
-                        own,
-                        except,
-                    } => {
-                        let own_live = || live.get(process).into_iter().flatten();
-                        threads.iter().any(|key| live_threads.contains(key))
-                            || processes.iter().any(|key| live.contains_key(key))
-                            || (*own && own_live().any(|key| !except.contains(key)))
+                    Enders::Any(others) => {
+                        let mut own_live = live.get(process).into_iter().flatten();
+                        others.threads.iter().any(|key| live_threads.contains(key))
+                            || others.processes.iter().any(|key| live.contains_key(key))
+                            || (others.own && own_live.any(|key| !others.except.contains(key)))
                     }
                 };
                 if goes_on {
@@ -183,22 +185,18 @@ impl<'a, 'c> Look<'a, 'c> {
         let Some(wait) = &thread.wait else {
             return Enders::World;
         };
-        let own = Enders::Any {
-            threads: Vec::new(),
-            processes: Vec::new(),
-            own: true,
-            except: self.out_of_reach(process, thread, wait),
-        };
         match self.case.standing(thread) {
-            Standing::Internal => match self.only_thread(process, wait) {
-                Some(threads) => Enders::Any {
-                    threads,
-                    processes: Vec::new(),
-                    own: false,
-                    except: BTreeSet::new(),
+            Standing::Internal => Enders::Any(match self.only_thread(process, wait) {
+                Some(thread) => Others {
+                    threads: vec![thread],
+                    ..Others::default()
                 },
-                None => own,
-            },
+                None => Others {
+                    own: true,
+                    except: self.out_of_reach(process, thread, wait),
+                    ..Others::default()
+                },
+            }),
             Standing::External => self.outside(process, thread, wait),
             Standing::Timed | Standing::FarOff(_)
                 if case::idle_loop_of(process, thread).is_some() =>
@@ -258,10 +256,10 @@ impl<'a, 'c> Look<'a, 'c> {
     }
 
     /// Who alone can end a wait for a thread's end, or for a lock that knows its owner.
-    fn only_thread(&self, process: &'a Process, wait: &'a Wait) -> Option<Vec<&'a Key>> {
+    fn only_thread(&self, process: &'a Process, wait: &'a Wait) -> Option<&'a Key> {
         if wait.kind == WaitKind::ThreadExit {
             let target = wait.target.as_ref()?;
-            return Some(vec![&process.thread(target)?.key]);
+            return Some(&process.thread(target)?.key);
         }
         let holder = wait_graph::holder(wait)?;
         let owned = wait.kind == WaitKind::RLock
@@ -271,7 +269,7 @@ impl<'a, 'c> Look<'a, 'c> {
             )
             || holder.by.is_native();
         let thread = process.thread(holder.thread.as_ref()?)?;
-        owned.then(|| vec![&thread.key])
+        owned.then_some(&thread.key)
     }
 
     /// A wait that something outside of the process may end.
@@ -285,22 +283,19 @@ impl<'a, 'c> Look<'a, 'c> {
                 let holder = wait.descriptor.as_ref().and_then(|file| file.peer.as_ref());
                 let holder = holder.and_then(|peer| peer.processes.first());
                 return match holder.and_then(|pid| self.by_pid.get(pid)) {
-                    Some(key) => Enders::Any {
-                        threads: Vec::new(),
+                    Some(key) => Enders::Any(Others {
                         processes: vec![*key],
-                        own: false,
-                        except: BTreeSet::new(),
-                    },
+                        ..Others::default()
+                    }),
                     None => Enders::World,
                 };
             }
             WaitKind::SharedFutex if wait.timed == Some(false) && process.python.is_some() => {
-                return Enders::Any {
-                    threads: Vec::new(),
+                return Enders::Any(Others {
                     processes: self.pythons.clone(),
                     own: true,
-                    except: BTreeSet::new(),
-                };
+                    ..Others::default()
+                });
             }
             WaitKind::Child => {
                 let Some(child) = &wait.child else {
@@ -315,12 +310,11 @@ impl<'a, 'c> Look<'a, 'c> {
                 if processes.is_empty() {
                     return Enders::World;
                 }
-                return Enders::Any {
-                    threads: Vec::new(),
+                return Enders::Any(Others {
                     processes,
                     own: true,
-                    except: BTreeSet::new(),
-                };
+                    ..Others::default()
+                });
             }
             _ => return Enders::World,
         }
@@ -346,12 +340,12 @@ impl<'a, 'c> Look<'a, 'c> {
                 except.extend(accepting.map(|other| &other.key));
             }
         }
-        Enders::Any {
-            threads: Vec::new(),
+        Enders::Any(Others {
             processes,
             own: true,
             except,
-        }
+            ..Others::default()
+        })
     }
 
     /// The other processes that can make something happen on a file; `None` where that may be one that is not known.
