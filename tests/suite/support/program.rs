@@ -2,6 +2,7 @@
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use procfs::process::Process;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
@@ -11,6 +12,10 @@ use std::time::{Duration, Instant};
 
 /// Longest time that a program may take to say that it is ready, on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Longest time to wait for the rest of a program, and how long one must sleep to be at rest.
+const REST_WITHIN: Duration = Duration::from_secs(2);
+const RESTS_FOR: Duration = Duration::from_millis(150);
 
 /// A running program.
 pub(crate) struct Program {
@@ -106,6 +111,21 @@ impl Program {
         });
     }
 
+    /// Waits until the main threads of it and of the processes below it sleep on, or for a while if one of them never does:
+    /// a program says `READY` before it hangs.
+    pub(crate) fn wait_for_rest(&self) {
+        let began = Instant::now();
+        let mut before = None;
+        while began.elapsed() < REST_WITHIN {
+            let now = main_threads(self.pid());
+            if now.is_some() && now == before {
+                return;
+            }
+            before = now;
+            std::thread::sleep(RESTS_FOR);
+        }
+    }
+
     /// What is known of it, for a message.
     pub(crate) fn state(&mut self) -> String {
         let status = self.child.try_wait();
@@ -122,6 +142,30 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The main threads of a process and of those below it, each with how often it gave the processor up; nothing if one of them does
+/// not sleep.
+fn main_threads(root: i32) -> Option<Vec<(i32, u64)>> {
+    let mut threads = Vec::new();
+    let mut todo = vec![root];
+    while let Some(pid) = todo.pop() {
+        let process = Process::new(pid).ok()?;
+        let status = process.status().ok()?;
+        if process.stat().ok()?.state != 'S' {
+            return None;
+        }
+        threads.push((pid, status.voluntary_ctxt_switches?));
+        for task in process.tasks().ok()?.flatten() {
+            let children = task.children().ok()?;
+            todo.extend(
+                children
+                    .into_iter()
+                    .filter_map(|pid| i32::try_from(pid).ok()),
+            );
+        }
+    }
+    Some(threads)
 }
 
 fn read_lines(stdout: ChildStdout) -> Receiver<String> {

@@ -5,7 +5,7 @@ use super::program::Program;
 use hangscope::model::{Finding, Verdict};
 use std::sync::Mutex;
 
-/// `READY` comes just before the hang: so many looks may be too early.
+/// So many looks may find nothing: a hang may come later than the program's rest.
 const LOOKS: u32 = 5;
 /// Programs that run at a time. Most of them only wait.
 const AT_A_TIME: usize = 4;
@@ -34,6 +34,9 @@ pub(crate) fn judge(
     healthy: bool,
     compare: impl FnOnce(&Finding) -> Result<(), String>,
 ) -> (Score, String) {
+    if !healthy {
+        program.wait_for_rest();
+    }
     let mut said = String::new();
     for _ in 0..if healthy { 1 } else { LOOKS } {
         let pid = program.pid().to_string();
