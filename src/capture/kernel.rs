@@ -102,22 +102,10 @@ pub(super) fn parse_syscall(text: &str) -> SyscallLine {
     }))
 }
 
-#[cfg(target_arch = "x86_64")]
+/// The name that this machine's architecture gives to a number.
 fn syscall_name(number: i64) -> Option<String> {
     let number = usize::try_from(number).ok()?;
-    syscalls::x86_64::Sysno::new(number).map(|name| name.name().to_owned())
-}
-
-#[cfg(target_arch = "aarch64")]
-fn syscall_name(number: i64) -> Option<String> {
-    let number = usize::try_from(number).ok()?;
-    syscalls::aarch64::Sysno::new(number).map(|name| name.name().to_owned())
-}
-
-/// Elsewhere numbers are shown without a name.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn syscall_name(_: i64) -> Option<String> {
-    None
+    syscalls::Sysno::new(number).map(|name| name.name().to_owned())
 }
 
 /// One thread's files, kept open between the two looks of a sample.

@@ -1,7 +1,7 @@
 //! Native stacks: the frames that gdb sees, and the Python frames in their places.
 
 use crate::capture::{root, start};
-use crate::support::hangscope::{dump_with, finish};
+use crate::support::hangscope::{command, dump_with, finish};
 use crate::support::native::{c_program, rust_hangs};
 use crate::support::program::{Program, until};
 use crate::support::{fixture, pythons};
@@ -224,6 +224,10 @@ fn check_splice(version: &str) {
         checked += 1;
     }
     assert_eq!(checked, told.len(), "{version}");
+    let pid = program.pid().to_string();
+    let text = finish(command().args(["dump", &pid, "--native", "--all"])).stdout;
+    let marked = text.contains("by counting calls, not by address");
+    assert_eq!(marked, version == "3.9", "{version}:\n{text}");
 }
 
 macro_rules! spliced {

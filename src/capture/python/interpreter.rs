@@ -296,11 +296,12 @@ fn thread_state(
     })
 }
 
-/// `struct pthread.tid` of glibc, in bytes from the `pthread_t`.
-const PTHREAD_TID: u64 = if cfg!(target_arch = "aarch64") {
-    0xd0
-} else {
+/// `struct pthread.tid` of glibc, in bytes from the `pthread_t` (nptl/descr.h: `x86_64` alone has more before it than the 24
+/// pointers that are always left free).
+const PTHREAD_TID: u64 = if cfg!(target_arch = "x86_64") {
     0x2d0
+} else {
+    0xd0
 };
 
 /// The kernel's id of a thread state's thread: CPython's own note, or before 3.11 glibc's. Whoever uses it looks whether

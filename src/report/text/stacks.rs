@@ -76,7 +76,11 @@ fn write_both(page: &mut Page, thread: &Thread, stack: &NativeStack, all: bool) 
     if !all {
         rows = without_machinery(rows, state.is_some());
     }
+    let has_native = rows.iter().any(|row| matches!(row, Row::Native(_)));
     write_rows(page, fold(rows, all), all);
+    if stack.counted && has_native {
+        page.line("      (native frames placed among Python's by counting calls, not by address)");
+    }
     write_end(page, stack);
     if let Some(reason) = state.and_then(|state| state.cut.as_ref()) {
         page.line(&format!(

@@ -6,6 +6,10 @@ mod aarch64;
 mod x86_64;
 
 /// What an instruction does to the flow of control.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "all of it is told on x86_64 only")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::capture::native) enum Flow {
     /// Nothing.
@@ -15,10 +19,6 @@ pub(in crate::capture::native) enum Flow {
     Branch(u64),
     Call(u64),
     /// A call of the function whose address is at this one.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "one instruction does that on x86_64 only")
-    )]
     CallThrough(u64),
     /// A jump to the function whose address is at this one: a call as the last thing.
     JumpThrough(u64),

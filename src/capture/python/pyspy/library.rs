@@ -1,5 +1,6 @@
-//! Versions without an offset table, by py-spy's library: frames and names of each interpreter, nothing else.
+//! py-spy's library at work.
 
+use super::Fallback;
 use crate::model::{Addr, Foreign, Frame, Interpreter, Key, Pid, ThreadState, Tid};
 use py_spy::config::LockingStrategy;
 use py_spy::{Config, PythonSpy, StackTrace};
@@ -8,16 +9,8 @@ use remoteprocess::ProcessMemory as _;
 /// Most interpreters of one process.
 const MAX_INTERPRETERS: usize = 1000;
 
-/// What py-spy read.
-pub(crate) struct Fallback {
-    pub(crate) version: String,
-    pub(crate) interpreters: Vec<Interpreter>,
-    /// Thread states with their thread ids in the target's pid namespace, where those are known.
-    pub(crate) thread_states: Vec<(ThreadState, Option<Tid>)>,
-}
-
 /// Reads all interpreters of a process without stopping it.
-pub(crate) fn read(pid: Pid, minor: u8, key: &Key) -> Result<Fallback, String> {
+pub(super) fn read(pid: Pid, minor: u8, key: &Key) -> Result<Fallback, String> {
     let config = Config {
         blocking: LockingStrategy::NonBlocking,
         collect_thread_names: true,
