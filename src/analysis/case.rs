@@ -120,6 +120,11 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// The watched run that the processes belong to.
+    pub(super) fn run(&self) -> Option<&'a Run> {
+        self.run
+    }
+
     /// The processes of which it is known which thread runs what.
     pub(super) fn judgeable(&self) -> impl Iterator<Item = &'a Process> {
         self.last

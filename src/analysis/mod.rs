@@ -9,6 +9,7 @@ mod liveness;
 mod loops;
 mod native_need;
 mod native_trail;
+mod notices;
 mod progress;
 mod roots;
 mod signature;
@@ -18,7 +19,8 @@ mod wait_graph;
 mod wording;
 
 use crate::model::{
-    Analysis, Certainty, Finding, Inconclusive, Run, RuntimeKind, Snapshot, Trigger, Verdict,
+    Analysis, Certainty, Finding, Inconclusive, Process, Run, RuntimeKind, Snapshot, Trigger,
+    Verdict,
 };
 use case::Case;
 use detectors::{DETECTORS, Outcome};
@@ -59,6 +61,7 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
     Analysis {
         verdict: verdict(&case, &findings),
         findings,
+        notices: notices::notice(&case),
         edges: case.edges.clone(),
         progress: case.progress.values().cloned().collect(),
         inconclusive,
@@ -93,22 +96,29 @@ fn verdict(case: &Case<'_>, findings: &[Finding]) -> Verdict {
     }
 }
 
-/// Whether a first sample shows anything that only further ones can judge: a thread with a stack that waits, or
-/// several threads with stacks, of which one may keep the others from running. Of programs other than Python the stacks
+/// Whether a first sample shows anything that only further ones can judge: a thread with a stack that waits,
+/// several threads with stacks, of which one may keep the others from running, or what a notice may come of. Of programs other than Python the stacks
 /// come last, and any thread that waits counts.
 #[must_use]
 pub fn worth_another_look(first: &Snapshot) -> bool {
-    first.processes.iter().any(|process| {
-        let mut with_stacks = process
+    !first.zombies.is_empty() || first.processes.iter().any(worth_another_look_at)
+}
+
+fn worth_another_look_at(process: &Process) -> bool {
+    let signals = process
+        .python
+        .as_ref()
+        .and_then(|python| python.signals.as_ref());
+    let unserved = signals.is_some_and(|it| !it.pending.is_empty() || it.wakeup_full == Some(true));
+    let mut with_stacks = process
+        .threads
+        .iter()
+        .filter(|thread| !thread.python.is_empty());
+    let any_waits = with_stacks.clone().any(|thread| thread.wait.is_some());
+    let native = process.runtime != RuntimeKind::Python
+        && process
             .threads
             .iter()
-            .filter(|thread| !thread.python.is_empty());
-        let any_waits = with_stacks.clone().any(|thread| thread.wait.is_some());
-        let native = process.runtime != RuntimeKind::Python
-            && process
-                .threads
-                .iter()
-                .any(|thread| thread.wait.is_some() || !thread.settled);
-        any_waits || with_stacks.nth(1).is_some() || native
-    })
+            .any(|thread| thread.wait.is_some() || !thread.settled);
+    any_waits || with_stacks.nth(1).is_some() || native || unserved
 }

@@ -26,7 +26,7 @@ mod syscall;
 mod test_names;
 mod waits;
 
-use crate::model::{Gap, GapKind, Key, Pid, Snapshot};
+use crate::model::{Gap, GapKind, Key, Pid, Snapshot, Zombie};
 use crate::target::{self, AccessDenied};
 use files::FileIndex;
 use native::ObjectCache;
@@ -50,12 +50,12 @@ pub enum CaptureError {
     #[error("process {0} ended while it was read")]
     Gone(Pid),
     /// It is a zombie: it has ended and waits for its parent to notice.
-    #[error("process {pid} has ended (zombie); its parent {parent} has not waited for it")]
+    #[error("process {pid} has ended (zombie); its parent {} has not waited for it", .zombie.parent)]
     Zombie {
         /// The process.
         pid: Pid,
-        /// Its parent.
-        parent: Pid,
+        /// The same as a sample has it.
+        zombie: Box<Zombie>,
     },
     /// It is a kernel thread.
     #[error("process {0} is a kernel thread and has no program to look into")]
@@ -175,6 +175,7 @@ impl Session {
             at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
             took_us: 0,
             processes: Vec::new(),
+            zombies: Vec::new(),
             pauses: Vec::new(),
             gaps,
         };
@@ -187,6 +188,7 @@ impl Session {
                 }
                 Err(error) if *pid == self.root => return Err(error),
                 Err(CaptureError::NoSuchProcess(_) | CaptureError::Gone(_)) => {}
+                Err(CaptureError::Zombie { zombie, .. }) => snapshot.zombies.push(*zombie),
                 Err(error) => {
                     let mut gap = error.as_gap();
                     gap.missing = format!("process {pid}").into();

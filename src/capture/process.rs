@@ -14,7 +14,9 @@ use super::stop::{Held, Stop};
 use super::syscall;
 use super::waits::Surroundings;
 use super::{CaptureError, ProcessResult};
-use crate::model::{Coverage, Foreign, Gap, GapKind, Key, Pause, Pid, Process, RuntimeKind, Tid};
+use crate::model::{
+    Coverage, Foreign, Gap, GapKind, Key, Pause, Pid, Process, RuntimeKind, Tid, Zombie,
+};
 use crate::target;
 use std::collections::BTreeMap;
 use std::fs;
@@ -106,9 +108,15 @@ impl ProcessReader {
         let tids = self.thread_ids()?;
         // The leader may have ended with other threads alive; then its memory is reached through one of those.
         let Some(alive) = live_thread(pid, &tids, &leader) else {
-            return Err(CaptureError::Zombie {
+            let zombie = Zombie {
+                process: Key::process(pid, leader.start_ticks),
                 pid,
                 parent: leader.ppid,
+                name: leader.comm,
+            };
+            return Err(CaptureError::Zombie {
+                pid,
+                zombie: Box::new(zombie),
             });
         };
         let memory = ProcessMemory::new(alive);

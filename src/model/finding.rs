@@ -12,6 +12,10 @@ pub struct Analysis {
     /// What was found, most telling first.
     #[serde(default)]
     pub findings: Vec<Finding>,
+    /// What is not as it should be though nobody waits for it: things left behind, signals that are not served. They take no
+    /// part in the verdict.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Finding>,
     /// Who waits for whom in the last sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edges: Vec<WaitEdge>,

@@ -43,7 +43,7 @@ pub use run::{
     TestInventory, TestOutcome, TestPhase, TestProcess, TestRecord, TestSource, Trend, place,
 };
 pub use signal::signal_name;
-pub use snapshot::{Pause, Snapshot};
+pub use snapshot::{Pause, Snapshot, Zombie};
 pub use task::{Await, CancelScope, EventLoop, Task, TaskHolder, TaskLibrary, TaskState};
 pub use thread::{KernelThread, Syscall, Thread, ThreadKind, ThreadSignals};
 pub use wait::{

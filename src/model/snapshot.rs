@@ -1,6 +1,6 @@
 //! One look at a process tree.
 
-use super::{Gap, Key, Process};
+use super::{Foreign, Gap, Key, Pid, Process};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +13,28 @@ pub struct Snapshot {
     pub took_us: u64,
     /// The processes, parents before children.
     pub processes: Vec<Process>,
+    /// Processes of the tree that have ended and that their parents have not waited for (zombies): there is nothing to be read of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zombies: Vec<Zombie>,
     /// How long each process was stopped for reading; empty when nothing was stopped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pauses: Vec<Pause>,
     /// What could not be read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+}
+
+/// A process that has ended and that its parent has not waited for (state Z of `proc_pid_stat(5)`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Zombie {
+    /// Its key.
+    pub process: Key,
+    /// Its process id.
+    pub pid: Pid,
+    /// Its parent.
+    pub parent: Pid,
+    /// Its name (`comm`).
+    pub name: Foreign,
 }
 
 /// How long a process was stopped.

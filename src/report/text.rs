@@ -33,7 +33,14 @@ impl Renderer for Text {
 pub(super) fn these(report: &Report, findings: &[&Finding]) -> String {
     let mut page = Page::new(report.options.width);
     if let Some(last) = report.samples.last() {
-        findings::write_all(&mut page, Style::plain(), report, last, findings);
+        findings::write_all(
+            &mut page,
+            Style::plain(),
+            report,
+            last,
+            findings,
+            findings::Told::Cause,
+        );
     }
     page.finish()
 }

@@ -104,7 +104,7 @@ fn scoreboard(program: &Path, folder: &str, sources: &str) {
     score_all(folder, truths(folder), |truth| {
         let mut program = Program::start(Command::new(program).arg(&truth.scene));
         program.wait_for("READY");
-        let (score, said) = judge(&mut program, truth.healthy, |finding| {
+        let (score, said) = judge(&mut program, truth.healthy, &[], |finding| {
             compare(&truth, &marks, finding)
         });
         Scored {

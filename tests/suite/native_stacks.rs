@@ -5,7 +5,7 @@ use crate::support::hangscope::{command, dump_with, finish};
 use crate::support::native::{c_program, rust_hangs};
 use crate::support::program::{Program, until};
 use crate::support::{fixture, pythons};
-use hangscope::model::{NativeStack, Process, Report, Thread, Tid};
+use hangscope::model::{Certainty, NativeStack, Process, Report, Thread, Tid};
 use std::collections::BTreeMap;
 use std::process::Command;
 
@@ -151,6 +151,26 @@ fn as_gdb_has_them_rust_debug() {
 #[test]
 fn as_gdb_has_them_rust_release() {
     check_rust("release");
+}
+
+/// A thread whose interpreter is gone waits for a lock like any other; its stack tells that it runs Python code without a thread state.
+#[test]
+fn a_thread_without_its_interpreter_is_noticed() {
+    let Some((mut program, _)) = start("3.14", "orphaned", &[]) else {
+        return;
+    };
+    let noticed = |more: &[&str]| {
+        let run = dump_with(program.pid(), more);
+        let notices = run.report().analysis.notices;
+        let told = notices
+            .iter()
+            .map(|notice| (notice.id.clone(), notice.certainty));
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(noticed(&["--no-native"]), []);
+    let orphan = ("orphan-thread".to_owned(), Certainty::Probable); // Debian's has no names
+    assert_eq!(noticed(&["--native"]), [orphan]);
+    program.must_be_alive();
 }
 
 #[derive(serde::Deserialize)]

@@ -20,6 +20,9 @@ struct Truth {
     /// Of a healthy one: the causes that it looks like.
     #[serde(default)]
     like: Vec<String>,
+    /// Of a healthy one: ids of the notices that it earns.
+    #[serde(default)]
+    notes: Vec<String>,
     /// Acceptable ids of the first finding.
     #[serde(default)]
     causes: Vec<String>,
@@ -97,7 +100,7 @@ fn scoreboard(version: &str, wanted: fn(&Truth) -> bool) {
         .collect();
     score_all(version, todo, |truth| {
         let mut program = start(&python, &truth.file);
-        let (score, said) = judge(&mut program, truth.healthy, |finding| {
+        let (score, said) = judge(&mut program, truth.healthy, &truth.notes, |finding| {
             compare(&truth, finding)
         });
         Scored {
@@ -161,7 +164,7 @@ fn each_program_is_in_the_table_and_says_what_it_shows() {
         assert!(text.contains("READY"), "{}: never ready", truth.file);
         let placed = truth.place.is_some() || !marked(&truth).is_empty();
         assert!(
-            (truth.healthy && !truth.like.is_empty())
+            (truth.healthy && !(truth.like.is_empty() && truth.notes.is_empty()))
                 || (placed && !truth.causes.is_empty() && !truth.culprit.is_empty()),
             "{}: cause, culprit and place are wanted",
             truth.file

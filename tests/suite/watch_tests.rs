@@ -422,6 +422,61 @@ fn what_tests_leave_behind_is_told_and_can_fail_the_run() {
     assert_eq!(inventory["how"], "inside");
 }
 
+/// One with a thread in it, one without; of the running test's own nothing is said.
+#[test]
+fn interpreters_that_outlive_their_test_are_noticed() {
+    let place = Place::new();
+    suite(
+        &place,
+        r#"
+import _interpreters, threading
+def test_leaks(): _interpreters.create("legacy")
+def test_abandons():
+    interp = _interpreters.create("legacy")
+    entered = threading.Event()
+    def driver():
+        entered.set()
+        _interpreters.exec(interp, "import time\nwhile True: time.sleep(0.05)")
+    threading.Thread(target=driver, name="driver", daemon=True).start()
+    entered.wait()
+def test_hangs():
+    _interpreters.create("legacy")
+    threading.Event().wait()
+"#,
+    );
+    let options = [
+        "--test-timeout",
+        "2s",
+        "--on-hang",
+        "end",
+        "--grace",
+        "300ms",
+    ];
+    let Some(mut command) = pytest("3.14", &place, &options, &[]) else {
+        return;
+    };
+    let end = run(&mut command);
+    assert_eq!(end.code(), 124, "{end:?}");
+    let dump = json(&place.bundle().join("dump.json"));
+    let notices = dump["analysis"]["notices"].as_array().expect("notices");
+    let titles: Vec<&str> = notices
+        .iter()
+        .filter(|notice| notice["id"] == "interpreter-left-behind")
+        .filter_map(|notice| notice["title"].as_str())
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            "Interpreter 1 has outlived test_it.py::test_leaks, which made it, and is leaked: no thread is in it.",
+            "Interpreter 2 has outlived test_it.py::test_abandons, which made it, and is abandoned: `driver` is still in it.",
+        ]
+    );
+    assert!(
+        end.stderr.contains("notice: interpreter-left-behind"),
+        "{end:?}"
+    );
+}
+
 #[test]
 fn threads_that_pile_up_are_called_that() {
     let place = Place::new();

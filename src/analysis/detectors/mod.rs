@@ -33,7 +33,7 @@ pub struct Meta {
 }
 
 /// What a detector has to say of a case.
-pub(super) enum Outcome {
+pub(in crate::analysis) enum Outcome {
     /// It looked, and its pattern is not there.
     NoMatch,
     /// Its pattern is there.
@@ -43,7 +43,7 @@ pub(super) enum Outcome {
 }
 
 /// A known pattern of hangs.
-pub(super) trait Detector: Sync {
+pub(in crate::analysis) trait Detector: Sync {
     /// What it is.
     fn meta(&self) -> &'static Meta;
     /// Looks for it.
@@ -70,7 +70,8 @@ pub(super) fn is_general(id: &str) -> bool {
 
 /// All causes that hangscope knows, for `explain`.
 pub fn causes() -> impl Iterator<Item = &'static Cause> {
-    DETECTORS.iter().flat_map(|detector| detector.meta().causes)
+    let all = DETECTORS.iter().chain(super::notices::NOTICES);
+    all.flat_map(|detector| detector.meta().causes)
 }
 
 /// Python processes of which only frames, or nothing, could be read: a detector that needs more has not looked.

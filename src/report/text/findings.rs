@@ -18,10 +18,12 @@ pub(super) fn write(page: &mut Page, style: Style, report: &Report) {
         return;
     };
     let findings: Vec<&Finding> = report.analysis.findings.iter().collect();
-    write_all(page, style, report, last, &findings);
+    write_all(page, style, report, last, &findings, Told::Cause);
     if report.analysis.findings.is_empty() {
         write_no_finding(page, style, report, last);
     }
+    let notices: Vec<&Finding> = report.analysis.notices.iter().collect();
+    write_all(page, style, report, last, &notices, Told::Notice);
     let unlooked: Vec<String> = report
         .analysis
         .inconclusive
@@ -67,6 +69,13 @@ fn write_notes(page: &mut Page, report: &Report) {
     }
 }
 
+/// What a finding is told as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Cause,
+    Notice,
+}
+
 /// Those findings, alike ones together.
 pub(super) fn write_all(
     page: &mut Page,
@@ -74,6 +83,7 @@ pub(super) fn write_all(
     report: &Report,
     last: &Snapshot,
     findings: &[&Finding],
+    told: Told,
 ) {
     let mut shown: BTreeMap<&str, Vec<&Finding>> = BTreeMap::new();
     for finding in findings {
@@ -82,7 +92,7 @@ pub(super) fn write_all(
     for finding in findings {
         if let Some(same) = shown.remove(finding.signature.as_str()) {
             page.gap();
-            write_finding(page, style, report, last, finding, &same);
+            write_finding(page, style, report, last, &same, told);
         }
     }
 }
@@ -92,17 +102,20 @@ fn write_finding(
     style: Style,
     report: &Report,
     last: &Snapshot,
-    finding: &Finding,
     same: &[&Finding],
+    told: Told,
 ) {
-    let word = match finding.certainty {
-        Certainty::Certain | Certainty::Probable => "hang",
-        Certainty::Possible => "slow or stuck",
+    let Some(finding) = same.first() else { return };
+    let word = match (told, finding.certainty) {
+        (Told::Notice, _) => "notice",
+        (Told::Cause, Certainty::Certain | Certainty::Probable) => "hang",
+        (Told::Cause, Certainty::Possible) => "slow or stuck",
     };
     let left = format!("{word}: {}", finding.id);
-    let painted = match finding.certainty {
-        Certainty::Possible => style.caution(&left),
-        _ => style.alarm(&left),
+    let painted = if word == "hang" {
+        style.alarm(&left)
+    } else {
+        style.caution(&left)
     };
     page.left_right(&left, &painted, &test_of_finding(report, finding));
     page.wrapped("  ", "  ", &clean(&finding.title));

@@ -83,7 +83,8 @@ pub(crate) fn dump_with(pid: i32, more: &[&str]) -> Run {
 
 /// Every reference of every finding and edge leads somewhere in the samples.
 pub(crate) fn assert_resolves(report: &Report) {
-    for finding in &report.analysis.findings {
+    let analysis = &report.analysis;
+    for finding in analysis.findings.iter().chain(&analysis.notices) {
         let of_finding = [&finding.waiter]
             .into_iter()
             .chain(&finding.blockers)
@@ -123,6 +124,7 @@ pub(crate) fn assert_resolves(report: &Report) {
 fn exists(report: &Report, sample: usize, key: &Key) -> bool {
     let sample = &report.samples[sample];
     sample.process(key).is_some()
+        || sample.zombies.iter().any(|zombie| zombie.process == *key)
         || sample.thread(key).is_some()
         || sample.processes.iter().any(|process| {
             process.interpreters.iter().any(|interpreter| {

@@ -28,10 +28,12 @@ pub(crate) struct Scored {
     pub(crate) known_miss: bool,
 }
 
-/// Judges the first verdict on a program: `compare` tells what of a finding differs from the truth.
+/// Judges the first verdict on a program: `compare` tells what of a finding differs from the truth. Of a healthy one the ids of its
+/// notices must be those of `notes`.
 pub(crate) fn judge(
     program: &mut Program,
     healthy: bool,
+    notes: &[String],
     compare: impl FnOnce(&Finding) -> Result<(), String>,
 ) -> (Score, String) {
     if !healthy {
@@ -47,6 +49,12 @@ pub(crate) fn judge(
             if healthy && report.analysis.verdict != Verdict::NoHangSeen {
                 return (Score::Wrong, said);
             }
+            let noticed = report.analysis.notices.iter().map(|notice| &notice.id);
+            if healthy && !noticed.clone().eq(notes) {
+                let noticed: Vec<&String> = noticed.collect();
+                return (Score::Wrong, format!("notices {noticed:?}"));
+            }
+            assert_resolves(&report);
             continue;
         };
         let told = format!(

@@ -1,0 +1,91 @@
+//! Children that have ended and that nobody has asked for. See `docs/detectors/child-never-reaped.md`.
+
+use super::outcome;
+use crate::analysis::case::Case;
+use crate::analysis::detectors::{Cause, Detector, Meta, Outcome};
+use crate::analysis::{signature, wording};
+use crate::model::{Certainty, Finding, Grade, Process, Thread, WaitKind, Zombie};
+
+static META: Meta = Meta {
+    name: "unreaped_child",
+    causes: &[Cause {
+        id: "child-never-reaped",
+        summary: "A child has ended, and its parent does not ask for its exit status.",
+        page: include_str!("../../../docs/detectors/child-never-reaped.md"),
+    }],
+};
+
+/// Most children that are named.
+const MAX_NAMED: usize = 3;
+
+/// The detector.
+pub(in crate::analysis) struct UnreapedChild;
+
+impl Detector for UnreapedChild {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    fn detect(&self, case: &Case<'_>) -> Outcome {
+        let parents = case.last.processes.iter();
+        outcome(parents.filter_map(|parent| judge(case, parent)).collect())
+    }
+}
+
+fn judge(case: &Case<'_>, parent: &Process) -> Option<Finding> {
+    let waits_for_child = |thread: &Thread| {
+        let wait = thread.wait.as_ref();
+        wait.is_some_and(|wait| wait.kind == WaitKind::Child)
+    };
+    if !case.has_motion() || parent.threads.iter().any(waits_for_child) {
+        return None;
+    }
+    let in_all = |zombie: &&Zombie| {
+        let mut samples = case.samples.iter();
+        zombie.parent == parent.pid && samples.all(|sample| sample.zombies.contains(zombie))
+    };
+    let zombies: Vec<&Zombie> = case.last.zombies.iter().filter(in_all).collect();
+    let first = zombies.first()?;
+    let named: Vec<String> = zombies
+        .iter()
+        .take(MAX_NAMED)
+        .map(|zombie| format!("`{}` (pid {})", zombie.name.untrusted(), zombie.pid))
+        .collect();
+    let more = match zombies.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let have = if zombies.len() == 1 { "has" } else { "have" };
+    let keys: Vec<_> = zombies
+        .iter()
+        .map(|zombie| (&zombie.process, "zombies"))
+        .collect();
+    Some(Finding {
+        id: "child-never-reaped".to_owned(),
+        title: format!(
+            "{}{more} {have} ended, and process {} has not asked for the exit status.",
+            named.join(", "),
+            parent.pid
+        )
+        .into(),
+        certainty: Certainty::Possible,
+        waiter: first.process.clone(),
+        blockers: vec![parent.key.clone()],
+        affected: Vec::new(),
+        evidence: vec![case.fact(
+            Grade::Read,
+            format!(
+                "state Z (zombie) in {} samples over {}; no thread of process {} waits for a child",
+                case.samples.len(),
+                wording::duration(case.span_ms()),
+                parent.pid
+            ),
+            &keys,
+        )],
+        refuted_if: "the parent comes to ask for it later: wait(), poll(), or the next Popen".into(),
+        remedy: "wait for each child that is started: `with Popen(...)`, wait() or communicate() in a `finally`; what waits until \
+                 a pid is gone (os.kill(pid, 0)) waits for ever, as a zombie keeps its pid"
+            .into(),
+        signature: signature::signature("child-never-reaped", &[]),
+    })
+}
