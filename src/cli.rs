@@ -81,6 +81,9 @@ pub struct DumpArgs {
     /// Output format.
     #[arg(long, value_enum, default_value_t = FormatArg::Text)]
     pub format: FormatArg,
+    /// Draw who waits for whom instead: for Graphviz, or as a picture.
+    #[arg(long, value_enum, conflicts_with = "format")]
+    pub graph: Option<GraphArg>,
     /// Write to this file instead of stdout.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -203,6 +206,9 @@ pub struct AnalyzeArgs {
     /// Output format.
     #[arg(long, value_enum, default_value_t = FormatArg::Text)]
     pub format: FormatArg,
+    /// Draw who waits for whom instead: for Graphviz, or as a picture.
+    #[arg(long, value_enum, conflicts_with = "format")]
+    pub graph: Option<GraphArg>,
     /// Write to this file instead of stdout.
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
@@ -239,6 +245,15 @@ pub enum FormatArg {
     Json,
     /// For job summaries and comments.
     Markdown,
+}
+
+/// How the wait-for graph is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GraphArg {
+    /// For Graphviz: dot -Tpng graph.dot.
+    Dot,
+    /// A picture for a browser.
+    Svg,
 }
 
 /// What to do with a test over its limit.

@@ -16,6 +16,7 @@ mod signature;
 mod tracker;
 mod trail;
 mod wait_graph;
+mod whole_graph;
 mod wording;
 
 use crate::model::{
@@ -62,7 +63,7 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
         verdict: verdict(&case, &findings),
         findings,
         notices: notices::notice(&case),
-        edges: case.edges.clone(),
+        edges: whole_graph::edges(&case),
         progress: case.progress.values().cloned().collect(),
         inconclusive,
     }

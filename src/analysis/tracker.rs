@@ -61,7 +61,8 @@ impl<'c> Tracker<'c> {
         trail
     }
 
-    fn next(&self, node: Node<'c>) -> Option<(How, Node<'c>)> {
+    /// The one that a thread or task waits for, and how.
+    pub(super) fn next(&self, node: Node<'c>) -> Option<(How, Node<'c>)> {
         match node {
             Node::Thread(process, thread) => self.after_thread(process, thread),
             Node::Task(process, task) => self.after_task(process, task),

@@ -27,7 +27,7 @@ pub(super) fn run(args: &AnalyzeArgs) -> ExitCode {
             let report = reanalyze(report);
             output::write(
                 &report,
-                args.format.into(),
+                output::format(args.format, args.graph),
                 args.color,
                 args.output.as_deref(),
             )

@@ -2,10 +2,11 @@
 
 use super::python_finder::{self, FoundPython};
 use super::{complain, output};
-use crate::cli::{ColorArg, DemoArgs, FormatArg};
+use crate::cli::{ColorArg, DemoArgs};
 use crate::exit_code::ExitCode;
 use crate::inspect::{Native, Request, Samples, inspect};
 use crate::model::{Report, Trigger, Verdict};
+use crate::report::Format;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -50,7 +51,7 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
     );
     match stage(&python, script) {
         Ok(report) => {
-            let code = output::write(&report, FormatArg::Text.into(), ColorArg::Auto, None);
+            let code = output::write(&report, Format::Text, ColorArg::Auto, None);
             if report.analysis.verdict != Verdict::Hang {
                 complain(
                     "the demo's hang was not recognised; please report this with the text above",

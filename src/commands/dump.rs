@@ -43,7 +43,7 @@ pub(super) fn run(args: &DumpArgs) -> ExitCode {
     match inspect(&request, &mut |_| true) {
         Ok(report) => output::write(
             &report,
-            args.format.into(),
+            output::format(args.format, args.graph),
             args.color,
             args.output.as_deref(),
         ),

@@ -1,7 +1,7 @@
 //! Where a report goes, and in which style.
 
 use super::complain;
-use crate::cli::{ColorArg, FormatArg};
+use crate::cli::{ColorArg, FormatArg, GraphArg};
 use crate::exit_code::ExitCode;
 use crate::model::{Report, Verdict};
 use crate::report::{self, Format, Style};
@@ -13,13 +13,14 @@ use std::path::Path;
 /// Columns of text that goes to no terminal.
 const DEFAULT_WIDTH: usize = 100;
 
-impl From<FormatArg> for Format {
-    fn from(format: FormatArg) -> Self {
-        match format {
-            FormatArg::Text => Self::Text,
-            FormatArg::Json => Self::Json,
-            FormatArg::Markdown => Self::Markdown,
-        }
+/// What is to be written: a drawing, if one is asked for.
+pub(super) fn format(format: FormatArg, graph: Option<GraphArg>) -> Format {
+    match (graph, format) {
+        (Some(GraphArg::Dot), _) => Format::Dot,
+        (Some(GraphArg::Svg), _) => Format::Svg,
+        (None, FormatArg::Text) => Format::Text,
+        (None, FormatArg::Json) => Format::Json,
+        (None, FormatArg::Markdown) => Format::Markdown,
     }
 }
 

@@ -139,8 +139,22 @@ pub enum EdgeKind {
     Joins,
     /// A thread ends an interpreter.
     Finalizes,
-    /// An interpreter cannot end before a thread of it.
+    /// An interpreter cannot end before a thread of it, nor a task before a thread of its scope.
     NeedsEndOf,
+    /// A thread or task waits for a child process, which this thread keeps from ending.
+    WaitsForChild,
+    /// It waits for data that this thread's process is to send.
+    NeedsDataOf,
+    /// It waits for room in a pipe or socket that this thread's process is to read.
+    NeedsRoomOf,
+    /// A thread runs an event loop that idles, for this task.
+    RunsFor,
+    /// A task waits for another.
+    Awaits,
+    /// It waits for work that this thread does, or that waits in the queue of its pool.
+    NeedsWorkOf,
+    /// This thread's frames refer to what is waited for, and nobody else's do.
+    MayNeed,
 }
 
 /// What a thread did over the samples.

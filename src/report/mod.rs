@@ -3,6 +3,7 @@
 mod clean;
 mod events;
 mod github;
+mod graph;
 mod inventory;
 mod json;
 mod junit;
@@ -32,6 +33,10 @@ pub enum Format {
     Json,
     /// For job summaries and comments: as text, in GitHub's Markdown, of at most 900 KiB.
     Markdown,
+    /// The wait-for graph, for Graphviz.
+    Dot,
+    /// The wait-for graph, as a picture.
+    Svg,
 }
 
 /// How text is marked up. Decided at the edge, by the terminal and `NO_COLOR`.
@@ -91,5 +96,7 @@ pub fn render(
         Format::Text => text::Text { style }.render(report, out),
         Format::Json => json::Json.render(report, out),
         Format::Markdown => markdown::Markdown.render(report, out),
+        Format::Dot => graph::Dot.render(report, out),
+        Format::Svg => graph::Svg.render(report, out),
     }
 }

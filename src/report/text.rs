@@ -10,6 +10,8 @@ mod tasks;
 mod threads;
 
 pub use inventory::inventory;
+pub(super) use tasks::place as place_of_task;
+pub(super) use threads::{doing, place as place_of_thread};
 
 use super::{Renderer, Style};
 use crate::model::{Finding, Report};

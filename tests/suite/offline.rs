@@ -98,6 +98,19 @@ fn saved_dumps_have_the_same_analysis() {
 }
 
 #[test]
+fn saved_dumps_can_be_drawn() {
+    for cause in with_dumps() {
+        let dot = analyze(&saved(cause.id), &["--graph", "dot"]);
+        insta::assert_snapshot!(format!("{}_graph", cause.id), dot.stdout);
+        let svg = analyze(&saved(cause.id), &["--graph", "svg"]);
+        assert!(svg.stdout.starts_with("<?xml") && svg.stdout.trim_end().ends_with("</svg>"));
+        assert!(svg.stdout.contains(cause.id), "{}", svg.stdout);
+    }
+    let both = ["--graph", "dot", "--format", "json"];
+    assert_eq!(analyze(&saved("lock-order-cycle"), &both).code, Some(2));
+}
+
+#[test]
 fn a_dump_analyzed_again_is_the_same_bytes() {
     for (version, fixture) in [
         ("3.14", "destroy-blocked-by-idle-thread/hang.py"),

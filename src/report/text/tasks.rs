@@ -416,7 +416,7 @@ fn some_of(names: impl Iterator<Item = String>) -> String {
     text
 }
 
-fn place(task: &Task) -> String {
+pub(in crate::report) fn place(task: &Task) -> String {
     let own = task.frames.iter().find(|frame| !frame.is_library());
     own.or(task.frames.last()).map_or_else(String::new, spot)
 }

@@ -269,7 +269,7 @@ fn state_word(thread: &Thread, motion: Motion) -> &'static str {
     }
 }
 
-fn doing(process: &Process, thread: &Thread) -> String {
+pub(in crate::report) fn doing(process: &Process, thread: &Thread) -> String {
     let Some(wait) = &thread.wait else {
         return match thread.kind {
             ThreadKind::Native => "no Python".to_owned(),
@@ -365,7 +365,7 @@ fn is_listener(wait: &Wait) -> bool {
     state == Some(SocketState::Listen)
 }
 
-fn place(thread: &Thread) -> String {
+pub(in crate::report) fn place(thread: &Thread) -> String {
     let mut frames = thread.frames();
     let own = thread.frames().find(|frame| !frame.is_library());
     if let Some(frame) = own.or_else(|| frames.next()) {
