@@ -331,13 +331,16 @@ fn rests_until_cancelled(process: &Process) -> bool {
         .any(|call| call.untrusted().ends_with("sleep_forever"))
 }
 
-/// A pool's thread without work.
+/// A pool's thread without work; not the worker that waits for the timers and files of a whole runtime (tokio): what it wakes for
+/// goes on.
 pub(super) fn idles_in_pool(thread: &Thread) -> bool {
-    thread
-        .wait
-        .as_ref()
-        .and_then(|wait| wait.call.as_ref())
-        .is_some_and(|call| call.untrusted().starts_with("idle "))
+    let Some(wait) = &thread.wait else {
+        return false;
+    };
+    let is_driver =
+        wait.kind == WaitKind::Poll && (wait.timed != Some(false) || !wait.is_internal());
+    let mut call = wait.call.iter();
+    call.any(|call| call.untrusted().starts_with("idle ")) && !is_driver
 }
 
 /// A native thread that waits on a lock for a time, as faulthandler's watchdog does: rarely does it wake Python code.
@@ -354,6 +357,11 @@ pub(super) fn is_watchdog(thread: &Thread) -> bool {
 pub(super) fn is_bystander(thread: &Thread) -> bool {
     if idles_in_pool(thread) {
         return true;
+    }
+    // It runs the program's tasks, whose frames are not on its stack.
+    let mut frames = thread.frames();
+    if frames.any(|frame| frame.in_file("asyncio/base_events.py")) {
+        return false;
     }
     // execnet starts an xdist worker by `python -c`.
     let starts_it = |frame: &Frame| {

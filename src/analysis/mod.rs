@@ -53,7 +53,7 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
     }
     // What keeps a main thread waiting, which is where a test runs, comes before what others were left with. Detectors come
     // most specific first; the sort keeps that order among equals.
-    let mut findings = roots::one_each(roots::without_general(findings));
+    let mut findings = roots::one_each(roots::without_joins(roots::without_general(findings)));
     findings.sort_by_key(|finding| {
         let counts = finding.certainty > Certainty::Possible;
         let at_main = concerns_a_main_thread(&case, finding);

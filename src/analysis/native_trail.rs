@@ -36,24 +36,30 @@ pub(super) fn next<'c>(
         .filter(|other| other.key != thread.key && of_pool(other))
         .peekable();
     workers.peek()?;
-    // One that is free could do it.
     let mut blocked = Vec::new();
+    let mut any_is_free = false;
     for worker in workers {
-        let idle = case::idles_in_pool(worker);
-        match how {
-            // A runtime's end waits for what is at work, a scope for whoever is left.
-            _ if idle && (how == How::Scope || is_end(wait)) => {}
-            _ if idle || !is_stuck(worker) => return None,
-            _ => blocked.push(worker),
+        if case::idles_in_pool(worker) {
+            any_is_free = true;
+        } else if is_stuck(worker) {
+            blocked.push(worker);
+        } else {
+            return None;
         }
     }
+    // A runtime's end waits for what is at work, a scope for whoever is left, a job for those who have begun with it: one that is
+    // free would have taken what is not begun. What a future waits for need not be the work of a worker.
+    let how = match how {
+        How::Pool if any_is_free && is_future(wait) => How::Might,
+        how => how,
+    };
     blocked.first().map(|worker| (how, *worker))
 }
 
-fn is_end(wait: &Wait) -> bool {
+fn is_future(wait: &Wait) -> bool {
     wait.call
         .as_ref()
-        .is_some_and(|call| call.untrusted() == "tokio runtime's end")
+        .is_some_and(|call| call.untrusted() == "tokio block_on")
 }
 
 fn has_frame(thread: &Thread, test: impl Fn(&str) -> bool) -> bool {

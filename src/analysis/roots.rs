@@ -12,6 +12,38 @@ const OF_TASKS: [&str; 3] = [
     "event-loops-at-standstill",
 ];
 
+/// What a joined thread waits for, where that says more than that it is joined: it is not called upon to end.
+const BEHIND_JOIN: [&str; 7] = [
+    "semaphore-never-released",
+    "barrier-never-filled",
+    "condition-never-notified",
+    "channel-never-drained",
+    "queue-never-drained",
+    "lock-never-released",
+    "pipe-full",
+];
+
+/// Leaves out what is said of a join if as much is known of why the joined thread does not come to its end.
+pub(super) fn without_joins(findings: Vec<Finding>) -> Vec<Finding> {
+    let said_better = |join: &Finding| {
+        let mut all = findings.iter();
+        join.id == "join-on-blocked-thread"
+            && all.any(|other| {
+                BEHIND_JOIN.contains(&other.id.as_str())
+                    && other.root() == join.root()
+                    && (other.certainty >= join.certainty || other.certainty > Certainty::Possible)
+            })
+    };
+    let kept: Vec<bool> = findings
+        .iter()
+        .map(|finding| !said_better(finding))
+        .collect();
+    let both = findings.into_iter().zip(kept);
+    both.filter(|(_, kept)| *kept)
+        .map(|(finding, _)| finding)
+        .collect()
+}
+
 /// Leaves out what general detectors say of a process of whose tasks a special one tells why they do not go on.
 pub(super) fn without_general(findings: Vec<Finding>) -> Vec<Finding> {
     let told: BTreeSet<Key> = findings

@@ -96,7 +96,10 @@ impl<'c> Tracker<'c> {
                 Some((How::Lock, holder))
             }
             WaitKind::SharedFutex => {
-                let holder = wait_graph::holder(wait)?.thread.as_ref()?;
+                let Some(holder) = wait_graph::holder(wait) else {
+                    return self.other_feeder(thread);
+                };
+                let holder = holder.thread.as_ref()?;
                 let other = self.case.last.process(&holder.of_process())?;
                 let thread = other.thread(holder)?;
                 self.is_stuck(thread)
@@ -104,6 +107,29 @@ impl<'c> Tracker<'c> {
             }
             _ => self.within(process, thread, wait),
         }
+    }
+
+    /// Of several processes that write to one `multiprocessing.Queue` one has the lock of its pipe, and takes it by no `with`
+    /// block: the one that writes.
+    fn other_feeder(&self, thread: &Thread) -> Option<(How, Node<'c>)> {
+        let feeds = |thread: &Thread| {
+            let mut frames = thread.frames();
+            frames.any(|frame| frame.is("Queue._feed", "multiprocessing/queues.py"))
+        };
+        if !feeds(thread) {
+            return None;
+        }
+        let writes = |other: &&Thread| {
+            let wait = other.wait.as_ref();
+            feeds(other)
+                && self.is_stuck(other)
+                && wait.is_some_and(|wait| wait.kind == WaitKind::Write)
+        };
+        let mut processes = self.case.last.processes.iter();
+        processes.find_map(|process| {
+            let writer = process.threads.iter().find(writes)?;
+            Some((How::Might, Node::Thread(process, writer)))
+        })
     }
 
     fn is_stuck(&self, thread: &Thread) -> bool {
@@ -377,7 +403,8 @@ pub(super) fn is_stream(object: Option<&WaitObject>) -> bool {
     )
 }
 
-/// The task that a loop runs for: the first that no other one waits for.
+/// The task that a loop runs for: the one that it ends with, unless that is a library's own (anyio's pytest plugin hands tests to
+/// another task); else the first that no other one waits for, rather one in the program's own code.
 fn entry(event_loop: &EventLoop) -> Option<&Task> {
     let own = || event_loop.tasks.iter().filter(|task| !task.system);
     let is_awaited = |task: &Task| {
@@ -386,9 +413,13 @@ fn entry(event_loop: &EventLoop) -> Option<&Task> {
             other.key != task.key && awaits.is_some_and(|awaits| awaits.tasks.contains(&task.key))
         })
     };
+    let is_in_own_code = |task: &Task| task.frames.iter().any(|frame| !frame.is_library());
     let waiting = || own().filter(|task| task.state == TaskState::Waiting);
+    let main = event_loop.main.as_ref();
     waiting()
-        .find(|task| !is_awaited(task))
+        .find(|task| Some(&task.key) == main && is_in_own_code(task))
+        .or_else(|| waiting().find(|task| is_in_own_code(task) && !is_awaited(task)))
+        .or_else(|| waiting().find(|task| !is_awaited(task)))
         .or_else(|| waiting().next())
         .map(AsRef::as_ref)
 }

@@ -1,8 +1,10 @@
 //! Who waits for whom, as typed edges. The only place that makes them.
 
 use super::case::destroyers;
+use super::trail::fact;
 use crate::model::{
     EdgeKind, Grade, Holder, HolderEvidence, Key, Process, Snapshot, Wait, WaitEdge, WaitKind,
+    WaitObject,
 };
 use std::collections::BTreeSet;
 
@@ -150,10 +152,11 @@ fn is_exclusive(wait: &Wait, holder: &Holder) -> bool {
     let object = wait.object.as_ref();
     let type_name = object.map_or("", |object| object.type_name.untrusted());
     if wait.kind == WaitKind::SharedFutex || holder.by == HolderEvidence::ProcessLock {
+        let once = |object: &WaitObject| fact(object, "maxvalue") == Some("1");
         matches!(
             type_name,
             "multiprocessing.synchronize.Lock" | "multiprocessing.synchronize.RLock"
-        )
+        ) || object.is_some_and(once)
     } else {
         !type_name.contains("Semaphore")
     }

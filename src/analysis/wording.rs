@@ -70,6 +70,10 @@ pub(super) fn waits(wait: &Wait) -> String {
         WaitKind::Sleep => "sleeps".to_owned(),
         WaitKind::Read => format!("waits for data{}{in_call}", on_file(wait)),
         WaitKind::Write => format!("waits for room to write{}{in_call}", on_file(wait)),
+        // A runtime polls for all of its tasks; what it polls says little.
+        WaitKind::Poll if call.is_some_and(|call| call.ends_with(" block_on")) => {
+            format!("waits{in_call}")
+        }
         WaitKind::Poll => match wait.files_words() {
             Some(files) => format!("waits for events on {}{in_call}", files.untrusted()),
             None => format!("waits for events{}{in_call}", on_file(wait)),

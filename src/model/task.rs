@@ -26,6 +26,9 @@ pub struct EventLoop {
     /// The task that runs now (asyncio: the thread state's or `_current_tasks`' entry; trio: the one whose coroutine executes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Key>,
+    /// The task that it runs for, and ends with (asyncio: `run_until_complete`'s).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<Key>,
     /// It waits for a timer, the outside or another thread: nothing runs and nothing is ready to. Absent where that cannot
     /// be told: loops that are not written in Python, or whose thread ran while it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +36,9 @@ pub struct EventLoop {
     /// Tasks (trio: `runq` and calls from other threads) or callbacks (asyncio: `_ready`) that are ready to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<u64>,
+    /// `stop()` was called: it ends when it has come round once more (asyncio: `_stopping`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
     /// Timers that are set: callbacks in asyncio's `_scheduled` that are not cancelled, trio's deadlines in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timers: Option<u64>,

@@ -113,7 +113,10 @@ impl WaitObject {
     /// What it says of itself in a few words: `qsize 0, maxsize 10`. Nothing for a lock, of which that says nothing new.
     #[must_use]
     pub fn state_words(&self) -> Option<Foreign> {
-        let facts = self.state.iter().filter(|fact| fact.name != "locked");
+        let facts = self
+            .state
+            .iter()
+            .filter(|fact| !matches!(fact.name.as_str(), "locked" | "maxvalue"));
         let words: Vec<String> = facts
             .map(|fact| format!("{} {}", fact.name, fact.value.untrusted()))
             .collect();

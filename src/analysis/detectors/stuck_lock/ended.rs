@@ -59,7 +59,14 @@ fn is_abandoned(wait: &Wait) -> bool {
 
 fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Finding> {
     // Of a fork it is not that a thread has ended: `lock-held-at-fork`.
-    if process.python.is_none() && case.forked_from(process).is_some() {
+    let parent = case.forked_from(process);
+    let waits = waiters.iter().filter_map(|waiter| waiter.wait.as_ref());
+    let mut owners = waits.filter_map(|wait| wait.owner.as_ref());
+    let is_of = |parent: &Process| {
+        process.python.is_none()
+            || owners.any(|owner| parent.thread_by_ident(owner.ident).is_some())
+    };
+    if parent.is_some_and(is_of) {
         return None;
     }
     // Those whose wait will end by itself are affected, no more.

@@ -1,13 +1,13 @@
 //! Which cause it is, by what the root of a trail waits for.
 
 use super::said::{LOCK, SEMAPHORE, STARVED, STREAM, Said, TO_THREAD, by_call, said};
-use super::{native, verbs};
+use super::{event_loop, native, verbs};
 use crate::analysis::case::{self, Case};
 use crate::analysis::tracker::{is_future_call, is_stream, is_worker};
 use crate::analysis::trail::{How, Node, Trail, fact};
 use crate::analysis::wording;
 use crate::model::{
-    Access, Certainty, Descriptor, FileKind, Foreign, Grade, Process, Thread, Wait, WaitKind,
+    Access, Certainty, Descriptor, FileKind, Foreign, Grade, Process, Task, Thread, Wait, WaitKind,
 };
 
 /// What is told of the root of a trail.
@@ -30,11 +30,11 @@ impl Root {
         }
         match last {
             Node::Thread(process, thread) => of_thread(case, trail, process, thread),
-            Node::Task(..) => of_task(last),
+            Node::Task(process, task) => of_task(process, task, last),
         }
     }
 
-    fn new(said: &Said, phrase: String) -> Self {
+    pub(super) fn new(said: &Said, phrase: String) -> Self {
         Self {
             id: said.id,
             phrase,
@@ -136,7 +136,7 @@ fn of_thread(
 ) -> Option<Root> {
     let node = Node::Thread(process, thread);
     let wait = thread.wait.as_ref()?;
-    if let Some(root) = on_loop(process, thread, node) {
+    if let Some(root) = event_loop::of(case, process, thread, node) {
         return Some(root);
     }
     let type_name = wait
@@ -153,6 +153,12 @@ fn of_thread(
             ),
             node,
         ));
+    }
+    // An event loop's thread polls for what its tasks wait for.
+    if wait.kind == WaitKind::Poll
+        && let Some(native) = native::cause(call)
+    {
+        return Some(simple(&native, node));
     }
     let on_files = matches!(wait.kind, WaitKind::Read | WaitKind::Write | WaitKind::Poll);
     if on_files && !type_name.ends_with("Queue") {
@@ -194,6 +200,7 @@ fn of_thread(
         wait.kind,
         WaitKind::Lock | WaitKind::RLock | WaitKind::SharedFutex
     ) && is_bare_lock(type_name)
+        && (!type_name.is_empty() || by_call(call, "").is_none())
     {
         return Some(of_lock(case, process, node, wait));
     }
@@ -207,6 +214,16 @@ fn of_thread(
         return Some(unknown(node));
     };
     let mut root = simple(cause, node);
+    let serves = thread
+        .frames()
+        .any(|frame| frame.is("BaseServer.serve_forever", "socketserver.py"));
+    if call == "BaseServer.shutdown" && serves {
+        root.facts.push((
+            Grade::Read,
+            "shutdown() waits for serve_forever() to return, which is on the stack of the same thread".to_owned(),
+        ));
+        root.remedy = "call shutdown() from another thread than the one that serves: Thread(target=server.shutdown).start()".into();
+    }
     if cause.id == SEMAPHORE.id
         && let Some(value) = wait
             .object
@@ -257,34 +274,6 @@ fn unknown(node: Node<'_>) -> Root {
     );
     root.ceiling = Certainty::Possible;
     root
-}
-
-/// The event loop's own thread waits in a coroutine or callback.
-fn on_loop(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
-    let event_loop = case::blocked_loop_of(process, thread)?;
-    let runs = event_loop
-        .running
-        .as_ref()
-        .and_then(|key| event_loop.task(key))
-        .map_or_else(|| "a callback".to_owned(), wording::task);
-    let said = said(
-        "sync-wait-on-event-loop",
-        "",
-        "never block in a coroutine: await the loop's own primitives (asyncio.Queue, asyncio.Event, asyncio.wrap_future), or move the call to a thread (asyncio.to_thread, trio.to_thread.run_sync)",
-    );
-    let others = event_loop.parked();
-    let mut root = Root::new(
-        &said,
-        format!(
-            "{} and so blocks its event loop, on which {runs} runs",
-            verbs::waits(node)
-        ),
-    );
-    root.facts.push((
-        Grade::Read,
-        format!("{runs} runs on that event loop now; {others} other tasks wait for their turn or for events"),
-    ));
-    Some(root)
 }
 
 /// Pipes and sockets that lead to nobody else.
@@ -431,6 +420,17 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
                 process.pid, parent.pid
             ),
         ));
+        let owner = wait.owner.as_ref();
+        if let Some(holder) = owner.and_then(|owner| parent.thread_by_ident(owner.ident)) {
+            root.facts.push((
+                Grade::Derived,
+                format!(
+                    "its owner field names a thread that only the parent has: {} of process {}",
+                    wording::who(holder),
+                    parent.pid
+                ),
+            ));
+        }
         root.ceiling = Certainty::Probable;
         root.refuted_if = Foreign::from("the child itself took the lock and did not release it");
         return root;
@@ -446,10 +446,54 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
     root
 }
 
-fn of_task(node: Node<'_>) -> Option<Root> {
-    let Node::Task(_, task) = node else {
-        return Some(unknown(node));
+/// A task that waits, with a lock held that another task waits for: as a rule the other is the one that would help.
+fn holds_what_is_needed(process: &Process, task: &Task, node: Node<'_>) -> Option<Root> {
+    let mut tasks = process.event_loops.iter().flat_map(|it| &it.tasks);
+    let (other, awaits, held) = tasks.find_map(|other| {
+        let awaits = other.awaits.as_ref()?;
+        let mut holders = awaits.holders.iter();
+        let held = holders.find(|holder| holder.task.as_ref() == Some(&task.key))?;
+        (other.key != task.key).then_some((other, awaits, held))
+    })?;
+    let object = awaits.object.as_ref();
+    let kind = object.map_or("lock", |object| object.type_name.untrusted());
+    let kind = kind.rsplit('.').next().unwrap_or(kind);
+    let lock = match object.and_then(|object| object.name.as_ref()) {
+        Some(name) => format!("`{}`", name.untrusted()),
+        None => format!("the {kind}"),
     };
+    let at = |place: Option<String>| place.map_or_else(String::new, |place| format!(" at {place}"));
+    let said = said(
+        "lock-held-by-blocked-thread",
+        "",
+        "do not await anything but the lock's own work with the lock held: take what is needed out of the block, or let go of the \
+         lock before waiting for what another task does",
+    );
+    let mut root = Root::new(
+        &said,
+        format!(
+            "{}, and holds {lock} all the while, which {} waits for{}",
+            verbs::waits(node),
+            wording::task(other),
+            at(wording::task_place(other))
+        ),
+    );
+    let taken = held.place.as_ref().map_or_else(String::new, |place| {
+        format!(" (in a `with` block of {})", place.untrusted())
+    });
+    root.facts.push((
+        held.grade,
+        format!("{} holds {lock}{taken}", wording::task(task)),
+    ));
+    root.ceiling = Certainty::Probable;
+    root.refuted_if = "the other task would not help either".into();
+    Some(root)
+}
+
+fn of_task(process: &Process, task: &Task, node: Node<'_>) -> Option<Root> {
+    if let Some(root) = holds_what_is_needed(process, task, node) {
+        return Some(root);
+    }
     let awaits = task.awaits.as_ref();
     // It rests until it is cancelled, and was made for that.
     if node.call().ends_with("sleep_forever") {

@@ -3,6 +3,7 @@
 //! `docs/detectors/` for each.
 
 mod cause;
+mod event_loop;
 mod native;
 mod said;
 mod verbs;
@@ -51,6 +52,7 @@ static META: Meta = Meta {
         "future-never-completed": "A future is waited for, and nobody is left who could complete it.",
         "executor-starvation": "All workers of a pool wait for work that is queued in the same pool.",
         "to-thread-deadlock": "A thread waits for the event loop, which waits for the thread.",
+        "event-loop-not-woken": "An event loop sleeps though a callback is ready: another thread added it without waking the loop.",
         "sync-wait-on-event-loop": "The event loop's own thread waits, so nothing else on the loop can run.",
         "lock-never-released": "A lock is waited for, and nobody is left who could release it.",
         "lock-held-at-fork": "A child inherited a lock that another thread held at the time of the fork.",

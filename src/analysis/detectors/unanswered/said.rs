@@ -105,10 +105,10 @@ pub(super) fn by_call(call: &str, type_name: &str) -> Option<&'static Said> {
     if call == "Queue.join" || (is_queue && method == "join") {
         return Some(&TASK_DONE);
     }
-    if class.contains("ReceiveChannel") {
+    if class.contains("ReceiveChannel") || class == "MemoryObjectReceiveStream" {
         return Some(&CHANNEL_FED);
     }
-    if class.contains("SendChannel") {
+    if class.contains("SendChannel") || class == "MemoryObjectSendStream" {
         return Some(&CHANNEL_DRAINED);
     }
     if is_pool_call(call, type_name) {
@@ -122,7 +122,8 @@ pub(super) fn by_call(call: &str, type_name: &str) -> Option<&'static Said> {
         "Future" => Some(&FUTURE),
         "Lock" | "lock" | "RLock" | "StrictFIFOLock" => Some(&LOCK),
         _ => match call {
-            "Event.wait" => Some(&EVENT),
+            // It waits for an event that serve_forever() sets at its end.
+            "Event.wait" | "BaseServer.shutdown" => Some(&EVENT),
             "Condition.wait" | "Condition.wait_for" => Some(&CONDITION),
             "Semaphore.acquire" => Some(&SEMAPHORE),
             "Barrier.wait" => Some(&BARRIER),

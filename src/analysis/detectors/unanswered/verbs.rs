@@ -57,7 +57,7 @@ pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
             "waits in {}{here} for workers of which {next} is one",
             call(from)
         ),
-        How::Might => format!("{}, as might {next}", waits(from)),
+        How::Might => format!("{}, for which it may need {next}", waits(from)),
     }
 }
 

@@ -133,6 +133,10 @@ impl Look<'_> {
                 found.extend(self.holder(*tid, owning.frame, HolderEvidence::DroppedGuard));
             }
         }
+        // A library's frame that passes the address on may own a guard of a lock of its own (rayon's latches).
+        if found.iter().any(|holder| holder.place.is_some()) {
+            found.retain(|holder| holder.place.is_some());
+        }
         if found.is_empty() {
             found.extend(self.itself());
         }

@@ -236,6 +236,34 @@ pub(super) const SHAPES: &[(Name, Primitive, &str, &str)] = &[
         "idle tokio worker",
         "",
     ),
+    // Of an optimised build, where that is inlined and not told.
+    (
+        In(
+            "tokio::runtime::scheduler::multi_thread",
+            "Inner::park_condvar",
+        ),
+        Signal,
+        "idle tokio worker",
+        "",
+    ),
+    (
+        In(
+            "tokio::runtime::scheduler::multi_thread",
+            "Inner::park_driver",
+        ),
+        Signal,
+        "idle tokio worker",
+        "",
+    ),
+    (
+        In(
+            "tokio::runtime::scheduler::multi_thread",
+            "Context::park_internal",
+        ),
+        Signal,
+        "idle tokio worker",
+        "",
+    ),
     (
         In("tokio::runtime", "CachedParkThread::block_on"),
         Signal,

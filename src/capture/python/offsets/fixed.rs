@@ -107,6 +107,8 @@ pub(crate) const SEMLOCK_HANDLE: u64 = 16;
 pub(crate) const SEMLOCK_LAST_THREAD: u64 = 24;
 /// `_multiprocessing.SemLock`'s `count`: times that this process holds it.
 pub(crate) const SEMLOCK_COUNT: u64 = 32;
+/// `_multiprocessing.SemLock`'s `maxvalue`: how often it can be taken at a time.
+pub(crate) const SEMLOCK_MAX: u64 = 36;
 /// `ThreadHandle.ident` (3.13+).
 pub(crate) const HANDLE_IDENT: u64 = 32;
 /// `ThreadHandle.thread_is_exiting`, which joiners park on (3.13+).

@@ -7,7 +7,9 @@ use super::futures::Futures;
 use super::objects;
 use super::workers::{Workers, ends_in};
 use super::{MAX_HOLDERS, Reader};
+use crate::capture::python::code::CodeCache;
 use crate::capture::python::frame::RawFrame;
+use crate::capture::python::generator;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::slots;
@@ -200,6 +202,11 @@ impl Context<'_, '_> {
                 let lock =
                     attribute(heap, manager, "_lock").filter(|_| heap.is(manager, "Condition"));
                 managers.extend(lock.map(|lock| (lock, place.clone())));
+                managers.extend(
+                    managers_within(heap, manager)
+                        .into_iter()
+                        .map(|inner| (inner, place.clone())),
+                );
                 managers.push((manager, place));
             }
         }
@@ -425,6 +432,8 @@ impl Context<'_, '_> {
             }
             _ => None,
         };
+        let main = thread.and_then(|thread| awaited_by_thread(heap, thread));
+        let main = main.map(|task| self.reader.process.task(Addr(task)));
         EventLoop {
             key: self.reader.process.event_loop(Addr(address)),
             library: TaskLibrary::Asyncio,
@@ -433,8 +442,11 @@ impl Context<'_, '_> {
             thread: None,
             thread_state: thread.map(|thread| thread.state.address),
             running,
+            main: main.filter(|main| tasks.iter().any(|task| task.key == *main)),
             idle,
             ready,
+            stopping: attribute(heap, address, "_stopping")
+                .is_some_and(|flag| heap.boolean(flag).unwrap_or(false)),
             timers: timers.as_ref().map(|timers| timers.len() as u64),
             next_timer_ms: timers
                 .and_then(|timers| timers.into_iter().reduce(f64::min))
@@ -462,12 +474,35 @@ impl Context<'_, '_> {
     }
 }
 
+/// Of `@contextmanager` and `@asynccontextmanager`: the blocks in which the generator is suspended, whose body is the block's.
+fn managers_within(heap: &Heap<'_>, manager: u64) -> Vec<u64> {
+    if !heap.is_instance(manager, "_GeneratorContextManagerBase") {
+        return Vec::new();
+    }
+    let generator = attribute(heap, manager, "gen");
+    let inner = generator.and_then(|it| generator::frame_of(heap, &CodeCache::default(), it));
+    match inner {
+        Some((frame, true)) => with_blocks::active(heap, &frame)
+            .into_iter()
+            .map(|block| block.manager)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// Whether a task waits in the library for this very object, as `Condition.wait` does: then it has let go of it.
 fn waits_on(heap: &Heap<'_>, chain: &Chain, object: u64) -> bool {
     chain
         .library()
         .iter()
         .any(|frame| slots::variable(heap, frame, "self") == Some(object))
+}
+
+/// The future that the innermost `run_until_complete` of a thread waits for.
+fn awaited_by_thread(heap: &Heap<'_>, thread: &RawThreadState) -> Option<u64> {
+    let mut frames = thread.raw_frames.iter();
+    let runs = frames.find(|frame| &*frame.code.name == "run_until_complete")?;
+    slots::variable(heap, runs, "future")
 }
 
 /// Whether a thread is where this loop waits for files and timers.

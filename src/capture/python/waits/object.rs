@@ -4,13 +4,12 @@ use super::{WaitTarget, is_locked, naming};
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::library;
+use crate::capture::python::offsets::fixed;
 use crate::capture::python::slots;
 use crate::model::{Addr, Grade, ObjectFact, WaitObject};
 
 /// Deepest nest of library calls that is looked through.
 const MAX_LIBRARY_FRAMES: usize = 16;
-/// Modules whose calls wait for many things at once; the loop or selector they wait with tells nothing.
-const EVENT_LOOPS: [&str; 2] = ["asyncio/", "selectors.py"];
 
 /// What the thread waits on: the object of the outermost library call, else the lock itself.
 pub(super) fn describe(
@@ -26,12 +25,13 @@ pub(super) fn describe(
         .take_while(|frame| frame.is_stdlib() && !library::starts_a_task(frame))
         .take(MAX_LIBRARY_FRAMES)
         .count();
-    let in_loop = waiter.state.frames.iter().take(library).any(|frame| {
-        EVENT_LOOPS
-            .iter()
-            .any(|module| frame.file.untrusted().contains(module))
-    });
-    if in_loop {
+    let within = |module: &str| {
+        let mut frames = waiter.state.frames.iter().take(library);
+        frames.any(|frame| frame.file.untrusted().contains(module))
+    };
+    // These wait for many things at once, and the loop or selector they wait with tells nothing. Popen.communicate() polls for
+    // itself.
+    if within("/asyncio/") || (within("/selectors.py") && !within("/subprocess.py")) {
         return None;
     }
     let called = raw
@@ -74,6 +74,12 @@ fn state(heap: &Heap<'_>, object: u64) -> Vec<ObjectFact> {
     match &*kind {
         "_thread.lock" | "_thread.RLock" => {
             facts.push("locked", is_locked(heap, object).to_string());
+        }
+        "_multiprocessing.SemLock" => {
+            let most = heap.memory.i32(object.wrapping_add(fixed::SEMLOCK_MAX));
+            if let Ok(most) = most {
+                facts.push("maxvalue", most.to_string());
+            }
         }
         _ if heap.is_instance(object, "Queue") => {
             facts.length("qsize", "queue");
