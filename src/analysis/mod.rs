@@ -59,10 +59,14 @@ pub fn analyze(samples: &[Snapshot], trigger: &Trigger, run: Option<&Run>) -> An
         let at_main = concerns_a_main_thread(&case, finding);
         std::cmp::Reverse((counts, at_main, finding.certainty))
     });
+    let mut notices = notices::notice(&case);
+    for finding in findings.iter_mut().chain(&mut notices) {
+        finding.site = signature::site(&case, finding);
+    }
     Analysis {
         verdict: verdict(&case, &findings),
         findings,
-        notices: notices::notice(&case),
+        notices,
         edges: whole_graph::edges(&case),
         progress: case.progress.values().cloned().collect(),
         inconclusive,

@@ -147,6 +147,7 @@ mod tests {
             affected: affected.iter().map(key).collect(),
             refuted_if: "".into(),
             remedy: "".into(),
+            site: String::new(),
             signature: String::new(),
         }
     }

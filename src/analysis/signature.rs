@@ -1,6 +1,7 @@
 //! Naming a hang so that two runs that hang alike get the same name.
 
-use crate::model::{Frame, NativeStack, Thread};
+use super::case::Case;
+use crate::model::{Finding, Frame, Key, NativeStack, Thread};
 use fnv::FnvHasher;
 use std::cmp::Ordering;
 use std::hash::Hasher;
@@ -27,6 +28,43 @@ pub(super) fn of_nodes<'f>(
         })
         .collect();
     of_parts(id, &parts)
+}
+
+/// The coarser level: the cause, and the innermost function of the project that the root is in. Of a circle all are roots, so the
+/// first in order counts.
+pub(super) fn site(case: &Case<'_>, finding: &Finding) -> String {
+    let own_function = |key: &Key| -> Option<Vec<u8>> {
+        let process = case.last.process(&key.of_process())?;
+        if let Some(thread) = process.thread(key) {
+            return Some(part_of_first(thread));
+        }
+        let mut loops = process.event_loops.iter();
+        let task = loops.find_map(|event_loop| event_loop.task(key))?;
+        Some(first(&task.frames.iter().collect::<Vec<_>>()))
+    };
+    let is_circle = finding.id.ends_with("-cycle");
+    let all = finding.blockers.iter().chain([&finding.waiter]);
+    let function = match is_circle {
+        true => all.filter_map(own_function).min(),
+        false => own_function(finding.root()),
+    };
+    of_parts(&finding.id, &[function.unwrap_or_default()])
+}
+
+/// The innermost function of the project, without what a build changes in its name.
+fn part_of_first(thread: &Thread) -> Vec<u8> {
+    let python: Vec<&Frame> = thread.frames().collect();
+    match thread.native.as_ref().and_then(NativeStack::own_frame) {
+        Some(frame) if python.is_empty() => frame.function_name().as_bytes().to_vec(),
+        _ => first(&python),
+    }
+}
+
+fn first(all: &[&Frame]) -> Vec<u8> {
+    let own = all.iter().find(|frame| !frame.is_library());
+    own.or(all.first()).map_or_else(Vec::new, |frame| {
+        format!("{}:{}", frame.file_name(), frame.function.untrusted()).into_bytes()
+    })
 }
 
 /// The same for threads in a circle: which of them comes first makes no difference.

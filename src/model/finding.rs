@@ -78,8 +78,12 @@ pub struct Finding {
     pub refuted_if: Foreign,
     /// What to do.
     pub remedy: Foreign,
-    /// Names this hang across runs: `v1:` and a hash over id and functions.
+    /// Names this hang across runs: `v1:` and a hash over id and functions of all who wait.
     pub signature: String,
+    /// The same, coarser: `v1:` and a hash over the id and the one function that the root is in, whoever waits for it and by whatever
+    /// calls it came there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub site: String,
 }
 
 impl Finding {

@@ -33,6 +33,7 @@ mod offline;
 mod old_interpreters;
 mod reports;
 mod scoreboard;
+mod signatures;
 mod spawn;
 mod stop;
 mod tasks;

@@ -138,6 +138,7 @@ fn judge(case: &Case<'_>, process: &Process) -> Option<Finding> {
         remedy: "take the end of the channel for a cancel in the child, note a cancel that could not be sent in the \
                  parent, and bound the wait for the child's end"
             .into(),
+        site: String::new(),
         signature: signature::signature("event-loops-at-standstill", &involved),
     })
 }

@@ -186,6 +186,7 @@ fn finding(case: &Case<'_>, waiter: &Thread, stuck: StuckGil<'_>) -> Finding {
             wording::place(holder).unwrap_or_else(|| "no Python frame".to_owned())
         )
         .into(),
+        site: String::new(),
         signature: signature::signature("gil-held-in-native-call", &[holder]),
     }
 }

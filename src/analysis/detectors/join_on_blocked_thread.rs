@@ -239,6 +239,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             )
         }
         .into(),
+        site: String::new(),
         signature: signature::signature(id, &chain.threads),
     })
 }

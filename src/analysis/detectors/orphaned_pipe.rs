@@ -106,6 +106,7 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         remedy: "let the child start its daemons with their output elsewhere (`>/dev/null 2>&1`, stdout=DEVNULL), or write the \
                  output to a file instead of a pipe; communicate(timeout=...) ends the wait but not the daemon"
             .into(),
+        site: String::new(),
         signature: signature::signature("pipe-held-by-orphan", &[thread]),
     })
 }

@@ -94,6 +94,7 @@ fn judge(case: &Case<'_>, process: &Process, interpreter: &Interpreter) -> Optio
         remedy: "close it where it was made, in a `finally` or an exit stack: tell its thread to stop, join that, then destroy the \
                  interpreter"
             .into(),
+        site: String::new(),
         signature: signature::signature("interpreter-left-behind", &threads),
     })
 }

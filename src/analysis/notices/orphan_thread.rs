@@ -156,6 +156,7 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         remedy: "end and join all threads of a sub-interpreter before it is destroyed: daemon threads and the idle workers of \
                  a pool, too (trio keeps its own for 10 s)"
             .into(),
+        site: String::new(),
         signature: signature::signature("orphan-thread", &[thread]),
     })
 }

@@ -86,6 +86,7 @@ fn judge(case: &Case<'_>, parent: &Process) -> Option<Finding> {
         remedy: "wait for each child that is started: `with Popen(...)`, wait() or communicate() in a `finally`; what waits until \
                  a pid is gone (os.kill(pid, 0)) waits for ever, as a zombie keeps its pid"
             .into(),
+        site: String::new(),
         signature: signature::signature("child-never-reaped", &[]),
     })
 }

@@ -105,6 +105,7 @@ fn not_served(case: &Case<'_>, process: &Process) -> Option<Finding> {
         remedy: "keep the main thread out of calls without a limit (join, destroy, C code): let it wait with a timeout in a loop, \
                  or for an event that another thread sets; Ctrl-C and time limits by SIGALRM are served there only"
             .into(),
+        site: String::new(),
         signature: signature::signature("signal-not-served", &threads),
     })
 }
@@ -156,6 +157,7 @@ fn wakeup_full(case: &Case<'_>, process: &Process) -> Option<Finding> {
         remedy: "see what keeps the event loop's thread from its turn, as nobody reads the descriptor: a call that blocks in a \
                  coroutine or callback, or a loop that was never closed and left its descriptor set"
             .into(),
+        site: String::new(),
         signature: signature::signature("wakeup-fd-full", &threads),
     })
 }

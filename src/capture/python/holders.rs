@@ -299,10 +299,36 @@ impl Search<'_> {
             for block in with_blocks::active(self.heap, frame) {
                 let place = Some(place_at(self.heap, frame, block.entered));
                 let native_id = Some(raw.native_id);
-                self.note(block.manager, &released, native_id, &place, may_release);
+                for manager in self.entered(block.manager) {
+                    self.note(manager, &released, native_id, &place, may_release);
+                }
             }
             self.generators(raw, frame);
         }
+    }
+
+    /// A context manager, and if it is an `ExitStack` those that were entered by it: it keeps their `__exit__`, bound to them.
+    fn entered(&self, manager: u64) -> Vec<u64> {
+        let mut out = vec![manager];
+        if self.heap.is_instance(manager, "_BaseExitStack")
+            && let Ok(Some(callbacks)) = self.heap.attribute(manager, "_exit_callbacks")
+        {
+            let callbacks = self.heap.deque(callbacks).unwrap_or_default();
+            let of_callback = |callback: u64| {
+                let pair = self.heap.tuple(callback).ok()?;
+                let method = *pair.get(1)?;
+                if !self.heap.is(method, "method") {
+                    return None;
+                }
+                let bound = self
+                    .heap
+                    .memory
+                    .u64(method.wrapping_add(fixed::METHOD_SELF));
+                bound.ok()
+            };
+            out.extend(callbacks.into_iter().filter_map(of_callback));
+        }
+        out
     }
 
     /// Suspended generators that a frame refers to, by a variable or in a `for` loop, and that are in a `with` block.

@@ -169,6 +169,7 @@ impl<'c> Scene<'c, '_> {
             },
             refuted_if: verdict.refuted_if.into(),
             remedy: verdict.remedy.into(),
+            site: String::new(),
             signature: signature::signature(verdict.id, &involved),
         }
     }

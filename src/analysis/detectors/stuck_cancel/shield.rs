@@ -74,6 +74,7 @@ impl<'c> Scene<'c, '_> {
             remedy: "give the shield a deadline (CancelScope(shield=True, deadline=...), or move_on_after(seconds, \
                      shield=True)), and say what is left undone when it passes"
                 .into(),
+            site: String::new(),
             signature: signature::signature("cancel-stopped-by-shield", &involved),
         })
     }

@@ -95,6 +95,7 @@ impl Scene<'_, '_> {
                  to_thread.run_sync(..., abandon_on_cancel=True), within a bound"
             )
             .into(),
+            site: String::new(),
             signature: signature::signature("cancel-waits-for-thread", &involved),
         })
     }

@@ -64,6 +64,7 @@ pub(super) fn judge(
         ) }
         .into(),
         remedy: remedy(held, &lock.short, &holder_name).into(),
+        site: String::new(),
         signature: signature::signature(ID, &[waiter, holder]),
     })
 }

@@ -59,6 +59,7 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, circle: &Chain<'_>) -> O
         evidence,
         refuted_if: refuted_if(&steps, !plain.is_empty()).into(),
         remedy: remedy(&steps).into(),
+        site: String::new(),
         signature: signature::of_circle(ID, &circle.threads),
     })
 }

@@ -143,6 +143,7 @@ fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Find
         }
         .into(),
         remedy: if by_native { NATIVE_REMEDY } else { REMEDY }.into(),
+        site: String::new(),
         signature: signature::signature(ID, &[waiter]),
     })
 }

@@ -91,6 +91,7 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
             remedy(thread)
         }
         .into(),
+        site: String::new(),
         signature: signature::signature(ID, &[thread]),
     })
 }

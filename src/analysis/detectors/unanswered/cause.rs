@@ -442,6 +442,11 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
             lock.short
         ),
     );
+    if process.python.is_none() {
+        root.remedy = "release the lock on every path out of the function that takes it, also where that fails; in a thread that reads \
+                       by a read-write lock, do not take it again to write"
+            .into();
+    }
     root.ceiling = Certainty::Probable;
     root
 }

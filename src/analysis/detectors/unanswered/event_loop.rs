@@ -6,7 +6,9 @@ use super::verbs;
 use crate::analysis::case::{self, Case};
 use crate::analysis::trail::Node;
 use crate::analysis::wording;
-use crate::model::{EventLoop, Grade, Process, Task, TaskState, Thread, WaitKind};
+use crate::model::{
+    Certainty, EventLoop, Grade, NativeFrame, Process, Task, TaskState, Thread, WaitKind,
+};
 
 /// The cause; `None` if the thread runs no event loop, or one that idles as it should.
 pub(super) fn of(
@@ -15,7 +17,51 @@ pub(super) fn of(
     thread: &Thread,
     node: Node<'_>,
 ) -> Option<Root> {
-    is_blocked(process, thread, node).or_else(|| is_not_woken(case, process, thread))
+    is_blocked(process, thread, node)
+        .or_else(|| is_not_woken(case, process, thread))
+        .or_else(|| blocks_runtime(thread, node))
+}
+
+/// A task or future blocks the one thread of its tokio runtime by a wait that is none of tokio's.
+fn blocks_runtime(thread: &Thread, node: Node<'_>) -> Option<Root> {
+    let wait = thread.wait.as_ref()?;
+    let call = wait.call.as_ref()?.untrusted();
+    let frames = &thread.native.as_ref()?.frames;
+    let of_runtime = |frame: &NativeFrame| {
+        let function = frame.function_name();
+        function.contains("tokio::runtime::scheduler::current_thread")
+    };
+    let is_message = [
+        "::recv",
+        "::send",
+        "Condvar::wait",
+        "Barrier::wait",
+        "thread::park",
+    ]
+    .iter()
+    .any(|method| call.ends_with(method));
+    if !is_message || call.contains("tokio") || !frames.iter().any(of_runtime) {
+        return None;
+    }
+    let said = said(
+        "sync-wait-on-event-loop",
+        "",
+        "never block in async code: await tokio's own channels, locks and timers, or move the call to spawn_blocking()",
+    );
+    let mut root = Root::new(
+        &said,
+        format!(
+            "{} and so blocks the one thread of its tokio runtime, on which all its tasks run",
+            verbs::waits(node)
+        ),
+    );
+    root.facts.push((
+        Grade::Read,
+        "its native stack is within tokio's current-thread scheduler".to_owned(),
+    ));
+    root.ceiling = Certainty::Probable;
+    root.refuted_if = "something outside of the runtime's tasks ends that wait".into();
+    Some(root)
 }
 
 /// The event loop's own thread waits in a coroutine or callback.

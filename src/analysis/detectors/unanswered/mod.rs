@@ -277,6 +277,7 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
         evidence,
         refuted_if: root.refuted_if,
         remedy: root.remedy,
+        site: String::new(),
         signature: signature::of_nodes(
             root.id,
             trail.nodes.iter().map(|node| match node {

@@ -128,6 +128,18 @@ impl Heap<'_> {
         self.pointers(first, self.length(object)?, 8)
     }
 
+    /// The items of a `collections.deque`, from the left: no more than its first block has, 64 at most.
+    pub(crate) fn deque(&self, object: u64) -> Result<Vec<u64>, ObjectError> {
+        if !self.is(object, "collections.deque") {
+            return Err(ObjectError::Not(object, "a deque"));
+        }
+        let block = self.memory.u64(object.wrapping_add(fixed::DEQUE_BLOCK))?;
+        let index = self.memory.u64(object.wrapping_add(fixed::DEQUE_INDEX))?;
+        let room = fixed::DEQUE_BLOCK_LENGTH.saturating_sub(index);
+        let first = block.wrapping_add(8).wrapping_add(index.wrapping_mul(8));
+        self.pointers(first, self.length(object)?.min(room), 8)
+    }
+
     /// The members of a set, in no order that means anything.
     pub(crate) fn set(&self, object: u64) -> Result<Vec<u64>, ObjectError> {
         if !self.is(object, "set") && !self.is(object, "frozenset") {

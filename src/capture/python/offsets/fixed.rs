@@ -47,6 +47,12 @@ pub(crate) const OLD_KEYS_COUNT: u64 = 32;
 pub(crate) const OLD_KEYS_INDICES: u64 = 40;
 /// `PyListObject.ob_item`.
 pub(crate) const LIST_ITEMS: u64 = 24;
+/// `dequeobject.leftblock` (Modules/_collectionsmodule.c).
+pub(crate) const DEQUE_BLOCK: u64 = 24;
+/// `dequeobject.leftindex`.
+pub(crate) const DEQUE_INDEX: u64 = 40;
+/// Items of a block of a deque, after its pointer to the left.
+pub(crate) const DEQUE_BLOCK_LENGTH: u64 = 64;
 /// `PySetObject.mask`.
 pub(crate) const SET_MASK: u64 = 32;
 /// `PySetObject.table`.
