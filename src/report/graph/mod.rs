@@ -102,11 +102,11 @@ impl Drawing {
         let Some(last) = report.samples.last() else {
             return drawing;
         };
-        let wanted = wanted(report, verdict);
+        let told = Told::of(report);
+        let wanted = wanted(report, &told);
         drawing.left_out = wanted.len().saturating_sub(MAX_NODES);
         let drawn: BTreeSet<&Key> = wanted.into_iter().take(MAX_NODES).collect();
-        drawing.groups = groups(last, &drawn, verdict);
-        let told = told(verdict);
+        drawing.groups = groups(last, &drawn, &told, verdict.map(Finding::root));
         let edges = report.analysis.edges.iter();
         drawing.edges = edges
             .filter(|edge| drawn.contains(&edge.from) && drawn.contains(&edge.to))
@@ -115,56 +115,74 @@ impl Drawing {
                 to: edge.to.clone(),
                 label: label(edge.kind),
                 grade: edge.grade,
-                is_told: is_told(edge, &told, &report.analysis.edges),
+                is_told: told.has(edge),
             })
             .collect();
         drawing
     }
 }
 
-/// The threads and tasks that a finding names.
-fn told(verdict: Option<&Finding>) -> BTreeSet<&Key> {
-    verdict
-        .into_iter()
-        .flat_map(|finding| finding.blockers.iter().chain([&finding.waiter]))
-        .collect()
+/// What the first finding names.
+struct Told<'r> {
+    /// Threads and tasks.
+    nodes: BTreeSet<&'r Key>,
+    /// These, and what an edge leads to from one of them: a lock.
+    starts: BTreeSet<&'r Key>,
+    /// These, and what an edge leads from to one of them.
+    ends: BTreeSet<&'r Key>,
 }
 
-/// Whether an edge leads from one that the finding names to another, maybe through a lock.
-fn is_told(edge: &WaitEdge, told: &BTreeSet<&Key>, edges: &[WaitEdge]) -> bool {
-    let from = told.contains(&edge.from)
-        || edges
-            .iter()
-            .any(|it| it.to == edge.from && told.contains(&it.from));
-    let to = told.contains(&edge.to)
-        || edges
-            .iter()
-            .any(|it| it.from == edge.to && told.contains(&it.to));
-    from && to
+impl<'r> Told<'r> {
+    fn of(report: &'r Report) -> Self {
+        let verdict = report.analysis.findings.iter().take(1);
+        let nodes: BTreeSet<&Key> = verdict
+            .flat_map(|finding| finding.blockers.iter().chain([&finding.waiter]))
+            .collect();
+        let (mut starts, mut ends) = (nodes.clone(), nodes.clone());
+        for edge in &report.analysis.edges {
+            if nodes.contains(&edge.from) {
+                starts.insert(&edge.to);
+            }
+            if nodes.contains(&edge.to) {
+                ends.insert(&edge.from);
+            }
+        }
+        Self {
+            nodes,
+            starts,
+            ends,
+        }
+    }
+
+    /// Whether an edge leads from one that the finding names to another, maybe through a lock.
+    fn has(&self, edge: &WaitEdge) -> bool {
+        self.starts.contains(&edge.from) && self.ends.contains(&edge.to)
+    }
 }
 
 /// What is to be drawn, each once: first what the verdict names, then whatever has an edge.
-fn wanted<'r>(report: &'r Report, verdict: Option<&'r Finding>) -> Vec<&'r Key> {
+fn wanted<'r>(report: &'r Report, told: &Told<'r>) -> Vec<&'r Key> {
     let edges = &report.analysis.edges;
-    let told = told(verdict);
     // A GIL that somebody holds and nobody waits for is no news.
-    let is_news = |edge: &&WaitEdge| {
-        edge.kind != EdgeKind::HeldBy || edges.iter().any(|other| other.to == edge.from)
-    };
-    let beside = edges.iter().filter(|edge| is_told(edge, &told, edges));
+    let awaited: BTreeSet<&Key> = edges.iter().map(|edge| &edge.to).collect();
+    let is_news = |edge: &&WaitEdge| edge.kind != EdgeKind::HeldBy || awaited.contains(&edge.from);
+    let beside = edges.iter().filter(|edge| told.has(edge));
     let all = edges.iter().filter(is_news);
     let mut seen = BTreeSet::new();
-    told.iter()
+    told.nodes
+        .iter()
         .copied()
-        .chain(beside.flat_map(|edge| [&edge.from, &edge.to]))
-        .chain(all.flat_map(|edge| [&edge.from, &edge.to]))
+        .chain(beside.chain(all).flat_map(|edge| [&edge.from, &edge.to]))
         .filter(|key| seen.insert(*key))
         .collect()
 }
 
-fn groups(last: &Snapshot, drawn: &BTreeSet<&Key>, verdict: Option<&Finding>) -> Vec<Group> {
-    let told = told(verdict);
-    let root = verdict.map(Finding::root);
+fn groups(
+    last: &Snapshot,
+    drawn: &BTreeSet<&Key>,
+    told: &Told<'_>,
+    root: Option<&Key>,
+) -> Vec<Group> {
     let mut waits: BTreeMap<&Key, &Wait> = BTreeMap::new();
     for thread in last.processes.iter().flat_map(|process| &process.threads) {
         if let Some((target, wait)) = thread
@@ -177,7 +195,7 @@ fn groups(last: &Snapshot, drawn: &BTreeSet<&Key>, verdict: Option<&Finding>) ->
     }
     let node = |process: &Process, key: &Key| {
         let (lines, shape) = described(process, key, waits.get(key).copied());
-        let mark = match (root == Some(key), told.contains(key)) {
+        let mark = match (root == Some(key), told.nodes.contains(key)) {
             (true, _) => Mark::Root,
             (false, true) => Mark::Waits,
             (false, false) => Mark::None,
