@@ -74,9 +74,7 @@ pub(super) fn waiting_tasks(event_loop: &EventLoop) -> impl Iterator<Item = &Tas
 pub(super) fn task_waits(task: &Task) -> String {
     let call = task.awaits.as_ref().and_then(|awaits| awaits.call.as_ref());
     let call = call.map_or_else(String::new, |call| format!(" in {}", call.untrusted()));
-    let place = wording::task_place(task);
-    let place = place.map_or_else(String::new, |place| format!(" at {place}"));
-    format!("waits{call}{place}")
+    format!("waits{call}{}", wording::task_at(task))
 }
 
 /// How sure a wait that nothing but `closure` could end is to be a hang; nothing where it had better not be told.

@@ -48,6 +48,20 @@ pub(super) fn place(thread: &Thread) -> Option<String> {
     python.or_else(|| Some(thread.native.as_ref()?.own_frame()?.place()))
 }
 
+/// " at update (cache.py:7)", or nothing.
+pub(super) fn at(thread: &Thread) -> String {
+    said_at(place(thread))
+}
+
+/// The same for a task.
+pub(super) fn task_at(task: &Task) -> String {
+    said_at(task_place(task))
+}
+
+fn said_at(place: Option<String>) -> String {
+    place.map_or_else(String::new, |place| format!(" at {place}"))
+}
+
 /// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe from pid 5)".
 pub(super) fn waits(wait: &Wait) -> String {
     let call = wait.call.as_ref().map(Foreign::untrusted);

@@ -145,7 +145,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         (true, false, _) => Certainty::Possible,
     };
     let wait = root.wait.as_ref()?;
-    let root_place = wording::place(root).map_or_else(String::new, |place| format!(" at {place}"));
+    let root_place = wording::at(root);
     let end = if let Some(next) = chain.closing() {
         format!("which waits for {} in turn", wording::name(next))
     } else {
@@ -158,7 +158,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         .iter()
         .map(|thread| format!("{}, which waits for ", wording::name(thread)))
         .collect();
-    let here = wording::place(waiter).map_or_else(String::new, |place| format!(" at {place}"));
+    let here = wording::at(waiter);
     let (id, operation) = if at_exit(waiter) {
         (AT_EXIT, "at the exit of its interpreter waits for")
     } else {

@@ -53,7 +53,7 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
     } else {
         Certainty::Possible
     };
-    let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(thread);
     let name = holder
         .name
         .as_ref()

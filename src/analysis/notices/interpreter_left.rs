@@ -57,7 +57,7 @@ fn judge(case: &Case<'_>, process: &Process, interpreter: &Interpreter) -> Optio
         &[(&interpreter.key, "id")],
     )];
     for thread in &threads {
-        let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
+        let place = wording::at(thread);
         let does = thread.wait.as_ref().map_or_else(
             || "runs in it".to_owned(),
             |wait| format!("is in it and {}", wording::waits(wait)),

@@ -112,7 +112,7 @@ fn not_served(case: &Case<'_>, process: &Process) -> Option<Finding> {
 
 /// What the thread that serves signals does instead.
 fn serves(case: &Case<'_>, thread: &Thread) -> Evidence {
-    let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(thread);
     let does = thread
         .wait
         .as_ref()

@@ -126,8 +126,7 @@ impl<'c> Scene<'c, '_> {
     }
 
     pub(super) fn doing(&self, culprit: &Thread) -> String {
-        let place =
-            wording::place(culprit).map_or_else(String::new, |place| format!(" at {place}"));
+        let place = wording::at(culprit);
         let call = culprit.wait.as_ref().and_then(|wait| wait.call.as_ref());
         // Where the thread runs nothing of the project, the place is that of the call.
         let place =

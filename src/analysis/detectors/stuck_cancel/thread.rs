@@ -107,7 +107,7 @@ fn goes_in_circles(motion: Motion) -> bool {
 
 /// What a thread does, and where.
 pub(super) fn doing(thread: &Thread) -> String {
-    let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(thread);
     let waits = thread.wait.as_ref().map(wording::waits);
     format!(
         "{}{place}",

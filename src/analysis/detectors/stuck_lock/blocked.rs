@@ -41,7 +41,7 @@ pub(super) fn judge(
         &[(&process.key, "threads")],
     ));
     let (waiter_name, holder_name) = (wording::name(waiter), wording::name(holder));
-    let place = wording::place(waiter).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(waiter);
     let targets: Vec<&Key> = vec![&waiter.key, &holder.key];
     Some(Finding {
         id: ID.to_owned(),
@@ -98,7 +98,7 @@ fn holder_ceiling(
 
 /// "waits in Event.wait at pay (shop.py:7)".
 fn doing(holder: &Thread, wait: &Wait) -> String {
-    let place = wording::place(holder).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(holder);
     format!("{}{place}", wording::waits(wait))
 }
 

@@ -176,10 +176,10 @@ fn remedy(steps: &[Step<'_>]) -> String {
             "let {} release {lock} before it waits for the end of {}{}, or join with a timeout",
             wording::name(step.from),
             wording::name(step.to),
-            at(step.from)
+            wording::at(step.from)
         );
     }
-    let places: BTreeSet<String> = steps.iter().map(|step| at(step.from)).collect();
+    let places: BTreeSet<String> = steps.iter().map(|step| wording::at(step.from)).collect();
     if let (1, Some(place)) = (places.len(), places.first()) {
         return format!(
             "all of them take a second lock{place} while they hold a first: take both in one order whoever comes (sort them, \
@@ -194,7 +194,7 @@ fn remedy(steps: &[Step<'_>]) -> String {
             Some(format!(
                 "{} is taken{} with {} held",
                 step.lock.short,
-                at(step.from),
+                wording::at(step.from),
                 held.lock.short
             ))
         })
@@ -203,10 +203,6 @@ fn remedy(steps: &[Step<'_>]) -> String {
         "take the locks in one order everywhere. Here {}",
         takes.join(", and ")
     )
-}
-
-fn at(thread: &Thread) -> String {
-    wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"))
 }
 
 impl Step<'_> {
@@ -220,7 +216,7 @@ impl Step<'_> {
                 "{} waits for the end of {}{}",
                 wording::who(self.from),
                 wording::who(self.to),
-                at(self.from)
+                wording::at(self.from)
             ),
             &[(&self.from.key, "wait"), (&self.to.key, "python")],
         )

@@ -122,7 +122,7 @@ fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Find
         ),
     ];
     evidence.extend(hold::stillness(case, &[waiter]));
-    let place = wording::place(waiter).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(waiter);
     Some(Finding {
         id: ID.to_owned(),
         title: format!(

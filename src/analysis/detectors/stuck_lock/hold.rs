@@ -166,7 +166,7 @@ enum Agreement {
 
 /// That a thread waits for a lock, and where.
 pub(super) fn waits_fact(case: &Case<'_>, thread: &Thread, wait: &Wait, lock: &str) -> Evidence {
-    let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(thread);
     case.fact(
         wait.grade,
         format!(

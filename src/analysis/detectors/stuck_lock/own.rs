@@ -65,7 +65,7 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
             &[(&process.key, "threads")],
         ));
     }
-    let place = wording::place(thread).map_or_else(String::new, |place| format!(" at {place}"));
+    let place = wording::at(thread);
     let since = held.since();
     let name = wording::name(thread);
     Some(Finding {

@@ -467,7 +467,6 @@ fn holds_what_is_needed(process: &Process, task: &Task, node: Node<'_>) -> Optio
         Some(name) => format!("`{}`", name.untrusted()),
         None => format!("the {kind}"),
     };
-    let at = |place: Option<String>| place.map_or_else(String::new, |place| format!(" at {place}"));
     let said = said(
         "lock-held-by-blocked-thread",
         "",
@@ -480,7 +479,7 @@ fn holds_what_is_needed(process: &Process, task: &Task, node: Node<'_>) -> Optio
             "{}, and holds {lock} all the while, which {} waits for{}",
             verbs::waits(node),
             wording::task(other),
-            at(wording::task_place(other))
+            wording::task_at(other)
         ),
     );
     let taken = held.place.as_ref().map_or_else(String::new, |place| {

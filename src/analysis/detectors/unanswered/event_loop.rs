@@ -7,7 +7,7 @@ use crate::analysis::case::{self, Case};
 use crate::analysis::trail::Node;
 use crate::analysis::wording;
 use crate::model::{
-    Certainty, EventLoop, Grade, NativeFrame, Process, Task, TaskState, Thread, WaitKind,
+    Certainty, EventLoop, Grade, NativeFrame, Process, TaskState, Thread, WaitKind,
 };
 
 /// The cause; `None` if the thread runs no event loop, or one that idles as it should.
@@ -122,7 +122,11 @@ fn is_not_woken(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<R
     let mut tasks = event_loop.tasks.iter();
     let task = tasks.find(|task| task.state == TaskState::Ready);
     let what = match task {
-        Some(task) => format!("{}{} is ready to run", wording::task(task), place(task)),
+        Some(task) => format!(
+            "{}{} is ready to run",
+            wording::task(task),
+            wording::task_at(task)
+        ),
         None if event_loop.stopping => "stop() was called on it".to_owned(),
         None => format!("{ready} of its callbacks are ready to run"),
     };
@@ -142,8 +146,4 @@ fn is_not_woken(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<R
     ));
     root.refuted_if = "the loop wakes in this moment".into();
     Some(root)
-}
-
-fn place(task: &Task) -> String {
-    wording::task_place(task).map_or_else(String::new, |place| format!(" at {place}"))
 }

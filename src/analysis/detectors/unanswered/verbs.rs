@@ -28,14 +28,9 @@ pub(super) fn full_subject(node: Node<'_>) -> String {
 
 /// " at pay (shop.py:7)"; nothing where there is no frame.
 pub(super) fn at(node: Node<'_>) -> String {
-    place(node).map_or_else(String::new, |place| format!(" at {place}"))
-}
-
-/// Where it is in the project's own code.
-pub(super) fn place(node: Node<'_>) -> Option<String> {
     match node {
-        Node::Thread(_, thread) => wording::place(thread),
-        Node::Task(_, task) => wording::task_place(task),
+        Node::Thread(_, thread) => wording::at(thread),
+        Node::Task(_, task) => wording::task_at(task),
     }
 }
 
