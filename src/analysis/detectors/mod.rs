@@ -10,6 +10,7 @@ mod stuck_lock;
 mod unanswered;
 
 use super::case::{self, Case};
+use super::notices::NOTICES;
 use crate::model::{Finding, Gap, PythonReader};
 
 /// One cause that a detector can name.
@@ -33,7 +34,7 @@ pub struct Meta {
 }
 
 /// What a detector has to say of a case.
-pub(in crate::analysis) enum Outcome {
+pub(super) enum Outcome {
     /// It looked, and its pattern is not there.
     NoMatch,
     /// Its pattern is there.
@@ -43,7 +44,7 @@ pub(in crate::analysis) enum Outcome {
 }
 
 /// A known pattern of hangs.
-pub(in crate::analysis) trait Detector: Sync {
+pub(super) trait Detector: Sync {
     /// What it is.
     fn meta(&self) -> &'static Meta;
     /// Looks for it.
@@ -70,8 +71,9 @@ pub(super) fn is_general(id: &str) -> bool {
 
 /// All causes that hangscope knows, for `explain`.
 pub fn causes() -> impl Iterator<Item = &'static Cause> {
-    let all = DETECTORS.iter().chain(super::notices::NOTICES);
-    all.flat_map(|detector| detector.meta().causes)
+    let of_detectors = DETECTORS.iter().map(|detector| detector.meta().causes);
+    let of_notices = NOTICES.into_iter().map(|notice| notice.causes);
+    of_detectors.chain(of_notices).flatten()
 }
 
 /// Python processes of which only frames, or nothing, could be read: a detector that needs more has not looked.

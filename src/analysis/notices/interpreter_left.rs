@@ -1,37 +1,28 @@
 //! An interpreter that has outlived the test that made it. See `docs/detectors/interpreter-left-behind.md`.
 
-use super::outcome;
+use super::Notice;
 use crate::analysis::case::Case;
-use crate::analysis::detectors::{Cause, Detector, Meta, Outcome};
+use crate::analysis::detectors::Cause;
 use crate::analysis::{signature, wording};
 use crate::model::{
     Certainty, Finding, Foreign, Grade, Interpreter, LeftKind, Motion, Process, Thread,
 };
 
-static META: Meta = Meta {
-    name: "interpreter_left",
+pub(super) const NOTICE: Notice = Notice {
     causes: &[Cause {
         id: "interpreter-left-behind",
         summary: "A sub-interpreter has outlived the test that made it.",
         page: include_str!("../../../docs/detectors/interpreter-left-behind.md"),
     }],
+    look,
 };
 
-/// The detector.
-pub(in crate::analysis) struct InterpreterLeft;
-
-impl Detector for InterpreterLeft {
-    fn meta(&self) -> &'static Meta {
-        &META
-    }
-
-    fn detect(&self, case: &Case<'_>) -> Outcome {
-        let found = case.judgeable().flat_map(|process| {
-            let interpreters = process.interpreters.iter();
-            interpreters.filter_map(|interpreter| judge(case, process, interpreter))
-        });
-        outcome(found.collect())
-    }
+fn look(case: &Case<'_>) -> Vec<Finding> {
+    let found = case.judgeable().flat_map(|process| {
+        let interpreters = process.interpreters.iter();
+        interpreters.filter_map(|interpreter| judge(case, process, interpreter))
+    });
+    found.collect()
 }
 
 fn judge(case: &Case<'_>, process: &Process, interpreter: &Interpreter) -> Option<Finding> {

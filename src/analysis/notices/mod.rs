@@ -7,34 +7,26 @@ mod unreaped_child;
 mod unserved_signal;
 
 use super::case::Case;
-use super::detectors::{Detector, Outcome};
+use super::detectors::Cause;
 use crate::model::Finding;
 
+/// Something to be noticed.
+pub(super) struct Notice {
+    /// What it tells apart.
+    pub(super) causes: &'static [Cause],
+    look: fn(&Case<'_>) -> Vec<Finding>,
+}
+
 /// All of them, those that tell most first.
-pub(super) const NOTICES: &[&dyn Detector] = &[
-    &unserved_signal::UnservedSignal,
-    &orphan_thread::OrphanThread,
-    &interpreter_left::InterpreterLeft,
-    &unreaped_child::UnreapedChild,
+pub(super) const NOTICES: [Notice; 4] = [
+    unserved_signal::NOTICE,
+    orphan_thread::NOTICE,
+    interpreter_left::NOTICE,
+    unreaped_child::NOTICE,
 ];
 
 /// What there is to be noticed.
 pub(super) fn notice(case: &Case<'_>) -> Vec<Finding> {
-    let outcomes = NOTICES.iter().map(|detector| detector.detect(case));
-    outcomes
-        .filter_map(|outcome| match outcome {
-            Outcome::Match(found) => Some(found),
-            Outcome::NoMatch | Outcome::Inconclusive(_) => None,
-        })
-        .flatten()
-        .collect()
-}
-
-/// That there was something, or not.
-fn outcome(found: Vec<Finding>) -> Outcome {
-    if found.is_empty() {
-        Outcome::NoMatch
-    } else {
-        Outcome::Match(found)
-    }
+    let found = NOTICES.iter().flat_map(|notice| (notice.look)(case));
+    found.collect()
 }

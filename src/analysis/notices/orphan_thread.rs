@@ -1,20 +1,20 @@
 //! A thread that runs Python code of an interpreter that has been destroyed under it. See `docs/detectors/orphan-thread.md`.
 
-use super::outcome;
+use super::Notice;
 use crate::analysis::case::Case;
-use crate::analysis::detectors::{Cause, Detector, Meta, Outcome};
+use crate::analysis::detectors::Cause;
 use crate::analysis::{signature, wording};
 use crate::model::{
     Certainty, Evidence, Finding, Grade, Motion, NativeFrame, Process, PythonReader, Thread,
 };
 
-static META: Meta = Meta {
-    name: "orphan_thread",
+pub(super) const NOTICE: Notice = Notice {
     causes: &[Cause {
         id: "orphan-thread",
         summary: "A thread is left of an interpreter that has been destroyed.",
         page: include_str!("../../../docs/detectors/orphan-thread.md"),
     }],
+    look,
 };
 
 /// CPython's evaluation of Python code (`Python/ceval.c`), which needs a thread state.
@@ -27,31 +27,22 @@ const DEEP: usize = 8;
 /// First version that parks such a thread instead of ending it.
 const PARKS_SINCE: u8 = 14;
 
-/// The detector.
-pub(in crate::analysis) struct OrphanThread;
-
-impl Detector for OrphanThread {
-    fn meta(&self) -> &'static Meta {
-        &META
-    }
-
-    fn detect(&self, case: &Case<'_>) -> Outcome {
-        let all_read = |process: &&Process| {
-            let own = |reader: PythonReader| reader == PythonReader::Own;
-            process.python.as_ref().is_some_and(|it| own(it.reader))
-                && !process.interpreters.is_empty()
-                && case.last.gaps.iter().all(|gap| {
-                    gap.subject
-                        .as_ref()
-                        .is_none_or(|subject| subject.of_process() != process.key)
-                })
-        };
-        let found = case.judgeable().filter(all_read).flat_map(|process| {
-            let threads = process.threads.iter();
-            threads.filter_map(|thread| judge(case, process, thread))
-        });
-        outcome(found.collect())
-    }
+fn look(case: &Case<'_>) -> Vec<Finding> {
+    let all_read = |process: &&Process| {
+        let own = |reader: PythonReader| reader == PythonReader::Own;
+        process.python.as_ref().is_some_and(|it| own(it.reader))
+            && !process.interpreters.is_empty()
+            && case.last.gaps.iter().all(|gap| {
+                gap.subject
+                    .as_ref()
+                    .is_none_or(|subject| subject.of_process() != process.key)
+            })
+    };
+    let found = case.judgeable().filter(all_read).flat_map(|process| {
+        let threads = process.threads.iter();
+        threads.filter_map(|thread| judge(case, process, thread))
+    });
+    found.collect()
 }
 
 /// How a thread without a thread state is known to have had one.

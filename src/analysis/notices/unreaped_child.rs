@@ -1,35 +1,26 @@
 //! Children that have ended and that nobody has asked for. See `docs/detectors/child-never-reaped.md`.
 
-use super::outcome;
+use super::Notice;
 use crate::analysis::case::Case;
-use crate::analysis::detectors::{Cause, Detector, Meta, Outcome};
+use crate::analysis::detectors::Cause;
 use crate::analysis::{signature, wording};
 use crate::model::{Certainty, Finding, Grade, Process, Thread, WaitKind, Zombie};
 
-static META: Meta = Meta {
-    name: "unreaped_child",
+pub(super) const NOTICE: Notice = Notice {
     causes: &[Cause {
         id: "child-never-reaped",
         summary: "A child has ended, and its parent does not ask for its exit status.",
         page: include_str!("../../../docs/detectors/child-never-reaped.md"),
     }],
+    look,
 };
 
 /// Most children that are named.
 const MAX_NAMED: usize = 3;
 
-/// The detector.
-pub(in crate::analysis) struct UnreapedChild;
-
-impl Detector for UnreapedChild {
-    fn meta(&self) -> &'static Meta {
-        &META
-    }
-
-    fn detect(&self, case: &Case<'_>) -> Outcome {
-        let parents = case.last.processes.iter();
-        outcome(parents.filter_map(|parent| judge(case, parent)).collect())
-    }
+fn look(case: &Case<'_>) -> Vec<Finding> {
+    let parents = case.last.processes.iter();
+    parents.filter_map(|parent| judge(case, parent)).collect()
 }
 
 fn judge(case: &Case<'_>, parent: &Process) -> Option<Finding> {

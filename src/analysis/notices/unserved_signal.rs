@@ -1,16 +1,15 @@
 //! Signals that have arrived and are not served, and the descriptor that should wake the event loop for them. See
 //! `docs/detectors/signal-not-served.md` and `wakeup-fd-full.md`.
 
-use super::outcome;
+use super::Notice;
 use crate::analysis::case::Case;
-use crate::analysis::detectors::{Cause, Detector, Meta, Outcome};
+use crate::analysis::detectors::Cause;
 use crate::analysis::{signature, wording};
 use crate::model::{
     Certainty, Evidence, Finding, Grade, Process, PythonSignals, Thread, Unserved, signal_name,
 };
 
-static META: Meta = Meta {
-    name: "unserved_signal",
+pub(super) const NOTICE: Notice = Notice {
     causes: &[
         Cause {
             id: "signal-not-served",
@@ -23,26 +22,18 @@ static META: Meta = Meta {
             page: include_str!("../../../docs/detectors/wakeup-fd-full.md"),
         },
     ],
+    look,
 };
 
-/// The detector.
-pub(in crate::analysis) struct UnservedSignal;
-
-impl Detector for UnservedSignal {
-    fn meta(&self) -> &'static Meta {
-        &META
-    }
-
-    fn detect(&self, case: &Case<'_>) -> Outcome {
-        let mut found = Vec::new();
-        if case.has_motion() {
-            for process in case.judgeable() {
-                found.extend(not_served(case, process));
-                found.extend(wakeup_full(case, process));
-            }
+fn look(case: &Case<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if case.has_motion() {
+        for process in case.judgeable() {
+            found.extend(not_served(case, process));
+            found.extend(wakeup_full(case, process));
         }
-        outcome(found)
     }
+    found
 }
 
 /// The signal state of a process in each sample.
