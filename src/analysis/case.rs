@@ -311,6 +311,13 @@ impl<'a> Case<'a> {
     }
 }
 
+/// The thread of another process, a parent, that a lock notes as its owner: who was forked has the note, and not the thread.
+pub(super) fn owner_in<'p>(parent: &'p Process, wait: &Wait) -> Option<&'p Thread> {
+    let ident = wait.owner.as_ref()?.ident;
+    let has = |thread: &&Thread| thread.python.iter().any(|state| state.ident == ident);
+    parent.threads.iter().find(has)
+}
+
 /// Up to 3.12 the thread state of a sub-interpreter names the thread that made it, whichever thread runs it; unless the other
 /// was found out, a verdict would accuse the wrong one.
 pub(super) fn is_judgeable(process: &Process) -> bool {

@@ -25,22 +25,21 @@ const BEHIND_JOIN: [&str; 7] = [
 
 /// Leaves out what is said of a join if as much is known of why the joined thread does not come to its end.
 pub(super) fn without_joins(findings: Vec<Finding>) -> Vec<Finding> {
+    let told: Vec<(Key, Certainty)> = findings
+        .iter()
+        .filter(|finding| BEHIND_JOIN.contains(&finding.id.as_str()))
+        .map(|finding| (finding.root().clone(), finding.certainty))
+        .collect();
     let said_better = |join: &Finding| {
-        let mut all = findings.iter();
         join.id == "join-on-blocked-thread"
-            && all.any(|other| {
-                BEHIND_JOIN.contains(&other.id.as_str())
-                    && other.root() == join.root()
-                    && (other.certainty >= join.certainty || other.certainty > Certainty::Possible)
+            && told.iter().any(|(root, certainty)| {
+                root == join.root()
+                    && (*certainty >= join.certainty || *certainty > Certainty::Possible)
             })
     };
-    let kept: Vec<bool> = findings
-        .iter()
-        .map(|finding| !said_better(finding))
-        .collect();
-    let both = findings.into_iter().zip(kept);
-    both.filter(|(_, kept)| *kept)
-        .map(|(finding, _)| finding)
+    findings
+        .into_iter()
+        .filter(|finding| !said_better(finding))
         .collect()
 }
 

@@ -50,13 +50,8 @@ pub enum CaptureError {
     #[error("process {0} ended while it was read")]
     Gone(Pid),
     /// It is a zombie: it has ended and waits for its parent to notice.
-    #[error("process {pid} has ended (zombie); its parent {} has not waited for it", .zombie.parent)]
-    Zombie {
-        /// The process.
-        pid: Pid,
-        /// The same as a sample has it.
-        zombie: Box<Zombie>,
-    },
+    #[error("process {} has ended (zombie); its parent {} has not waited for it", .0.pid, .0.parent)]
+    Zombie(Box<Zombie>),
     /// It is a kernel thread.
     #[error("process {0} is a kernel thread and has no program to look into")]
     KernelThread(Pid),
@@ -85,7 +80,7 @@ impl CaptureError {
         let kind = match self {
             Self::Denied { .. } | Self::Proc { .. } => GapKind::Denied,
             Self::KernelThread(_) => GapKind::NotApplicable,
-            Self::NoSuchProcess(_) | Self::Gone(_) | Self::Zombie { .. } => GapKind::Gone,
+            Self::NoSuchProcess(_) | Self::Gone(_) | Self::Zombie(_) => GapKind::Gone,
         };
         Gap::new(None, kind, "a further sample", self.to_string())
     }
@@ -188,7 +183,7 @@ impl Session {
                 }
                 Err(error) if *pid == self.root => return Err(error),
                 Err(CaptureError::NoSuchProcess(_) | CaptureError::Gone(_)) => {}
-                Err(CaptureError::Zombie { zombie, .. }) => snapshot.zombies.push(*zombie),
+                Err(CaptureError::Zombie(zombie)) => snapshot.zombies.push(*zombie),
                 Err(error) => {
                     let mut gap = error.as_gap();
                     gap.missing = format!("process {pid}").into();

@@ -108,16 +108,12 @@ impl ProcessReader {
         let tids = self.thread_ids()?;
         // The leader may have ended with other threads alive; then its memory is reached through one of those.
         let Some(alive) = live_thread(pid, &tids, &leader) else {
-            let zombie = Zombie {
+            return Err(CaptureError::Zombie(Box::new(Zombie {
                 process: Key::process(pid, leader.start_ticks),
                 pid,
                 parent: leader.ppid,
                 name: leader.comm,
-            };
-            return Err(CaptureError::Zombie {
-                pid,
-                zombie: Box::new(zombie),
-            });
+            })));
         };
         let memory = ProcessMemory::new(alive);
         self.check_access(alive, &memory)?;

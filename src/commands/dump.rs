@@ -62,7 +62,7 @@ pub(super) fn refuse(error: &CaptureError) -> ExitCode {
     }
     complain(&message);
     match error {
-        CaptureError::NoSuchProcess(_) | CaptureError::Gone(_) | CaptureError::Zombie { .. } => {
+        CaptureError::NoSuchProcess(_) | CaptureError::Gone(_) | CaptureError::Zombie(_) => {
             ExitCode::NoSuchProcess
         }
         CaptureError::Denied { .. } => ExitCode::Permission,

@@ -82,6 +82,22 @@ pub enum Unserved {
     Unknown,
 }
 
+impl Unserved {
+    /// Words that follow "the main thread"; none if that is not known.
+    #[must_use]
+    pub fn in_words(self) -> Option<&'static str> {
+        match self {
+            Self::Running => Some("runs, and has not come to it"),
+            Self::WaitsForGil => Some("waits for the GIL"),
+            Self::Waits => Some("waits in a call that the signal did not end"),
+            Self::OtherInterpreter => Some("runs another interpreter, where no handler runs"),
+            Self::Stopped => Some("is stopped"),
+            Self::Ended => Some("has ended"),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// One interpreter (`PyInterpreterState`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Interpreter {

@@ -1,8 +1,6 @@
 //! Processes.
 
-use super::{
-    Addr, EventLoop, Foreign, Interpreter, Key, Pid, PythonRuntime, Thread, ThreadKind, Tid,
-};
+use super::{EventLoop, Foreign, Interpreter, Key, Pid, PythonRuntime, Thread, ThreadKind, Tid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -127,13 +125,6 @@ impl Process {
     pub fn thread_by_tid(&self, tid: Tid) -> Option<&Thread> {
         self.nearest(tid)
             .or_else(|| self.threads.iter().find(|thread| thread.tid == tid))
-    }
-
-    /// The thread whose thread state notes this `pthread_t` (`PyThreadState.thread_id`).
-    #[must_use]
-    pub fn thread_by_ident(&self, ident: Addr) -> Option<&Thread> {
-        let has = |thread: &&Thread| thread.python.iter().any(|state| state.ident == ident);
-        self.threads.iter().find(has)
     }
 
     /// The thread with this id, if threads are in order: the kernel lists them so as a rule, and who looks up each of thousands

@@ -17,7 +17,7 @@ fn samples(id: &str) -> Vec<Snapshot> {
     report.samples
 }
 
-fn each_thread(samples: &mut [Snapshot], change: &mut dyn FnMut(usize, &mut Thread)) {
+pub(crate) fn each_thread(samples: &mut [Snapshot], change: &mut dyn FnMut(usize, &mut Thread)) {
     for (number, sample) in samples.iter_mut().enumerate() {
         for thread in sample
             .processes

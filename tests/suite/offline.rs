@@ -11,11 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The causes with a saved dump; the others are shown by the programs of `fixtures/hangs`.
-fn with_dumps() -> impl Iterator<Item = &'static Cause> {
+pub(crate) fn with_dumps() -> impl Iterator<Item = &'static Cause> {
     causes().filter(|cause| detector_fixture(cause.id).exists())
 }
 
-fn saved(id: &str) -> PathBuf {
+pub(crate) fn saved(id: &str) -> PathBuf {
     detector_fixture(id).join("hang.dump.json")
 }
 

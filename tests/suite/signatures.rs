@@ -1,21 +1,20 @@
 //! What names a hang across runs: saved dumps, changed as another run, another machine or an edit elsewhere would have it.
 
-use crate::support::repository;
+use crate::lock_rules::each_thread;
+use crate::offline;
 use hangscope::analysis::analyze;
-use hangscope::analysis::detectors::causes;
-use hangscope::model::{Finding, Foreign, Frame, Report, Snapshot, Thread};
+use hangscope::analysis::detectors::Cause;
+use hangscope::model::{Finding, Foreign, Frame, Report, Snapshot};
 use proptest::prelude::*;
 use std::fs;
 
 /// Saved dumps by their cause.
 fn saved() -> Vec<(&'static str, Report)> {
-    causes()
-        .filter_map(|cause| {
-            let folder = repository("fixtures/detectors").join(cause.id);
-            let bytes = fs::read(folder.join("hang.dump.json")).ok()?;
-            Some((cause.id, serde_json::from_slice(&bytes).expect("a report")))
-        })
-        .collect()
+    let read = |cause: &Cause| {
+        let bytes = fs::read(offline::saved(cause.id)).expect("a dump");
+        (cause.id, serde_json::from_slice(&bytes).expect("a report"))
+    };
+    offline::with_dumps().map(read).collect()
 }
 
 /// Both levels of the first finding.
@@ -62,17 +61,10 @@ fn renumbered(report: &Report, by: i32) -> Report {
     new
 }
 
-fn each_thread(samples: &mut [Snapshot], mut change: impl FnMut(&mut Thread)) {
-    for process in samples.iter_mut().flat_map(|sample| &mut sample.processes) {
-        process.threads.iter_mut().for_each(&mut change);
-    }
-}
-
 fn each_frame(samples: &mut [Snapshot], mut change: impl FnMut(&mut Frame)) {
-    each_thread(samples, |thread| {
-        let mut states = thread.python.iter_mut();
+    each_thread(samples, &mut |_, thread| {
+        let states = thread.python.iter_mut();
         states
-            .by_ref()
             .flat_map(|state| &mut state.frames)
             .for_each(&mut change);
     });
@@ -104,7 +96,7 @@ fn shifted(report: &Report, by: u32) -> Report {
 /// Run by xdist: its frames are below those of the main thread.
 fn in_a_worker(report: &Report) -> Report {
     let mut report = report.clone();
-    each_thread(&mut report.samples, |thread| {
+    each_thread(&mut report.samples, &mut |_, thread| {
         if thread.key.is_leader()
             && let Some(state) = thread.python.first_mut()
             && let Some(outermost) = state.frames.last().cloned()

@@ -54,17 +54,11 @@ fn not_served(case: &Case<'_>, process: &Process) -> Option<Finding> {
     for then in states(case, process) {
         lasting.retain(|signal| then.is_some_and(|then| then.pending.contains(signal)));
     }
-    let unserved = signals.unserved.filter(|_| !lasting.is_empty())?;
-    let why = match unserved {
-        Unserved::Running => "runs native code",
-        Unserved::WaitsForGil => "waits for the GIL",
-        Unserved::Waits => "waits in a call that the signal did not end",
-        Unserved::OtherInterpreter => {
-            "runs code of another interpreter, where no handler is called"
-        }
-        Unserved::Ended => "has ended",
-        Unserved::Stopped | Unserved::Unknown => return None,
-    };
+    let unserved = signals.unserved?;
+    if lasting.is_empty() || unserved == Unserved::Stopped {
+        return None;
+    }
+    let why = unserved.in_words()?;
     let names: Vec<String> = lasting.iter().map(|signal| signal_name(*signal)).collect();
     let names = names.join(", ");
     let server = signals.served_by.as_ref();

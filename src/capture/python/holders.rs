@@ -395,25 +395,18 @@ impl Search<'_> {
                 );
             }
         }
-        // `@contextmanager`: the block's body is where the generator is suspended.
-        if self.heap.is_instance(manager, "_GeneratorContextManager")
-            && let Ok(Some(generator)) = self.heap.attribute(manager, "gen")
-            && let Some((inner, true)) =
-                generator::frame_of(self.heap, &CodeCache::default(), generator)
-        {
-            for block in with_blocks::active(self.heap, &inner) {
-                for lock in self.locks_of(block.manager) {
-                    if !released.contains(&lock) {
-                        self.add(
-                            lock,
-                            RawHolder {
-                                native_id,
-                                by: HolderEvidence::SuspendedWithBlock,
-                                place: place.clone(),
-                                direct: lock == block.manager,
-                            },
-                        );
-                    }
+        for block in with_blocks::within_generator(self.heap, manager) {
+            for lock in self.locks_of(block.manager) {
+                if !released.contains(&lock) {
+                    self.add(
+                        lock,
+                        RawHolder {
+                            native_id,
+                            by: HolderEvidence::SuspendedWithBlock,
+                            place: place.clone(),
+                            direct: lock == block.manager,
+                        },
+                    );
                 }
             }
         }

@@ -2,7 +2,9 @@
 //! stack (before), so exact whatever else lies on the evaluation stack. A frame that is still entering a block is not
 //! in it.
 
+use super::code::CodeCache;
 use super::frame::RawFrame;
+use super::generator;
 use super::heap::{Heap, ObjectError};
 use super::offsets::{WithBlocks, fixed};
 use super::slots;
@@ -43,6 +45,19 @@ pub(crate) struct ExceptionEntry {
     target: u64,
     /// Depth of the evaluation stack in the handler.
     depth: u64,
+}
+
+/// Of a `@contextmanager` or `@asynccontextmanager`: the blocks in which its generator is suspended, which the body of its own block
+/// is in, too.
+pub(crate) fn within_generator(heap: &Heap<'_>, manager: u64) -> Vec<WithBlock> {
+    if heap.is_instance(manager, "_GeneratorContextManagerBase")
+        && let Ok(Some(generator)) = heap.attribute(manager, "gen")
+        && let Some((inner, true)) = generator::frame_of(heap, &CodeCache::default(), generator)
+    {
+        active(heap, &inner)
+    } else {
+        Vec::new()
+    }
 }
 
 /// The blocks that a frame is in, innermost first.

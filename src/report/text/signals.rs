@@ -1,6 +1,6 @@
 //! Signals that a process has not served, or will not hear.
 
-use crate::model::{Process, PythonSignals, Unserved, signal_name};
+use crate::model::{Process, PythonSignals, signal_name};
 
 const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
@@ -46,16 +46,9 @@ pub(super) fn lines(process: &Process) -> Vec<String> {
 }
 
 fn unserved(signals: &PythonSignals) -> Option<String> {
-    let why = match signals.unserved? {
-        Unserved::Running => "the main thread runs, and has not come to it",
-        Unserved::WaitsForGil => "the main thread waits for the GIL",
-        Unserved::Waits => "the main thread waits in a call that the signal did not end",
-        Unserved::OtherInterpreter => {
-            "the main thread runs another interpreter, where no handler runs"
-        }
-        Unserved::Stopped => "the main thread is stopped",
-        Unserved::Ended => "the main thread has ended",
-        Unserved::Unknown => "what the main thread does is not known",
+    let why = match signals.unserved?.in_words() {
+        Some(does) => format!("the main thread {does}"),
+        None => "what the main thread does is not known".to_owned(),
     };
     Some(format!(
         "{} caught, Python's handler has not run: {why}",

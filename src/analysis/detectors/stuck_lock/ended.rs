@@ -1,7 +1,7 @@
 //! `lock-holder-ended`.
 
 use super::hold;
-use crate::analysis::case::Case;
+use crate::analysis::case::{self, Case};
 use crate::analysis::{signature, wording};
 use crate::model::{
     Certainty, Finding, Grade, HolderEvidence, Key, Process, Thread, ThreadKind, Wait, WaitKind,
@@ -59,14 +59,11 @@ fn is_abandoned(wait: &Wait) -> bool {
 
 fn judge(case: &Case<'_>, process: &Process, waiters: &[&Thread]) -> Option<Finding> {
     // Of a fork it is not that a thread has ended: `lock-held-at-fork`.
-    let parent = case.forked_from(process);
-    let waits = waiters.iter().filter_map(|waiter| waiter.wait.as_ref());
-    let mut owners = waits.filter_map(|wait| wait.owner.as_ref());
+    let mut waits = waiters.iter().filter_map(|waiter| waiter.wait.as_ref());
     let is_of = |parent: &Process| {
-        process.python.is_none()
-            || owners.any(|owner| parent.thread_by_ident(owner.ident).is_some())
+        process.python.is_none() || waits.any(|wait| case::owner_in(parent, wait).is_some())
     };
-    if parent.is_some_and(is_of) {
+    if case.forked_from(process).is_some_and(is_of) {
         return None;
     }
     // Those whose wait will end by itself are affected, no more.

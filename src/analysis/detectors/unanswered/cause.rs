@@ -420,8 +420,7 @@ fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> R
                 process.pid, parent.pid
             ),
         ));
-        let owner = wait.owner.as_ref();
-        if let Some(holder) = owner.and_then(|owner| parent.thread_by_ident(owner.ident)) {
+        if let Some(holder) = case::owner_in(parent, wait) {
             root.facts.push((
                 Grade::Derived,
                 format!(

@@ -7,9 +7,7 @@ use super::futures::Futures;
 use super::objects;
 use super::workers::{Workers, ends_in};
 use super::{MAX_HOLDERS, Reader};
-use crate::capture::python::code::CodeCache;
 use crate::capture::python::frame::RawFrame;
-use crate::capture::python::generator;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::slots;
@@ -202,10 +200,11 @@ impl Context<'_, '_> {
                 let lock =
                     attribute(heap, manager, "_lock").filter(|_| heap.is(manager, "Condition"));
                 managers.extend(lock.map(|lock| (lock, place.clone())));
+                let within = with_blocks::within_generator(heap, manager);
                 managers.extend(
-                    managers_within(heap, manager)
+                    within
                         .into_iter()
-                        .map(|inner| (inner, place.clone())),
+                        .map(|block| (block.manager, place.clone())),
                 );
                 managers.push((manager, place));
             }
@@ -471,22 +470,6 @@ impl Context<'_, '_> {
             heap.float(when).ok().filter(|_| !cancelled)
         });
         Some(due.collect())
-    }
-}
-
-/// Of `@contextmanager` and `@asynccontextmanager`: the blocks in which the generator is suspended, whose body is the block's.
-fn managers_within(heap: &Heap<'_>, manager: u64) -> Vec<u64> {
-    if !heap.is_instance(manager, "_GeneratorContextManagerBase") {
-        return Vec::new();
-    }
-    let generator = attribute(heap, manager, "gen");
-    let inner = generator.and_then(|it| generator::frame_of(heap, &CodeCache::default(), it));
-    match inner {
-        Some((frame, true)) => with_blocks::active(heap, &frame)
-            .into_iter()
-            .map(|block| block.manager)
-            .collect(),
-        _ => Vec::new(),
     }
 }
 
