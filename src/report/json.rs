@@ -2,14 +2,20 @@
 
 use super::Renderer;
 use crate::model::Report;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 pub(super) struct Json;
 
+/// Bytes written at once.
+const BUFFER: usize = 1 << 16;
+
 impl Renderer for Json {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, report)?;
-        writeln!(out)
+        // Of its own: a call through `dyn Write` for each of some hundred thousand small pieces is what costs.
+        let mut buffered = BufWriter::with_capacity(BUFFER, out);
+        serde_json::to_writer_pretty(&mut buffered, report)?;
+        writeln!(buffered)?;
+        buffered.flush()
     }
 }
 

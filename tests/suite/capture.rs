@@ -219,6 +219,7 @@ on_versions! {
     deep_recursion: check_deep_recursion [py39 py310 py311 py312 py313 py314 py315];
     hostile_names: check_hostile_names [py39 py311 py314];
     running_test: check_running_test [py39 py310 py311 py312 py313 py314 py315];
+    generator_that_runs: check_generator_that_runs [py39 py310 py311 py312 py313 py314 py315];
     ending: check_ending [py39 py310 py311 py312 py313 py314 py315];
     dead_leader: check_dead_leader [py39 py310 py311 py312 py313 py314 py315];
 }
@@ -407,6 +408,40 @@ fn check_running_test(version: &str) {
         inherited.inherited,
         "the child does not run the test, it was started by it"
     );
+}
+
+/// A generator's frame is off the stack each time it yields. What was read then must not pass for all of the stack: whoever asks
+/// what a thread can come to would be told too little.
+fn check_generator_that_runs(version: &str) {
+    let Some(python) = pythons::python(version) else {
+        return;
+    };
+    let body = "import threading\ndef work():\n while True: sum(1 for _ in range(10**6))\n\
+                threading.Thread(target=work, daemon=True).start()\nprint('READY', flush=True)\nthreading.Event().wait()\n";
+    let mut program = Program::start(Command::new(&python).args(["-c", body]));
+    program.wait_for("READY");
+    let mut whole = 0;
+    for _ in 0..100 {
+        let run = dump_with(program.pid(), &["--samples", "1"]);
+        let report = run.report();
+        let threads = root(&report).threads.iter();
+        for state in threads.flat_map(|thread| &thread.python) {
+            let functions: Vec<&str> = state
+                .frames
+                .iter()
+                .map(|frame| frame.function.untrusted())
+                .collect();
+            if state.cut.is_none() && functions.iter().any(|function| function.contains("work")) {
+                let outermost = functions.last().expect("a frame");
+                assert!(
+                    outermost.ends_with("_bootstrap"),
+                    "{version}: {functions:?}"
+                );
+                whole += 1;
+            }
+        }
+    }
+    assert!(whole > 0, "{version}: none was read to its end");
 }
 
 /// Processes that end while they are read, at all stages of their life.

@@ -69,7 +69,9 @@ pub(crate) fn walk(
             return stack;
         }
     };
+    let mut outermost = None;
     while next != 0 {
+        outermost = Some(next);
         if !seen.insert(next) {
             stack.cut = Some("the list of frames runs in a circle".into());
             break;
@@ -86,7 +88,29 @@ pub(crate) fn walk(
             }
         }
     }
+    // When a generator yields, its frame is taken off the thread's: who read the one before that and the other after it sees
+    // a stack of one frame.
+    if stack.cut.is_none() && outermost.is_some_and(|frame| is_generators(heap, frame)) {
+        stack.cut = Some("the thread ran on while its frames were read".into());
+    }
     stack
+}
+
+/// Whether a frame belongs to a generator or coroutine, which somebody must have called.
+fn is_generators(heap: &Heap<'_>, frame: u64) -> bool {
+    /// `FRAME_OWNED_BY_GENERATOR` (`pycore_frame.h`, 3.11+).
+    const OWNED_BY_GENERATOR: u8 = 1;
+    /// `CO_GENERATOR`, `CO_COROUTINE` and `CO_ASYNC_GENERATOR` (`cpython/code.h`).
+    const GENERATORS_CODE: u32 = 0x20 | 0x80 | 0x200;
+    let (memory, offsets) = (heap.memory, heap.offsets);
+    match (offsets.frame_owner, offsets.code_flags) {
+        (Some(owner), _) => memory.u8(frame.wrapping_add(owner)) == Ok(OWNED_BY_GENERATOR),
+        (None, Some(flags)) => memory
+            .u64(frame.wrapping_add(offsets.frame_code))
+            .and_then(|code| memory.u32(code.wrapping_add(flags)))
+            .is_ok_and(|flags| flags & GENERATORS_CODE != 0),
+        (None, None) => false,
+    }
 }
 
 fn step(

@@ -102,6 +102,8 @@ pub(crate) struct Offsets {
     pub(crate) code_name: u64,
     /// `co_filename`.
     pub(crate) code_filename: u64,
+    /// `co_flags`, where frames do not tell who owns them (before 3.11).
+    pub(crate) code_flags: Option<u64>,
     /// `co_qualname` (3.11+).
     pub(crate) code_qualname: Option<u64>,
     /// `co_linetable`; `co_lnotab` in 3.9.
