@@ -3,10 +3,15 @@
 use super::hold::{self, Hold};
 use crate::analysis::case::{Case, Closure};
 use crate::analysis::{signature, wording};
-use crate::model::{Certainty, Finding, Foreign, Frame, Grade, Process, Thread, WaitKind};
+use crate::model::{
+    Certainty, Finding, Foreign, Frame, Grade, HolderEvidence, Process, Thread, WaitKind,
+};
 use std::collections::BTreeSet;
 
 pub(super) const ID: &str = "lock-self-deadlock";
+
+const SUSPENDED_REMEDY: &str = "do not yield within the `with` block: who takes the generator's values runs while the lock is held \
+     (so does each test with a fixture that yields there); or end the generator before, by close() or contextlib.closing()";
 
 pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding> {
     let held = Hold::of(case, thread, thread)?;
@@ -87,6 +92,8 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
         .into(),
         remedy: if owned {
             native_remedy(thread)
+        } else if held.by.by == HolderEvidence::SuspendedWithBlock {
+            SUSPENDED_REMEDY.to_owned()
         } else {
             remedy(thread)
         }

@@ -77,6 +77,8 @@ pub(crate) const C_FUNCTION_SELF: u64 = 24;
 pub(crate) const C_FUNCTION_MODULE: u64 = 32;
 /// `partialobject.fn`; arguments and keywords follow.
 pub(crate) const PARTIAL_FUNCTION: u64 = 16;
+/// `args` of it.
+pub(crate) const PARTIAL_ARGUMENTS: u64 = 24;
 /// `PyMethodObject.im_func`.
 pub(crate) const METHOD_FUNCTION: u64 = 16;
 /// `PyMethodObject.im_self`.

@@ -2,6 +2,9 @@
 //! import system's note; an RLock's owner field that something else confirms. A plain lock taken by `acquire()` notes
 //! nobody: then the frames that reach it are named, as suspects.
 
+mod suspects;
+mod suspended;
+
 use super::code::{Code, CodeCache};
 use super::frame::RawFrame;
 use super::generator;
@@ -15,6 +18,7 @@ use super::waits::{self, LockWait, PythonWait, WaitTarget};
 use super::with_blocks;
 use crate::model::{Foreign, HolderEvidence, Tid, WaitObject};
 use std::collections::{BTreeMap, BTreeSet};
+use suspects::{MAX_SUSPECT_FRAMES, reached};
 
 /// Most frames of one thread that are searched for `with` blocks.
 const MAX_FRAMES: usize = 20_000;
@@ -22,10 +26,6 @@ const MAX_FRAMES: usize = 20_000;
 const MAX_ATTRIBUTES: usize = 64;
 /// Most holders or suspects that are told of one lock.
 const MAX_TOLD: usize = 8;
-/// Most objects whose attributes are searched for suspects, in one process.
-const MAX_SEARCHED: usize = 50_000;
-/// Innermost frames of a thread that are searched for suspects.
-const MAX_SUSPECT_FRAMES: usize = 64;
 
 /// A holder, before thread ids are translated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -331,18 +331,11 @@ impl Search<'_> {
         out
     }
 
-    /// Suspended generators that a frame refers to, by a variable or in a `for` loop, and that are in a `with` block.
+    /// Generators that are the thread's as far as this frame tells.
     fn generators(&mut self, raw: &RawThreadState, frame: &RawFrame) {
-        let variables = slots::variables(self.heap, frame).unwrap_or_default();
-        let stack = slots::stack(self.heap, frame).unwrap_or_default();
-        let values = variables.into_iter().map(|(_, value)| value);
-        for value in values.chain(stack.values.into_iter().filter(|value| *value != 0)) {
-            if generator::is_generator(self.heap, value) {
-                self.generators
-                    .entry(value)
-                    .or_default()
-                    .insert(raw.native_id);
-            }
+        for generator in suspended::referred_to(self.heap, frame) {
+            let threads = self.generators.entry(generator).or_default();
+            threads.insert(raw.native_id);
         }
     }
 
@@ -643,87 +636,4 @@ fn names_acquire(heap: &Heap<'_>, frame: &RawFrame) -> bool {
 /// Whether a frame refers to an object: by a variable, an attribute of one, or a global that its code uses.
 fn reaches(heap: &Heap<'_>, frame: &RawFrame, object: u64) -> bool {
     waits::name_of(heap, frame, object).is_some()
-}
-
-/// Threads by objects that their frames reach: by a variable, a global that their code uses, or an attribute of one.
-fn reached(
-    heap: &Heap<'_>,
-    census: &Census,
-    wanted: &BTreeSet<u64>,
-    counts: &dyn Fn(&Heap<'_>, &RawFrame) -> bool,
-) -> BTreeMap<u64, Vec<RawHolder>> {
-    let mut out: BTreeMap<u64, Vec<RawHolder>> = BTreeMap::new();
-    let mut search = Reach {
-        heap,
-        wanted,
-        by_object: BTreeMap::new(),
-        by_code: BTreeMap::new(),
-    };
-    for raw in &census.thread_states {
-        let mut known = BTreeSet::new();
-        let frames = raw.raw_frames.iter().take(MAX_SUSPECT_FRAMES);
-        for frame in frames.filter(|frame| counts(heap, frame)) {
-            for object in search.within_frame(frame) {
-                if known.insert(object) {
-                    out.entry(object).or_default().push(RawHolder {
-                        native_id: Some(raw.native_id),
-                        by: HolderEvidence::Reference,
-                        place: Some(place(heap, frame)),
-                        direct: true,
-                    });
-                }
-            }
-        }
-    }
-    out
-}
-
-/// The search for what refers to the wanted objects; each object and each function's globals are searched once.
-struct Reach<'h> {
-    heap: &'h Heap<'h>,
-    wanted: &'h BTreeSet<u64>,
-    by_object: BTreeMap<u64, Vec<u64>>,
-    by_code: BTreeMap<u64, Vec<u64>>,
-}
-
-impl Reach<'_> {
-    fn within_frame(&mut self, frame: &RawFrame) -> Vec<u64> {
-        let mut out = Vec::new();
-        for (_, value) in slots::variables(self.heap, frame).unwrap_or_default() {
-            out.extend(self.within_object(value));
-        }
-        let code = frame.code.address;
-        if !self.by_code.contains_key(&code) {
-            // A module's code names all that the module defines.
-            let globals = if frame.code.name == "<module>" {
-                Vec::new()
-            } else {
-                waits::used_globals(self.heap, frame)
-            };
-            let found = globals
-                .into_iter()
-                .flat_map(|(_, value)| self.within_object(value))
-                .collect();
-            self.by_code.insert(code, found);
-        }
-        out.extend(self.by_code.get(&code).into_iter().flatten());
-        out
-    }
-
-    fn within_object(&mut self, object: u64) -> Vec<u64> {
-        if self.wanted.contains(&object) {
-            return vec![object];
-        }
-        if let Some(found) = self.by_object.get(&object) {
-            return found.clone();
-        }
-        if self.by_object.len() >= MAX_SEARCHED {
-            return Vec::new();
-        }
-        let attributes = self.heap.attributes(object).unwrap_or_default();
-        let values = attributes.into_iter().map(|(_, value)| value);
-        let found: Vec<u64> = values.filter(|value| self.wanted.contains(value)).collect();
-        self.by_object.insert(object, found.clone());
-        found
-    }
 }
