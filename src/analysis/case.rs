@@ -3,8 +3,9 @@
 use super::liveness::Liveness;
 use super::{progress, wait_graph};
 use crate::model::{
-    EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference, Run, Snapshot,
-    Thread, ThreadKind, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
+    Descriptor, EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference,
+    Run, Snapshot, SocketState, Thread, ThreadKind, ThreadProgress, ThreadState, Trigger, Wait,
+    WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -245,12 +246,14 @@ impl<'a> Case<'a> {
     /// A signal whose handler may wake a thread; not the one that hangscope's own plugin takes.
     pub(super) fn waking_signal(&self, process: &Process) -> Option<i32> {
         let ours = self.run.and_then(|run| run.process(&process.key)?.signal);
-        let handled = process
-            .python
-            .as_ref()
-            .and_then(|python| python.signals.as_ref())
-            .map_or(&[][..], |signals| &signals.handled);
+        let python = process.python.as_ref();
+        let signals = python.and_then(|python| python.signals.as_ref());
+        let handled = signals.map_or(&[][..], |signals| &signals.handled);
+        let watchdogs = signals.map_or(&[][..], |signals| &signals.watchdogs);
         process.caught_signals.iter().copied().find(|signal| {
+            if watchdogs.contains(signal) {
+                return false;
+            }
             if handled.contains(signal) {
                 return Some(*signal) != ours;
             }
@@ -362,7 +365,7 @@ pub(super) fn is_watchdog(thread: &Thread) -> bool {
 /// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
 /// such as execnet's that reads from the xdist controller.
 pub(super) fn is_bystander(thread: &Thread) -> bool {
-    if idles_in_pool(thread) {
+    if idles_in_pool(thread) || is_runners_timer(thread) {
         return true;
     }
     // It runs the program's tasks, whose frames are not on its stack.
@@ -379,6 +382,23 @@ pub(super) fn is_bystander(thread: &Thread) -> bool {
         .filter(|frame| !frame.is_stdlib() && !starts_it(frame))
         .peekable();
     own.peek().is_some() && own.all(Frame::is_test_runner)
+}
+
+/// pytest-timeout's timer, which ends the test, and wakes nobody before.
+fn is_runners_timer(thread: &Thread) -> bool {
+    let name = thread.display_name().untrusted();
+    let mut frames = thread.frames();
+    name.starts_with("pytest_timeout ") && frames.any(|frame| frame.is("Timer.run", "threading.py"))
+}
+
+/// Whether a thread waits for connections, and for nothing else.
+pub(super) fn accepts(thread: &Thread) -> bool {
+    let Some(wait) = &thread.wait else {
+        return false;
+    };
+    let listens = |file: &Descriptor| file.state == Some(SocketState::Listen);
+    wait.kind == WaitKind::Connection
+        || (wait.kind == WaitKind::Poll && !wait.files.is_empty() && wait.files.iter().all(listens))
 }
 
 /// The event loop that a thread runs, if it does nothing else now.

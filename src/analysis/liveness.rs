@@ -5,8 +5,8 @@
 use super::case::{self, Case, Standing};
 use super::{tracker, wait_graph};
 use crate::model::{
-    ChildState, Descriptor, FileKind, HolderEvidence, Key, Peer, Pid, Process, SocketState, Thread,
-    ThreadKind, Wait, WaitKind,
+    ChildState, Descriptor, FileKind, Grade, HolderEvidence, Key, Peer, Pid, Process, SocketState,
+    Thread, ThreadKind, Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +45,7 @@ impl Liveness {
     pub(super) fn of(case: &Case<'_>) -> Self {
         let look = Look::new(case);
         let mut enders: BTreeMap<&Key, (&Key, Enders<'_>)> = BTreeMap::new();
+        let mut servers: BTreeSet<&Key> = BTreeSet::new();
         for process in &case.last.processes {
             // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
             let caught = process.python.is_some() && case.waking_signal(process).is_some();
@@ -57,6 +58,9 @@ impl Liveness {
                     look.enders(process, thread)
                 };
                 enders.insert(&thread.key, (&process.key, by));
+                if look.serves_own(process, thread) {
+                    servers.insert(&thread.key);
+                }
             }
         }
         let mut live_threads: BTreeSet<&Key> = BTreeSet::new();
@@ -90,6 +94,8 @@ impl Liveness {
         let stuck = enders
             .iter()
             .filter(|(thread, (_, by))| *by != Enders::Bystander && !live_threads.contains(*thread))
+            // Nobody is left to connect to it, but what it waits for is not what is missing.
+            .filter(|(thread, _)| !servers.contains(*thread))
             .map(|(thread, _)| (*thread).clone())
             .collect();
         Self {
@@ -116,16 +122,6 @@ impl Liveness {
     pub(super) fn is_live(&self, process: &Key) -> bool {
         self.live.contains_key(process)
     }
-}
-
-/// Whether a thread waits for connections, and for nothing else.
-fn accepts(thread: &Thread) -> bool {
-    let Some(wait) = &thread.wait else {
-        return false;
-    };
-    let listens = |file: &Descriptor| file.state == Some(SocketState::Listen);
-    wait.kind == WaitKind::Connection
-        || (wait.kind == WaitKind::Poll && !wait.files.is_empty() && wait.files.iter().all(listens))
 }
 
 /// The other end, if somebody was found there. Who may have it as well out of our sight is of another user, and got it from one
@@ -185,6 +181,14 @@ impl<'a, 'c> Look<'a, 'c> {
         let Some(wait) = &thread.wait else {
             return Enders::World;
         };
+        if self.serves_own(process, thread) {
+            let accepting = process.threads.iter().filter(|other| case::accepts(other));
+            return Enders::Any(Others {
+                own: true,
+                except: accepting.map(|other| &other.key).collect(),
+                ..Others::default()
+            });
+        }
         match self.case.standing(thread) {
             Standing::Internal => Enders::Any(match self.only_thread(process, wait) {
                 Some(thread) => Others {
@@ -212,6 +216,27 @@ impl<'a, 'c> Look<'a, 'c> {
             Standing::Unclear if is_resting_native(thread) => Enders::Bystander,
             _ => Enders::World,
         }
+    }
+
+    /// Whether a thread accepts connections, and only from other threads of its process: that runs a test, or its main thread is
+    /// such a client, and it has no children that might be.
+    fn serves_own(&self, process: &Process, thread: &Thread) -> bool {
+        let is_own = |file: &Descriptor| {
+            let peer = file.peer.as_ref();
+            peer.is_some_and(|peer| !peer.own.is_empty() && !peer.closed)
+        };
+        let is_client = |thread: &Thread| {
+            let files = thread
+                .wait
+                .iter()
+                .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+            process.is_led_by(thread) && files.into_iter().any(is_own)
+        };
+        let mut all = self.case.last.processes.iter();
+        let childless = all.all(|other| other.ppid != process.pid);
+        case::accepts(thread)
+            && childless
+            && (process.test.is_some() || process.threads.iter().any(is_client))
     }
 
     /// The threads that cannot come to what is waited for: most samples say so, as a thread that ran meanwhile cannot be
@@ -267,7 +292,9 @@ impl<'a, 'c> Look<'a, 'c> {
                 holder.by,
                 HolderEvidence::OwnerField | HolderEvidence::ImportLock
             )
-            || holder.by.is_native();
+            || holder.by.is_native()
+            // Any thread may release a plain lock, but whoever took it by `with` does.
+            || (holder.by == HolderEvidence::WithBlock && holder.grade == Grade::Read);
         let thread = process.thread(holder.thread.as_ref()?)?;
         owned.then_some(&thread.key)
     }
@@ -336,7 +363,7 @@ impl<'a, 'c> Look<'a, 'c> {
             }
             // Who waits for new connections has accepted this one already, and does no more about it.
             if matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)) {
-                let accepting = process.threads.iter().filter(|other| accepts(other));
+                let accepting = process.threads.iter().filter(|other| case::accepts(other));
                 except.extend(accepting.map(|other| &other.key));
             }
         }

@@ -46,6 +46,9 @@ pub struct PythonSignals {
     /// libraries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handled: Vec<i32>,
+    /// Signals whose Python handler is a test runner's own watchdog (pytest-timeout): it ends the test and wakes nobody before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watchdogs: Vec<i32>,
     /// `signal.set_wakeup_fd`'s descriptor, if set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wakeup_fd: Option<i32>,

@@ -122,7 +122,9 @@ impl PythonProcess {
             part.runtime.signals = signals.read(&cached);
             if let (Some(found), Some(offsets)) = (&mut part.runtime.signals, &self.runtime.offsets)
             {
-                found.handled = signals.handled(&Heap::new(&cached, offsets));
+                let heap = Heap::new(&cached, offsets);
+                found.handled = signals.handled(&heap);
+                found.watchdogs = signals.watchdogs(&heap);
             }
         }
         part

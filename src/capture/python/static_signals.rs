@@ -46,13 +46,21 @@ pub(super) fn find(maps: &Maps, minor: u8) -> Option<StaticSignals> {
 impl StaticSignals {
     /// Signals that have a handler of the program's own.
     pub(super) fn handled(self, heap: &Heap<'_>) -> Vec<i32> {
+        self.signals_whose(|entry| signals::is_handled(heap, entry))
+    }
+
+    /// Signals whose handler is pytest-timeout's.
+    pub(super) fn watchdogs(self, heap: &Heap<'_>) -> Vec<i32> {
+        self.signals_whose(|entry| signals::is_watchdog(heap, entry))
+    }
+
+    fn signals_whose(self, test: impl Fn(u64) -> bool) -> Vec<i32> {
         let entry = |signal: i32| {
             let at = HANDLER_SIZE * u64::from(signal.unsigned_abs());
             self.handlers.wrapping_add(at)
         };
         let all = 1..=64;
-        all.filter(|signal| signals::is_handled(heap, entry(*signal)))
-            .collect()
+        all.filter(|signal| test(entry(*signal))).collect()
     }
 
     /// Reads the state; `None` if it is not what such variables hold.

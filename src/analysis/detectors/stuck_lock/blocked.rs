@@ -3,7 +3,7 @@
 use super::hold::{self, Hold};
 use crate::analysis::case::{Case, Closure, Standing};
 use crate::analysis::{signature, wording};
-use crate::model::{Certainty, Finding, Grade, Key, Process, Thread, Wait};
+use crate::model::{Certainty, Finding, Key, Process, Thread, Wait};
 use std::collections::BTreeSet;
 
 pub(super) const ID: &str = "lock-held-by-blocked-thread";
@@ -35,11 +35,8 @@ pub(super) fn judge(
         ),
     ];
     evidence.extend(hold::stillness(case, &[waiter, holder]));
-    evidence.push(case.fact(
-        Grade::Derived,
-        wording::closure(process, &closure),
-        &[(&process.key, "threads")],
-    ));
+    let of_block = held.is_of_block();
+    evidence.push(hold::closure_fact(case, process, &closure, of_block));
     let (waiter_name, holder_name) = (wording::name(waiter), wording::name(holder));
     let place = wording::at(waiter);
     let targets: Vec<&Key> = vec![&waiter.key, &holder.key];
@@ -77,10 +74,13 @@ fn holder_ceiling(
     closure: &Closure,
 ) -> Option<Certainty> {
     let complained = case.overdue.then_some(Certainty::Possible);
+    let is_stuck = case.liveness.is_stuck(&holder.key);
     match case.standing(holder) {
         Standing::Internal => {}
+        // A client and a server of one process: what the holder reads is to come from a thread that wants its lock.
+        Standing::External if is_stuck && leads_back(holder) => {}
         // The cause is to be looked for at the other end.
-        _ if case.liveness.is_stuck(&holder.key) => return None,
+        _ if is_stuck => return None,
         // What it waits for may come, and nobody has complained of how long that takes.
         Standing::External | Standing::FarOff(_) | Standing::Timed => return complained,
         _ => return None,
@@ -94,6 +94,16 @@ fn holder_ceiling(
         Closure::Unclear | Closure::OutOfReach(_) => Some(Certainty::Probable),
         Closure::OpenThread(_) | Closure::OpenSignal(_) => complained,
     }
+}
+
+/// Whether the other end of the connection that a thread waits on is its own process's.
+fn leads_back(thread: &Thread) -> bool {
+    let files = thread
+        .wait
+        .iter()
+        .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+    let mut peers = files.filter_map(|file| file.peer.as_ref()).peekable();
+    peers.peek().is_some() && peers.all(|peer| !peer.own.is_empty() && !peer.closed)
 }
 
 /// "waits in Event.wait at pay (shop.py:7)".

@@ -5,7 +5,7 @@ use crate::analysis::case::{Case, Closure};
 use crate::analysis::chain::{Chain, Link};
 use crate::analysis::signature;
 use crate::analysis::wording::{self, LockName};
-use crate::model::{Certainty, Evidence, Finding, Grade, Key, Process, Thread, Wait};
+use crate::model::{Certainty, Evidence, Finding, Key, Process, Thread, Wait};
 use std::collections::BTreeSet;
 
 pub(super) const ID: &str = "lock-order-cycle";
@@ -41,11 +41,9 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, circle: &Chain<'_>) -> O
     }
     evidence.extend(hold::stillness(case, &circle.threads));
     if !plain.is_empty() {
-        evidence.push(case.fact(
-            Grade::Derived,
-            wording::closure(process, &closure),
-            &[(&process.key, "threads")],
-        ));
+        let mut holds = plain.iter().filter_map(|step| step.hold);
+        let of_blocks = holds.all(|hold| hold.is_of_block());
+        evidence.push(hold::closure_fact(case, process, &closure, of_blocks));
     }
     let (first, others) = circle.threads.split_first()?;
     let targets: Vec<&Key> = circle.threads.iter().map(|thread| &thread.key).collect();

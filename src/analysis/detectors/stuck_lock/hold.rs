@@ -1,13 +1,16 @@
 //! That one thread holds what another waits for: how firm that is, and how to say it.
 
-use crate::analysis::case::{Case, Standing};
+use crate::analysis::case::{Case, Closure, Standing};
 use crate::analysis::{wait_graph, wording};
 use crate::model::{
-    Certainty, Evidence, Grade, Holder, HolderEvidence, Key, Motion, Thread, Wait, WaitKind,
+    Certainty, Evidence, Grade, Holder, HolderEvidence, Key, Motion, Process, Thread, Wait,
+    WaitKind,
 };
 
 /// Most threads that one fact refers to.
 const MAX_REFERENCES: usize = 16;
+/// A deadline further off than that helps nobody: ten minutes.
+const AS_GOOD_AS_FOREVER_MS: u64 = 600_000;
 
 /// A lock that `waiter` waits for and `holder` holds.
 #[derive(Clone, Copy)]
@@ -57,6 +60,11 @@ impl<'c> Hold<'c> {
             )
             // A pthread mutex is its owner's to unlock, and a guard is not sent to other threads.
             || self.by.by.is_native()
+    }
+
+    /// Whether the lock was taken by a `with` block, without a doubt.
+    pub(super) fn is_of_block(&self) -> bool {
+        self.by.by == HolderEvidence::WithBlock && self.by.grade == Grade::Read
     }
 
     /// " since transfer (bank.py:12)": where it was taken. Of a lock's owner it is only known where the thread uses it.
@@ -212,13 +220,36 @@ pub(super) fn stillness(case: &Case<'_>, threads: &[&Thread]) -> Option<Evidence
     })
 }
 
+/// Whether somebody else could end these waits, where only locks that are `released_by_holder` are waited for: those are given
+/// back by who has taken them, whatever other code refers to them.
+pub(super) fn closure_fact(
+    case: &Case<'_>,
+    process: &Process,
+    closure: &Closure,
+    released_by_holder: bool,
+) -> Evidence {
+    let text = match closure {
+        Closure::OutOfReach(key) if released_by_holder => {
+            let other = process
+                .thread(key)
+                .map_or_else(|| "another thread".to_owned(), wording::who);
+            format!(
+                "{other} goes on, but what was taken by `with` is given back by who has taken it"
+            )
+        }
+        closure => wording::closure(process, closure),
+    };
+    case.fact(Grade::Derived, text, &[(&process.key, "threads")])
+}
+
 /// How sure it can be that a thread which waits for a lock does so for good; `None`: it moves, or its wait ends soon by
 /// itself and nobody has complained.
 pub(super) fn wait_ceiling(case: &Case<'_>, thread: &Thread) -> Option<Certainty> {
     match case.standing(thread) {
         Standing::Internal => Some(Certainty::Certain),
-        Standing::FarOff(_) => Some(Certainty::Probable),
-        Standing::Timed => case.overdue.then_some(Certainty::Possible),
+        Standing::FarOff(left) if left >= AS_GOOD_AS_FOREVER_MS => Some(Certainty::Probable),
+        // Whoever gives a deadline has thought of what comes after it.
+        Standing::FarOff(_) | Standing::Timed => case.overdue.then_some(Certainty::Possible),
         // A lock between processes: whoever holds it is known here.
         Standing::External if waits_for_shared_lock(thread) => Some(Certainty::Probable),
         _ => None,

@@ -64,11 +64,8 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
     }
     evidence.extend(hold::stillness(case, &[thread]));
     if closure != Closure::Closed || others {
-        evidence.push(case.fact(
-            Grade::Derived,
-            wording::closure(process, &closure),
-            &[(&process.key, "threads")],
-        ));
+        let of_block = held.is_of_block();
+        evidence.push(hold::closure_fact(case, process, &closure, of_block));
     }
     let place = wording::at(thread);
     let since = held.since();

@@ -72,8 +72,13 @@ impl Heap<'_> {
 
     /// Whether a callable is a function or method whose code is not the standard library's or an installed package's.
     pub(crate) fn is_of_program(&self, callable: u64) -> bool {
-        self.code_file(callable, MAX_WRAPPERS)
-            .is_ok_and(|file| file.is_some_and(|file| !is_library_file(&file)))
+        self.file_of(callable)
+            .is_some_and(|file| !is_library_file(&file))
+    }
+
+    /// The file of a function's or method's code.
+    pub(crate) fn file_of(&self, callable: u64) -> Option<String> {
+        self.code_file(callable, MAX_WRAPPERS).ok()?
     }
 
     fn code_file(&self, callable: u64, left: u8) -> Result<Option<String>, ObjectError> {
