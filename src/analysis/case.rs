@@ -198,7 +198,8 @@ impl<'a> Case<'a> {
     /// own process.
     pub(super) fn standing_in_tree(&self, thread: &Thread) -> Standing {
         match self.standing(thread) {
-            Standing::External | Standing::Timed | Standing::FarOff(_)
+            // An active one that is stuck asks again and again whether others have ended.
+            Standing::External | Standing::Timed | Standing::FarOff(_) | Standing::Active
                 if self.liveness.is_stuck(&thread.key) =>
             {
                 Standing::Internal

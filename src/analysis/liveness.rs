@@ -3,10 +3,10 @@
 //! stuck, however many processes wait for each other.
 
 use super::case::{self, Case, Standing};
-use super::{tracker, wait_graph};
+use super::{polling, tracker, wait_graph};
 use crate::model::{
-    ChildState, Descriptor, FileKind, Grade, HolderEvidence, Key, Peer, Pid, Process, SocketState,
-    Thread, ThreadKind, Wait, WaitKind,
+    ChildState, Descriptor, FileKind, Grade, Holder, HolderEvidence, Key, Peer, Pid, Process,
+    SocketState, Thread, ThreadKind, Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,7 +77,10 @@ impl Liveness {
                     Enders::Any(others) => {
                         let mut own_live = live.get(process).into_iter().flatten();
                         others.threads.iter().any(|key| live_threads.contains(key))
-                            || others.processes.iter().any(|key| live.contains_key(key))
+                            || others.processes.iter().any(|key| {
+                                let mut threads = live.get(key).into_iter().flatten();
+                                threads.any(|key| !others.except.contains(key))
+                            })
                             || (others.own && own_live.any(|key| !others.except.contains(key)))
                     }
                 };
@@ -181,6 +184,13 @@ impl<'a, 'c> Look<'a, 'c> {
         let Some(wait) = &thread.wait else {
             return Enders::World;
         };
+        if let Some(asked) = polling::asked(self.case, process, thread) {
+            return Enders::Any(Others {
+                threads: asked.threads,
+                processes: asked.processes,
+                ..Others::default()
+            });
+        }
         if self.serves_own(process, thread) {
             let accepting = process.threads.iter().filter(|other| case::accepts(other));
             return Enders::Any(Others {
@@ -242,8 +252,8 @@ impl<'a, 'c> Look<'a, 'c> {
     /// The threads that cannot come to what is waited for: most samples say so, as a thread that ran meanwhile cannot be
     /// followed, and none that it could.
     ///
-    /// Not asked of events outside of tests: a program's main thread may be parked on one that only Ctrl-C ends, while others
-    /// do the work.
+    /// Not asked of events of a main thread outside of tests: it may be parked on one that only Ctrl-C ends, while others do the
+    /// work.
     fn out_of_reach(
         &self,
         process: &Process,
@@ -252,7 +262,7 @@ impl<'a, 'c> Look<'a, 'c> {
     ) -> BTreeSet<&'a Key> {
         let object = wait.object.as_ref();
         let is_event = object.is_none_or(|object| object.type_name.untrusted().ends_with("Event"));
-        if is_event && process.test.is_none() {
+        if is_event && process.test.is_none() && process.is_led_by(thread) {
             return BTreeSet::new();
         }
         let samples = self.case.samples.len();
@@ -266,11 +276,15 @@ impl<'a, 'c> Look<'a, 'c> {
                 *often.entry(key).or_default() += 1;
             }
         }
+        // One that comes to it and will do nothing is among both.
         let reaches = |key: &Key| {
-            let mut views = self.case.views(&thread.key);
-            views.any(|view| {
-                let mut suspects = view.wait.iter().flat_map(|wait| &wait.suspects);
-                suspects.any(|suspect| suspect.thread.as_ref() == Some(key))
+            let mut waits = self
+                .case
+                .views(&thread.key)
+                .filter_map(|view| view.wait.as_ref());
+            waits.any(|wait| {
+                let suspected = |suspect: &Holder| suspect.thread.as_ref() == Some(key);
+                wait.suspects.iter().any(suspected) && !wait.out_of_reach.contains(key)
             })
         };
         often
@@ -340,6 +354,7 @@ impl<'a, 'c> Look<'a, 'c> {
                 return Enders::Any(Others {
                     processes,
                     own: true,
+                    except: self.out_of_reach(process, thread, wait),
                     ..Others::default()
                 });
             }
@@ -367,11 +382,33 @@ impl<'a, 'c> Look<'a, 'c> {
                 except.extend(accepting.map(|other| &other.key));
             }
         }
+        for key in &processes {
+            except.extend(self.strangers_to(key, process));
+        }
         Enders::Any(Others {
             processes,
             own: true,
             except,
             ..Others::default()
+        })
+    }
+
+    /// Threads of a parent that cannot come to the object by which it knows this child, and so not to its pipes.
+    fn strangers_to(&self, parent: &Key, child: &Process) -> BTreeSet<&'a Key> {
+        let Some(parent) = self.case.last.process(parent) else {
+            return BTreeSet::new();
+        };
+        let waits_for_it = |wait: &&Wait| {
+            let children = wait.child.iter().flat_map(|child| &child.children);
+            wait.kind == WaitKind::Child
+                && children.into_iter().any(|one| one.pid == Some(child.pid))
+        };
+        let waiter = parent.threads.iter().find_map(|thread| {
+            let wait = thread.wait.as_ref().filter(waits_for_it)?;
+            Some((thread, wait))
+        });
+        waiter.map_or_else(BTreeSet::new, |(thread, wait)| {
+            self.out_of_reach(parent, thread, wait)
         })
     }
 

@@ -10,6 +10,7 @@ mod loops;
 mod native_need;
 mod native_trail;
 mod notices;
+mod polling;
 mod progress;
 mod roots;
 mod signature;

@@ -3,6 +3,7 @@
 use super::case::{self, Case};
 use super::chain::{Link, Waits};
 use super::native_trail;
+use super::polling;
 use super::trail::{How, Node, Trail, fact};
 use super::wait_graph;
 use crate::model::{
@@ -82,6 +83,9 @@ impl<'c> Tracker<'c> {
             return Some((How::Runs, Node::Task(process, task)));
         }
         let wait = thread.wait.as_ref()?;
+        if let Some(asked) = self.asked(process, thread) {
+            return Some((How::Asks, asked));
+        }
         match wait.kind {
             WaitKind::Child => self.child(wait),
             WaitKind::Read | WaitKind::Write | WaitKind::Poll => {
@@ -107,6 +111,17 @@ impl<'c> Tracker<'c> {
             }
             _ => self.within(process, thread, wait),
         }
+    }
+
+    /// The stuck one after whose end a thread asks again and again.
+    fn asked(&self, process: &'c Process, thread: &'c Thread) -> Option<Node<'c>> {
+        let asked = polling::asked(self.case, process, thread)?;
+        let mut threads = asked.threads.iter().filter_map(|key| process.thread(key));
+        if let Some(stuck) = threads.find(|other| self.is_stuck(other)) {
+            return Some(Node::Thread(process, stuck));
+        }
+        let mut processes = asked.processes.iter();
+        processes.find_map(|key| self.leader(self.case.last.process(key)?))
     }
 
     /// Of several processes that write to one `multiprocessing.Queue` one has the lock of its pipe, and takes it by no `with`

@@ -15,6 +15,8 @@ pub(super) enum Node<'c> {
 pub(super) enum How {
     /// For its end.
     Join,
+    /// For its end, after which it asks again and again.
+    Asks,
     /// For a lock that it holds.
     Lock,
     /// For its process's end.

@@ -63,7 +63,7 @@ fn kind(how: How) -> EdgeKind {
         How::Runs => EdgeKind::RunsFor,
         How::Task => EdgeKind::Awaits,
         How::Worker | How::Future | How::Pool => EdgeKind::NeedsWorkOf,
-        How::Scope => EdgeKind::NeedsEndOf,
+        How::Scope | How::Asks => EdgeKind::NeedsEndOf,
         How::Might => EdgeKind::MayNeed,
     }
 }

@@ -224,7 +224,7 @@ pub(super) fn closure(process: &Process, closure: &Closure) -> String {
             let thread = process
                 .thread(key)
                 .map_or_else(|| "another thread".to_owned(), who);
-            format!("{thread} goes on, but nothing that its code refers to leads to what is waited for")
+            format!("{thread} goes on, but nothing that its code does or refers to leads to what is waited for")
         }
         Closure::OpenSignal(number) => format!(
             "the process catches {}, and that handler may end that wait",

@@ -192,6 +192,8 @@ fn join_wait(
         suspects: Vec::new(),
         holder_unknown: None,
         out_of_reach: Vec::new(),
+        asks_after: Vec::new(),
+        asks_after_children: Vec::new(),
         descriptor: None,
         files: Vec::new(),
         files_in_all: None,
@@ -303,6 +305,12 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
     };
     wait.suspects = python.suspects.into_iter().map(suspect).collect();
     wait.holder_unknown = python.holder_unknown;
+    let asked = python.asked.threads.iter();
+    wait.asks_after = asked
+        .filter_map(|id| threads.get(id))
+        .map(|(key, _)| key.clone())
+        .collect();
+    wait.asks_after_children = python.asked.children.into_iter().collect();
     // Of a thread that ran meanwhile, what was read may be of different moments: whoever uses this needs several samples.
     wait.out_of_reach = python
         .out_of_reach

@@ -1,6 +1,6 @@
 //! What a thread waits for.
 
-use super::{Addr, ChildWait, Descriptor, Foreign, Key};
+use super::{Addr, ChildWait, Descriptor, Foreign, Key, Pid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,13 @@ pub struct Wait {
     /// not going to act on it. Others may, or could not be followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub out_of_reach: Vec<Key>,
+    /// Threads of the process after whose end the waiting code asks, if it may do so again and again (`while t.is_alive():
+    /// t.join(1)`) and calls nothing that might help them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks_after: Vec<Key>,
+    /// The same of children, by pid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks_after_children: Vec<Pid>,
     /// File descriptor and what it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,

@@ -4,7 +4,7 @@
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, Closure, Standing, destroyers};
 use crate::analysis::chain::{Chain, Link, Waits};
-use crate::analysis::{signature, wording};
+use crate::analysis::{polling, signature, wording};
 use crate::model::{Certainty, Finding, Grade, Key, Process, Thread, WaitKind};
 use std::collections::BTreeSet;
 
@@ -195,17 +195,10 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
             &[(&process.key, "threads")],
         ));
     }
-    if case.has_motion() {
-        evidence.push(case.fact(
-            Grade::Derived,
-            format!(
-                "none of them has moved in {} samples over {}",
-                case.views(&root.key).count(),
-                wording::duration(case.span_ms())
-            ),
-            &[(&waiter.key, "python"), (&root.key, "python")],
-        ));
-    }
+    evidence.extend(polling::stillness(case, &chain.threads).map(|text| {
+        let at = [(&waiter.key, "python"), (&root.key, "python")];
+        case.fact(Grade::Derived, text, &at)
+    }));
     let blockers: Vec<Key> = chain
         .threads
         .iter()

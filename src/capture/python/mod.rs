@@ -1,5 +1,6 @@
 //! The Python part of a process: which CPython it runs, and all of its interpreters, thread states and frames.
 
+mod bytecode;
 mod code;
 pub(super) mod environ;
 mod evaluations;
@@ -7,6 +8,7 @@ mod frame;
 mod generator;
 mod heap;
 mod holders;
+mod inert;
 mod interpreter;
 pub(super) mod library;
 mod lines;

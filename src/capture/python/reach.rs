@@ -3,6 +3,7 @@
 //! cannot be followed (an object of an unknown C type, a module that is imported by name) leaves the question open.
 
 use super::heap::{Heap, ObjectError};
+use super::inert;
 use super::interpreter::{Census, RawThreadState};
 use super::offsets::fixed;
 use super::slots;
@@ -73,7 +74,7 @@ const LIST: u64 = 1 << 25;
 const TUPLE: u64 = 1 << 26;
 const DICT: u64 = 1 << 29;
 
-/// Of some objects, those that each thread comes to; threads that could not be followed to the end are left out. By the address of
+/// Of some objects, those that each thread comes to and might act on; threads that could not be followed to the end are left out. By the address of
 /// the thread state.
 pub(super) fn reached(
     heap: &Heap<'_>,
@@ -99,6 +100,9 @@ pub(super) fn reached(
         .thread_states
         .iter()
         .filter_map(|raw| {
+            if inert::is_inert(heap, raw) {
+                return Some((raw.state.address.0, BTreeSet::new()));
+            }
             let modules = *modules.get(raw.state.interpreter.as_str())?;
             let mut walk = Walk {
                 heap,

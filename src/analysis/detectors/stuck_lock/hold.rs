@@ -1,7 +1,7 @@
 //! That one thread holds what another waits for: how firm that is, and how to say it.
 
 use crate::analysis::case::{Case, Closure, Standing};
-use crate::analysis::{wait_graph, wording};
+use crate::analysis::{polling, wait_graph, wording};
 use crate::model::{
     Certainty, Evidence, Grade, Holder, HolderEvidence, Key, Motion, Process, Thread, Wait,
     WaitKind,
@@ -196,28 +196,13 @@ fn until(wait: &Wait) -> String {
 
 /// That threads have not moved over the samples.
 pub(super) fn stillness(case: &Case<'_>, threads: &[&Thread]) -> Option<Evidence> {
-    let first = threads.first()?;
     let at: Vec<(&Key, &str)> = threads
         .iter()
         .take(MAX_REFERENCES)
         .map(|thread| (&thread.key, "python"))
         .collect();
-    let subject = if threads.len() == 1 {
-        format!("{} has not moved", wording::who(first))
-    } else {
-        "none of them has moved".to_owned()
-    };
-    case.has_motion().then(|| {
-        case.fact(
-            Grade::Derived,
-            format!(
-                "{subject} in {} samples over {}",
-                case.views(&first.key).count(),
-                wording::duration(case.span_ms())
-            ),
-            &at,
-        )
-    })
+    let text = polling::stillness(case, threads)?;
+    Some(case.fact(Grade::Derived, text, &at))
 }
 
 /// Whether somebody else could end these waits, where only locks that are `released_by_holder` are waited for: those are given

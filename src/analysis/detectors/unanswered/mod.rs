@@ -10,6 +10,7 @@ mod verbs;
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{self, Case, destroyers};
+use crate::analysis::polling;
 use crate::analysis::signature;
 use crate::analysis::tracker::Tracker;
 use crate::analysis::trail::{How, Node, Trail};
@@ -252,20 +253,13 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
         }),
     );
     evidence.push(nobody_left(case, trail));
-    if case.has_motion() {
-        evidence.push(case.fact(
-            Grade::Derived,
-            format!(
-                "none of them has moved in {} samples over {}",
-                case.samples.len(),
-                wording::duration(case.span_ms())
-            ),
-            &[
-                (verbs::place_key(first), "python"),
-                (verbs::place_key(last), "python"),
-            ],
-        ));
-    }
+    evidence.extend(stillness(case, trail).map(|text| {
+        let at = [
+            (verbs::place_key(first), "python"),
+            (verbs::place_key(last), "python"),
+        ];
+        case.fact(Grade::Derived, text, &at)
+    }));
     let keys: Vec<&Key> = trail.nodes.iter().map(|node| node.key()).collect();
     Some(Finding {
         id: root.id.to_owned(),
@@ -286,6 +280,28 @@ fn judge(case: &Case<'_>, trail: &Trail<'_>) -> Option<Finding> {
             }),
         ),
     })
+}
+
+/// That none of them has moved; of tasks the loop's thread tells.
+fn stillness(case: &Case<'_>, trail: &Trail<'_>) -> Option<String> {
+    let threads: Option<Vec<&Thread>> = trail
+        .nodes
+        .iter()
+        .map(|node| match node {
+            Node::Thread(_, thread) => Some(*thread),
+            Node::Task(..) => None,
+        })
+        .collect();
+    match threads {
+        Some(threads) => polling::stillness(case, &threads),
+        None => case.has_motion().then(|| {
+            format!(
+                "none of them has moved in {} samples over {}",
+                case.samples.len(),
+                wording::duration(case.span_ms())
+            )
+        }),
+    }
 }
 
 /// That nobody else could end these waits.
@@ -313,7 +329,7 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
         .collect();
     let text = match threads {
         _ if !live.is_empty() => format!(
-            "{} may go on, but nothing that its code refers to leads to what is waited for; of the other threads of {of} \
+            "{} may go on, but nothing that its code does or refers to leads to what is waited for; of the other threads of {of} \
              none can go on",
             live.join(", ")
         ),

@@ -39,6 +39,7 @@ pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
     let (next, here) = (subject_seen_from(from, to), at(from));
     match how {
         How::Join => format!("waits{here} for the end of {next}"),
+        How::Asks => format!("asks{here} again and again for the end of {next}"),
         How::Lock => format!("waits{here} for a lock that {next} holds"),
         How::Child => format!("waits{here} for its child to end, where {next}"),
         How::Data => format!("waits{here} for data or the end of file from {next}"),
@@ -59,6 +60,11 @@ pub(super) fn step(from: Node<'_>, how: How, to: Node<'_>) -> String {
 /// The same as a sentence's end.
 pub(super) fn step_alone(from: Node<'_>, how: How, to: Node<'_>) -> String {
     match how {
+        How::Asks if from.process().key != to.process().key => format!(
+            "asks{} again and again whether its child, process {}, has ended",
+            at(from),
+            to.process().pid
+        ),
         How::Child => format!(
             "waits{} for its child, process {}, to end",
             at(from),

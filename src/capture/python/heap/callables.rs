@@ -49,25 +49,41 @@ impl Heap<'_> {
 
     /// A method of an object's class, if it is made in Python.
     pub(crate) fn method(&self, object: u64, method: &str) -> Option<Method> {
+        let function = self.method_function(object, method)?;
+        let (code, names) = self.code_names(function)?;
+        Some(Method {
+            names,
+            has_blocks: with_blocks::has_any(self, code),
+        })
+    }
+
+    /// The function that a method of an object's class is.
+    pub(crate) fn method_function(&self, object: u64, method: &str) -> Option<u64> {
         let kind = self.type_of(object).ok()?;
         let function = self.bases(kind).ok()?.into_iter().find_map(|base| {
             let dict = self.memory.u64(base.wrapping_add(fixed::TYPE_DICT)).ok()?;
             self.dict_get(dict, method).ok().flatten()
         })?;
-        if !self.is(function, "function") {
-            return None;
-        }
+        self.is(function, "function").then_some(function)
+    }
+
+    /// The code of a function, and the names of globals and attributes in it.
+    pub(crate) fn code_names(&self, function: u64) -> Option<(u64, Vec<String>)> {
         let pointer = |object: u64, offset: u64| self.memory.u64(object.wrapping_add(offset)).ok();
         let code = pointer(function, self.offsets.function_code)?;
         let names = self.tuple(pointer(code, self.offsets.code_names)?).ok()?;
-        let names = names
-            .into_iter()
-            .map(|name| self.string(name).ok())
-            .collect::<Option<Vec<String>>>()?;
-        Some(Method {
-            names,
-            has_blocks: with_blocks::has_any(self, code),
-        })
+        let names = names.into_iter().map(|name| self.string(name).ok());
+        Some((code, names.collect::<Option<Vec<String>>>()?))
+    }
+
+    /// The dictionary of a function's globals.
+    pub(crate) fn globals_of(&self, function: u64) -> Option<u64> {
+        /// Their offset: in 3.9, and since 3.10.
+        const OLD_GLOBALS: u64 = 24;
+        const GLOBALS: u64 = 16;
+        let old = self.offsets.function_code < GLOBALS + 8;
+        let field = if old { OLD_GLOBALS } else { GLOBALS };
+        self.memory.u64(function.wrapping_add(field)).ok()
     }
 
     /// Whether a callable is a function or method whose code is not the standard library's or an installed package's.

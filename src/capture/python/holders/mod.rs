@@ -58,28 +58,10 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     let imports = waits
         .iter()
         .any(|(_, _, wait)| matches!(wait.target, Some(WaitTarget::Import(_))));
-    if wanted.is_empty() && !imports {
-        return;
+    if !wanted.is_empty() || imports {
+        fill_in(heap, census, waits, wanted);
     }
-    let mut search = Search {
-        heap,
-        wanted,
-        found: BTreeMap::new(),
-        generators: BTreeMap::new(),
-    };
-    for raw in &census.thread_states {
-        search.with_blocks(raw);
-    }
-    search.generators_locks();
-    let idents: BTreeMap<u64, &RawThreadState> = census
-        .thread_states
-        .iter()
-        .map(|raw| (raw.state.ident.0, raw))
-        .collect();
-    for (_, native_id, wait) in waits.iter_mut() {
-        search.fill(wait, *native_id, &idents);
-    }
-    contest(heap, census, waits);
+    rule_out(heap, census, waits);
     let open: BTreeSet<u64> = waits
         .iter()
         .filter(|(_, native_id, wait)| no_other_holds(wait, *native_id))
@@ -88,7 +70,6 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     if open.is_empty() {
         return;
     }
-    rule_out(heap, census, waits);
     let mut reached = reached(heap, census, &open, &|_, _| true);
     // Whoever waits for the same does not hold it.
     let fellows = waiters_by_object(waits, &suspicious);
@@ -125,18 +106,51 @@ pub(super) fn find(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, Pyt
     }
 }
 
+/// Fills in the holders of the wanted locks.
+fn fill_in(
+    heap: &Heap<'_>,
+    census: &Census,
+    waits: &mut [(Tid, Tid, PythonWait)],
+    wanted: BTreeSet<u64>,
+) {
+    let mut search = Search {
+        heap,
+        wanted,
+        found: BTreeMap::new(),
+        generators: BTreeMap::new(),
+    };
+    for raw in &census.thread_states {
+        search.with_blocks(raw);
+    }
+    search.generators_locks();
+    let idents: BTreeMap<u64, &RawThreadState> = census
+        .thread_states
+        .iter()
+        .map(|raw| (raw.state.ident.0, raw))
+        .collect();
+    for (_, native_id, wait) in waits.iter_mut() {
+        search.fill(wait, *native_id, &idents);
+    }
+    contest(heap, census, waits);
+}
+
 /// Notes which threads cannot come to what is waited for.
 fn rule_out(heap: &Heap<'_>, census: &Census, waits: &mut [(Tid, Tid, PythonWait)]) {
+    let open = |wait: &PythonWait, waiter| no_other_holds(wait, waiter);
     let wanted: BTreeSet<u64> = waits
         .iter()
-        .flat_map(|(_, _, wait)| suspicious(wait))
+        .filter(|(_, native_id, wait)| open(wait, *native_id))
+        .flat_map(|(_, _, wait)| needed(wait))
         .collect();
+    if wanted.is_empty() {
+        return;
+    }
     let by_state = reach::reached(heap, census, &wanted);
     if by_state.is_empty() {
         return; // nobody's end was seen; with many threads that is all there is to say
     }
     for (_, native_id, wait) in waits.iter_mut() {
-        let objects = suspicious(wait);
+        let objects = needed(wait);
         let others = census.thread_states.iter().map(|raw| raw.native_id);
         let others: BTreeSet<Tid> = others.filter(|other| other != native_id).collect();
         let misses_all = |other: &Tid| {
@@ -263,6 +277,16 @@ fn suspicious(wait: &PythonWait) -> Vec<u64> {
         Some(WaitTarget::Object(object)) => vec![object.0],
         _ => Vec::new(),
     }
+}
+
+/// Addresses that whoever is to end the wait must come to: those, or the object by which a parent knows a child and its pipes.
+fn needed(wait: &PythonWait) -> Vec<u64> {
+    let child = wait
+        .object
+        .iter()
+        .filter(|object| wait.target.is_none() && object.type_name.untrusted().ends_with("Popen"));
+    let child = child.map(|object| object.address.0);
+    suspicious(wait).into_iter().chain(child).collect()
 }
 
 /// The search for `with` blocks of what is waited for.

@@ -7,6 +7,7 @@ mod naming;
 mod native_call;
 mod object;
 mod parking;
+mod polling;
 mod semaphore;
 
 use super::BlockedThread;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 
 pub(super) use import_lock::owner as import_owner;
 pub(super) use naming::{name_of, used_globals};
+pub(crate) use polling::Asked;
 
 /// What is known of a blocked thread's wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(crate) struct PythonWait {
     pub(crate) holder_unknown: Option<Foreign>,
     /// Threads, in the target's pid namespace, that were followed and do not come to it.
     pub(crate) out_of_reach: Vec<Tid>,
+    /// What its code asks after again and again, if the wait is part of that.
+    pub(crate) asked: Asked,
 }
 
 /// What a thread's futex turned out to be.
@@ -184,7 +188,14 @@ impl<'c> Attributor<'c> {
                 .filter(|owner| self.by_tid.contains_key(owner)),
             Some(_) => None,
         };
-        if target.is_none() && object.is_none() && native_call.is_none() && owner.is_none() {
+        let asked = match target {
+            None | Some(WaitTarget::ThreadExit { .. } | WaitTarget::Parked(_)) => {
+                polling::asked(self.heap, top, &self.by_ident)
+            }
+            Some(_) => Asked::default(),
+        };
+        let nothing = target.is_none() && object.is_none() && native_call.is_none();
+        if nothing && owner.is_none() && asked == Asked::default() {
             return None;
         }
         let holder = |owner| RawHolder {
@@ -198,6 +209,7 @@ impl<'c> Attributor<'c> {
             object,
             native_call,
             holders: owner.map(holder).into_iter().collect(),
+            asked,
             ..PythonWait::default()
         })
     }

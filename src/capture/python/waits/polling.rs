@@ -1,0 +1,197 @@
+//! Code that asks again and again whether a thread or a child has ended: `while thread.is_alive(): thread.join(1)`,
+//! `while child.poll() is None: time.sleep(1)`. It goes on for ever if that does not end, though each of its waits is short.
+
+use super::naming::used_globals;
+use crate::capture::python::bytecode;
+use crate::capture::python::frame::RawFrame;
+use crate::capture::python::heap::Heap;
+use crate::capture::python::interpreter::RawThreadState;
+use crate::capture::python::slots;
+use crate::model::{Pid, Tid, is_library_file};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most frames that are looked through.
+const MAX_FRAMES: usize = 200;
+/// Most variables of the asking function, and most items of a list of them.
+const MAX_OBJECTS: usize = 64;
+/// Deepest calls that are followed, and most functions.
+const MAX_CALLS: u8 = 4;
+const MAX_FUNCTIONS: usize = 100;
+/// Names in code that may wake or end what is asked after. If any is there, it is open what the code does in its loop.
+const ACTING: [&str; 24] = [
+    "set",
+    "put",
+    "put_nowait",
+    "notify",
+    "notify_all",
+    "release",
+    "task_done",
+    "set_result",
+    "set_exception",
+    "cancel",
+    "close",
+    "shutdown",
+    "terminate",
+    "kill",
+    "stop",
+    "send",
+    "send_signal",
+    "sendall",
+    "write",
+    "flush_all",
+    "abort",
+    "communicate",
+    "read",
+    "recv",
+];
+
+/// What a function asks after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Threads that are alive, in the target's pid namespace.
+    pub(crate) threads: BTreeSet<Tid>,
+    /// Children, in the target's pid namespace.
+    pub(crate) children: BTreeSet<Pid>,
+}
+
+/// What the innermost function of the program's own asks after, if its names show that it does and that neither it nor its callers
+/// do anything about it.
+pub(super) fn asked(
+    heap: &Heap<'_>,
+    top: &RawThreadState,
+    by_ident: &BTreeMap<u64, &RawThreadState>,
+) -> Asked {
+    let own = |frame: &&RawFrame| !is_library_file(frame.code.file.untrusted());
+    let mut frames = top.raw_frames.iter().take(MAX_FRAMES).filter(own);
+    let Some(asking) = frames.next() else {
+        return Asked::default();
+    };
+    let Some(ahead) = bytecode::names_ahead(heap, asking) else {
+        return Asked::default();
+    };
+    let has = |wanted: &[&str]| {
+        ahead
+            .in_loops
+            .iter()
+            .any(|name| wanted.contains(&name.as_str()))
+    };
+    let (of_thread, of_child) = (
+        has(&["is_alive", "join"]),
+        has(&["is_alive", "join", "poll", "wait", "returncode", "exitcode"]),
+    );
+    let mut code = Ahead {
+        heap,
+        seen: BTreeSet::new(),
+    };
+    if !(of_thread || of_child) || code.acts(asking) || frames.any(|frame| code.acts(frame)) {
+        return Asked::default();
+    }
+    let variables = slots::variables(heap, asking).unwrap_or_default();
+    let named = variables.into_iter().chain(used_globals(heap, asking));
+    let mut out = Asked::default();
+    for object in named
+        .take(MAX_OBJECTS)
+        .flat_map(|(_, object)| with_items(heap, object))
+    {
+        if of_thread && heap.is_instance(object, "Thread") {
+            let ident = number(heap, object, "_ident");
+            let alive = ident.and_then(|ident| by_ident.get(&ident));
+            let other = alive.filter(|other| other.native_id != top.native_id);
+            out.threads.extend(other.map(|other| other.native_id));
+        } else if of_child && heap.is_instance(object, "Popen") {
+            out.children.extend(pid(heap, object));
+        } else if of_child && heap.is_instance(object, "BaseProcess") {
+            let process = heap.attribute(object, "_popen").ok().flatten();
+            out.children
+                .extend(process.and_then(|process| pid(heap, process)));
+        }
+    }
+    out
+}
+
+/// What code may still do.
+struct Ahead<'h> {
+    heap: &'h Heap<'h>,
+    /// Functions that were looked into.
+    seen: BTreeSet<u64>,
+}
+
+impl Ahead<'_> {
+    /// Whether what a frame's function may still run, with what that calls, may wake or end anything.
+    fn acts(&mut self, frame: &RawFrame) -> bool {
+        let heap = self.heap;
+        let all = || frame.code.names(heap).iter().cloned().collect();
+        let ahead = bytecode::names_ahead(heap, frame);
+        let names: BTreeSet<String> = ahead.map_or_else(all, |ahead| ahead.all);
+        let variables = slots::variables(heap, frame).unwrap_or_default();
+        let globals = used_globals(heap, frame);
+        let called = globals.iter().filter(|(name, _)| names.contains(name));
+        let called: Vec<u64> = called.map(|(_, value)| *value).collect();
+        let objects = variables.iter().chain(&globals).take(MAX_OBJECTS);
+        let of_objects: Vec<u64> = objects
+            .flat_map(|(_, object)| {
+                let methods = names.iter();
+                methods.filter_map(|name| heap.method_function(*object, name))
+            })
+            .collect();
+        names.iter().any(|name| ACTING.contains(&name.as_str()))
+            || called
+                .into_iter()
+                .chain(of_objects)
+                .any(|function| self.function_acts(function, MAX_CALLS))
+    }
+
+    /// The same of a function of the program's own: libraries wake nobody unasked.
+    fn function_acts(&mut self, function: u64, left: u8) -> bool {
+        let heap = self.heap;
+        let Some(left) = left.checked_sub(1) else {
+            return true;
+        };
+        if !heap.is(function, "function")
+            || !heap.is_of_program(function)
+            || !self.seen.insert(function)
+        {
+            return false;
+        }
+        let Some((_, names)) = heap.code_names(function) else {
+            return true;
+        };
+        let globals = heap.globals_of(function);
+        let called = names
+            .iter()
+            .filter_map(|name| heap.dict_get(globals?, name).ok()?);
+        let called: Vec<u64> = called.collect();
+        self.seen.len() > MAX_FUNCTIONS
+            || names.iter().any(|name| ACTING.contains(&name.as_str()))
+            || called
+                .into_iter()
+                .any(|function| self.function_acts(function, left))
+    }
+}
+
+/// An object, and the items of it if it is a list, tuple or dictionary.
+fn with_items(heap: &Heap<'_>, object: u64) -> Vec<u64> {
+    let mut out = vec![object];
+    let items = match heap.type_name(object).as_deref() {
+        Ok("list") => heap.list(object),
+        Ok("tuple") => heap.tuple(object),
+        Ok("dict") => heap
+            .dict(object)
+            .map(|pairs| pairs.into_iter().map(|(_, value)| value).collect()),
+        _ => return out,
+    };
+    out.extend(items.unwrap_or_default().into_iter().take(MAX_OBJECTS));
+    out
+}
+
+fn number(heap: &Heap<'_>, object: u64, attribute: &str) -> Option<u64> {
+    let value = heap.attribute(object, attribute).ok()??;
+    heap.is(value, "int").then(|| heap.int(value).ok())?
+}
+
+/// Of a child that has not been waited for.
+fn pid(heap: &Heap<'_>, object: u64) -> Option<Pid> {
+    let code = heap.attribute(object, "returncode").ok()??;
+    let pid = number(heap, object, "pid").filter(|_| heap.is_none(code))?;
+    Pid::try_from(pid).ok()
+}
