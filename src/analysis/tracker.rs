@@ -12,6 +12,12 @@ use crate::model::{
 };
 use std::collections::BTreeMap;
 
+/// Whether a thread waits for the next piece of work: it has done what it was given, and what somebody else misses is lost.
+fn waits_for_work(thread: &Thread) -> bool {
+    let call = thread.wait.as_ref().and_then(|wait| wait.call.as_ref());
+    call.is_some_and(|call| matches!(call.untrusted(), "Queue.get" | "_queue.SimpleQueue.get"))
+}
+
 /// Longest trail that is followed.
 const MAX_STEPS: usize = 200;
 
@@ -344,7 +350,7 @@ impl<'c> Tracker<'c> {
         let apart = suspects().find(|(_, other)| {
             let same = other.wait.as_ref().and_then(|wait| wait.object.as_ref());
             let address = wait.object.as_ref().map(|object| object.address);
-            same.map(|object| object.address) != address
+            same.map(|object| object.address) != address && !waits_for_work(other)
         });
         apart.map(|(_, other)| (How::Might, Node::Thread(process, other)))
     }

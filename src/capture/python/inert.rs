@@ -7,6 +7,7 @@ use super::heap::Heap;
 use super::interpreter::RawThreadState;
 use super::slots;
 use super::waits;
+use super::with_blocks;
 use crate::model::is_library_file;
 use std::collections::BTreeSet;
 
@@ -88,6 +89,45 @@ const DATA: [&str; 12] = [
     "datetime.datetime",
 ];
 
+/// The same of iterators, functions and the like: to call one takes a name.
+const PASSIVE: [&str; 14] = [
+    "range",
+    "range_iterator",
+    "list_iterator",
+    "tuple_iterator",
+    "str_iterator",
+    "str_ascii_iterator",
+    "dict_keyiterator",
+    "dict_valueiterator",
+    "dict_itemiterator",
+    "builtin_function_or_method",
+    "module",
+    "function",
+    "method",
+    "type",
+];
+/// Methods that are called without their name.
+const OPERATORS: [&str; 18] = [
+    "__iter__",
+    "__next__",
+    "__enter__",
+    "__exit__",
+    "__call__",
+    "__getattr__",
+    "__getattribute__",
+    "__setattr__",
+    "__getitem__",
+    "__setitem__",
+    "__contains__",
+    "__len__",
+    "__bool__",
+    "__eq__",
+    "__lt__",
+    "__add__",
+    "__iadd__",
+    "__del__",
+];
+
 /// Whether all that a thread's code may still do is harmless.
 pub(super) fn is_inert(heap: &Heap<'_>, raw: &RawThreadState) -> bool {
     if raw.state.cut.is_some() || raw.raw_frames.len() > MAX_FRAMES {
@@ -118,15 +158,39 @@ impl Code<'_> {
         };
         let variables = slots::variables(self.heap, frame).unwrap_or_default();
         let globals = waits::used_globals(self.heap, frame);
-        let objects: Vec<u64> = variables
-            .iter()
-            .take(MAX_OBJECTS)
-            .map(|(_, object)| *object)
-            .collect();
+        let Ok(stack) = slots::stack(self.heap, frame) else {
+            return false;
+        };
+        let objects: Vec<u64> = variables.iter().map(|(_, object)| *object).collect();
+        let of_stack = stack.values.into_iter().filter(|value| *value != 0);
+        let mut at_hand = objects.iter().copied().chain(of_stack);
+        if objects.len() > MAX_OBJECTS
+            || !with_blocks::active(self.heap, frame).is_empty()
+            || !at_hand.all(|object| self.is_passive(object))
+        {
+            return false;
+        }
         ahead.all.iter().all(|name| {
             let global = globals.iter().find(|(known, _)| known == name);
             self.name(name, global.map(|(_, value)| *value), &objects, MAX_CALLS)
         })
+    }
+
+    /// Whether no code runs when an object is iterated over, compared or added to: that of a generator or of a class's operators.
+    fn is_passive(&self, object: u64) -> bool {
+        let heap = self.heap;
+        let Ok(kind) = heap.type_name(object) else {
+            return false;
+        };
+        let of_program = || {
+            // Whose attributes can be read is made in Python.
+            heap.attributes(object)
+                .is_ok_and(|attributes| !attributes.is_empty())
+                && OPERATORS
+                    .iter()
+                    .all(|name| heap.method_function(object, name).is_none())
+        };
+        DATA.contains(&&*kind) || PASSIVE.contains(&&*kind) || of_program()
     }
 
     /// Whether the use of a name is harmless: of a global by its value, of an attribute by what the objects at hand have there.

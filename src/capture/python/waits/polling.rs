@@ -4,6 +4,7 @@
 use super::naming::used_globals;
 use crate::capture::python::bytecode;
 use crate::capture::python::frame::RawFrame;
+use crate::capture::python::generator;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::slots;
@@ -130,11 +131,19 @@ impl Ahead<'_> {
         let objects = variables.iter().chain(&globals).take(MAX_OBJECTS);
         let of_objects: Vec<u64> = objects
             .flat_map(|(_, object)| {
-                let methods = names.iter();
-                methods.filter_map(|name| heap.method_function(*object, name))
+                let named = names.iter();
+                named.flat_map(|name| {
+                    let attribute = heap.attribute(*object, name).ok().flatten();
+                    let method = heap.method_function(*object, name);
+                    attribute.into_iter().chain(method)
+                })
             })
             .collect();
-        names.iter().any(|name| ACTING.contains(&name.as_str()))
+        // Its code runs when the loop goes on.
+        let stack = slots::stack(heap, frame).unwrap_or_default();
+        let mut iterators = stack.values.into_iter().filter(|value| *value != 0);
+        iterators.any(|value| generator::is_generator(heap, value))
+            || names.iter().any(|name| ACTING.contains(&name.as_str()))
             || called
                 .into_iter()
                 .chain(of_objects)
