@@ -181,9 +181,6 @@ impl<'a, 'c> Look<'a, 'c> {
         if case::is_bystander(thread) {
             return Enders::Bystander;
         }
-        let Some(wait) = &thread.wait else {
-            return Enders::World;
-        };
         if let Some(asked) = polling::asked(self.case, process, thread) {
             return Enders::Any(Others {
                 threads: asked.threads,
@@ -191,6 +188,9 @@ impl<'a, 'c> Look<'a, 'c> {
                 ..Others::default()
             });
         }
+        let Some(wait) = &thread.wait else {
+            return Enders::World;
+        };
         if self.serves_own(process, thread) {
             let accepting = process.threads.iter().filter(|other| case::accepts(other));
             return Enders::Any(Others {

@@ -17,9 +17,16 @@ pub(super) fn asked<'a>(
     process: &'a Process,
     thread: &Thread,
 ) -> Option<Asked<'a>> {
-    let wait = thread.wait.as_ref()?;
-    let any = !wait.asks_after.is_empty() || !wait.asks_after_children.is_empty();
-    if !any || !is_short(wait) || !goes_round(case, thread) {
+    let asks = |wait: &&Wait| {
+        let any = !wait.asks_after.is_empty() || !wait.asks_after_children.is_empty();
+        any && is_short(wait)
+    };
+    // It may be looked at in between, when it asks.
+    let waits = case
+        .views(&thread.key)
+        .filter_map(|view| view.wait.as_ref());
+    let wait = waits.filter(asks).last()?;
+    if !goes_round(case, thread) {
         return None;
     }
     let threads = wait.asks_after.iter();

@@ -88,10 +88,10 @@ impl<'c> Tracker<'c> {
             let task = entry(event_loop)?;
             return Some((How::Runs, Node::Task(process, task)));
         }
-        let wait = thread.wait.as_ref()?;
         if let Some(asked) = self.asked(process, thread) {
             return Some((How::Asks, asked));
         }
+        let wait = thread.wait.as_ref()?;
         match wait.kind {
             WaitKind::Child => self.child(wait),
             WaitKind::Read | WaitKind::Write | WaitKind::Poll => {
@@ -325,6 +325,13 @@ impl<'c> Tracker<'c> {
         let object = wait.object.as_ref();
         let class = object.map_or("", |object| object.type_name.untrusted());
         if is_pool_call(call, class) {
+            let mut workers = process.threads.iter();
+            let of_threads = workers.find(|other| {
+                is_worker(other) && is_at_work(other) && self.is_stuck(other) && !is_worker(thread)
+            });
+            if let Some(worker) = of_threads {
+                return Some((How::Future, Node::Thread(process, worker)));
+            }
             return self.worker_process(process).map(|node| (How::Future, node));
         }
         if is_future_call(call) {
@@ -445,11 +452,17 @@ fn entry(event_loop: &EventLoop) -> Option<&Task> {
         .map(AsRef::as_ref)
 }
 
-/// A thread of `concurrent.futures`.
+/// A thread of a pool of `concurrent.futures`, or of a `multiprocessing.pool.ThreadPool`.
 pub(super) fn is_worker(thread: &Thread) -> bool {
-    thread
-        .frames()
-        .any(|frame| frame.is("_worker", "concurrent/futures/thread.py"))
+    thread.frames().any(|frame| {
+        frame.is("_worker", "concurrent/futures/thread.py")
+            || (frame.is("worker", "multiprocessing/pool.py") && !thread.key.is_leader())
+    })
+}
+
+/// Whether a pool's thread is at work: in code that is not the pool's.
+pub(super) fn is_at_work(thread: &Thread) -> bool {
+    !case::idles_in_pool(thread) && thread.frames().any(|frame| !frame.is_stdlib())
 }
 
 /// Calls that wait for futures of `concurrent.futures`.
@@ -468,11 +481,28 @@ pub(super) fn is_future_call(call: &str) -> bool {
 /// Whether these frames are of a worker process that is in a task, and not of one that waits for the next. A forked one has its
 /// parent's frames below its own.
 fn runs_a_task(frames: &[&Frame]) -> bool {
-    let machinery = frames.iter().position(|frame| {
+    let machinery = pools_own(frames);
+    machinery.is_some_and(|at| frames.iter().take(at).any(|frame| !frame.is_library()))
+}
+
+/// The frame of a pool's own loop in a process that is one of its workers.
+fn pools_own(frames: &[&Frame]) -> Option<usize> {
+    frames.iter().position(|frame| {
         frame.is("worker", "multiprocessing/pool.py")
             || frame.is("_process_worker", "concurrent/futures/process.py")
-    });
-    machinery.is_some_and(|at| frames.iter().take(at).any(|frame| !frame.is_library()))
+    })
+}
+
+/// Whether a process is a worker of a pool that has nothing to do.
+pub(super) fn idles_between_tasks(process: &Process) -> bool {
+    let mut main = process
+        .threads
+        .iter()
+        .filter(|thread| thread.key.is_leader());
+    main.any(|thread| {
+        let frames: Vec<&Frame> = thread.frames().collect();
+        pools_own(&frames).is_some() && !runs_a_task(&frames)
+    })
 }
 
 /// Calls that wait for the result of a process pool.

@@ -1,9 +1,10 @@
 //! Which cause it is, by what the root of a trail waits for.
 
-use super::said::{LOCK, SEMAPHORE, STARVED, STREAM, Said, TO_THREAD, by_call, said};
+use super::locks::{holds_file_lock_itself, is_bare_lock, of_lock};
+use super::said::{FED, SEMAPHORE, STARVED, STREAM, Said, TO_THREAD, by_call, said};
 use super::{event_loop, native, verbs};
-use crate::analysis::case::{self, Case};
-use crate::analysis::tracker::{is_future_call, is_stream, is_worker};
+use crate::analysis::case::Case;
+use crate::analysis::tracker::{is_at_work, is_future_call, is_pool_call, is_stream, is_worker};
 use crate::analysis::trail::{How, Node, Trail, fact};
 use crate::analysis::wording;
 use crate::model::{
@@ -84,7 +85,9 @@ fn of_circle(trail: &Trail<'_>) -> Option<Root> {
             "take the locks in one order everywhere",
         )
     } else if has(How::Data) {
-        if is_on_socket(last) {
+        if nodes.iter().any(|node| reads_a_queue(*node)) {
+            FED
+        } else if is_on_socket(last) {
             said(
                 "socket-peer-silent",
                 "",
@@ -115,6 +118,14 @@ fn is_on_file_lock(node: Node<'_>) -> bool {
         .wait
         .as_ref()
         .is_some_and(|wait| wait.kind == WaitKind::FileLock)
+}
+
+/// Whether it gets from a queue of `multiprocessing`, which is a pipe.
+fn reads_a_queue(node: Node<'_>) -> bool {
+    node.frames().iter().any(|frame| {
+        frame.is("Queue.get", "multiprocessing/queues.py")
+            || frame.is("SimpleQueue.get", "multiprocessing/queues.py")
+    })
 }
 
 fn is_on_socket(node: Node<'_>) -> bool {
@@ -180,7 +191,8 @@ fn of_thread(
         root.ceiling = Certainty::Probable;
         return Some(root);
     }
-    if is_worker(thread) && is_future_call(call) && no_worker_is_free(process, thread) {
+    let for_pool = is_future_call(call) || is_pool_call(call, type_name);
+    if is_worker(thread) && for_pool && no_worker_is_free(process, thread) {
         let mut root = simple(&STARVED, node);
         let busy = process
             .threads
@@ -236,29 +248,6 @@ fn of_thread(
     Some(root)
 }
 
-/// Whether the lock that is waited for is the process's own, by another descriptor.
-fn holds_file_lock_itself(process: &Process, wait: &Wait) -> bool {
-    let peer = wait.descriptor.as_ref().and_then(|file| file.peer.as_ref());
-    peer.is_some_and(|peer| peer.processes.contains(&process.pid) || !peer.own.is_empty())
-}
-
-fn is_bare_lock(type_name: &str) -> bool {
-    matches!(
-        type_name,
-        "" | "_thread.lock"
-            | "_thread.RLock"
-            | "_multiprocessing.SemLock"
-            | "multiprocessing.synchronize.Lock"
-            | "multiprocessing.synchronize.RLock"
-            | "pthread_mutex_t"
-            | "pthread_rwlock_t"
-            | "std::sync::Mutex"
-            | "std::sync::RwLock"
-            | "parking_lot::Mutex"
-            | "parking_lot::RwLock"
-    )
-}
-
 fn unknown(node: Node<'_>) -> Root {
     let said = said(
         "stuck-cause-unknown",
@@ -290,6 +279,9 @@ fn of_files(node: Node<'_>, wait: &Wait) -> Root {
             ),
             node,
         );
+    }
+    if reads_a_queue(node) {
+        return simple(&FED, node);
     }
     if is_socket {
         return simple(
@@ -376,78 +368,7 @@ fn no_worker_is_free(process: &Process, thread: &Thread) -> bool {
     !process
         .threads
         .iter()
-        .any(|other| case::idles_in_pool(other) && is_worker(other) && pool(other) == own)
-}
-
-/// A lock without a known holder.
-fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> Root {
-    let lock = wording::lock(wait);
-    let here = verbs::at(node);
-    if wait.kind == WaitKind::SharedFutex {
-        let said = said(
-            "lock-holder-ended",
-            "",
-            "take locks between processes by `with`, and do not kill a process that may hold one",
-        );
-        let mut root = Root::new(
-            &said,
-            format!(
-                "waits{here} for {}, which no process that is left holds",
-                lock.short
-            ),
-        );
-        root.ceiling = Certainty::Probable;
-        root.refuted_if = Foreign::from("a process outside of this tree has the lock");
-        return root;
-    }
-    if let Some(parent) = case.forked_from(process) {
-        let said = said(
-            "lock-held-at-fork",
-            "",
-            "start processes before threads; in Python use the spawn or forkserver start method, or re-initialize the lock in the child (os.register_at_fork); in C call nothing but async-signal-safe functions between fork and exec",
-        );
-        let mut root = Root::new(
-            &said,
-            format!(
-                "waits{here} for {}, which is held in this process by nobody: it was, when process {} forked it",
-                lock.short, parent.pid
-            ),
-        );
-        root.facts.push((
-            Grade::Derived,
-            format!(
-                "process {} is a fork of process {} (same command line, no exec)",
-                process.pid, parent.pid
-            ),
-        ));
-        if let Some(holder) = case::owner_in(parent, wait) {
-            root.facts.push((
-                Grade::Derived,
-                format!(
-                    "its owner field names a thread that only the parent has: {} of process {}",
-                    wording::who(holder),
-                    parent.pid
-                ),
-            ));
-        }
-        root.ceiling = Certainty::Probable;
-        root.refuted_if = Foreign::from("the child itself took the lock and did not release it");
-        return root;
-    }
-    let mut root = Root::new(
-        &LOCK,
-        format!(
-            "waits{here} for {}, and nobody is left who could release it",
-            lock.short
-        ),
-    );
-    if process.python.is_none() {
-        root.remedy = "release the lock on every path out of the function that takes it, also where that fails; in a thread that reads \
-                       by a read-write lock, do not take it again to write"
-            .into();
-    }
-    root.ceiling = Certainty::Probable;
-    root
+        .any(|other| is_worker(other) && !is_at_work(other) && pool(other) == own)
 }
 
 /// A task that waits, with a lock held that another task waits for: as a rule the other is the one that would help.

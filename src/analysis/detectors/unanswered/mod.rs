@@ -4,6 +4,7 @@
 
 mod cause;
 mod event_loop;
+mod locks;
 mod native;
 mod said;
 mod verbs;
