@@ -366,7 +366,7 @@ pub(super) fn is_watchdog(thread: &Thread) -> bool {
 /// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
 /// such as execnet's that reads from the xdist controller.
 pub(super) fn is_bystander(thread: &Thread) -> bool {
-    if idles_in_pool(thread) || is_runners_timer(thread) {
+    if idles_in_pool(thread) || is_runners_timer(thread) || is_managers_own(thread) {
         return true;
     }
     // It runs the program's tasks, whose frames are not on its stack.
@@ -390,6 +390,24 @@ fn is_runners_timer(thread: &Thread) -> bool {
     let name = thread.display_name().untrusted();
     let mut frames = thread.frames();
     name.starts_with("pytest_timeout ") && frames.any(|frame| frame.is("Timer.run", "threading.py"))
+}
+
+/// The main thread of a `multiprocessing` manager, which waits for its end.
+fn is_managers_own(thread: &Thread) -> bool {
+    let mut frames = thread.frames();
+    frames.any(|frame| frame.is("Server.serve_forever", "multiprocessing/managers.py"))
+}
+
+/// The thread of a manager that waits for clients.
+pub(super) fn accepts_for_manager(thread: &Thread) -> bool {
+    let mut frames = thread.frames();
+    frames.any(|frame| frame.is("Server.accepter", "multiprocessing/managers.py"))
+}
+
+/// The thread of a manager that serves a client.
+pub(super) fn serves_client(thread: &Thread) -> bool {
+    let mut frames = thread.frames();
+    frames.any(|frame| frame.is("Server.serve_client", "multiprocessing/managers.py"))
 }
 
 /// Whether a thread waits for connections, and for nothing else.

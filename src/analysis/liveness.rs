@@ -58,7 +58,7 @@ impl Liveness {
                     look.enders(process, thread)
                 };
                 enders.insert(&thread.key, (&process.key, by));
-                if look.serves_own(process, thread) {
+                if look.serves_own(process, thread) || case::accepts_for_manager(thread) {
                     servers.insert(&thread.key);
                 }
             }
@@ -191,6 +191,14 @@ impl<'a, 'c> Look<'a, 'c> {
         let Some(wait) = &thread.wait else {
             return Enders::World;
         };
+        // Any process that has a proxy may connect.
+        if case::accepts_for_manager(thread) {
+            let others = self.pythons.iter().copied();
+            return Enders::Any(Others {
+                processes: others.filter(|key| **key != process.key).collect(),
+                ..Others::default()
+            });
+        }
         if self.serves_own(process, thread) {
             let accepting = process.threads.iter().filter(|other| case::accepts(other));
             return Enders::Any(Others {
@@ -331,7 +339,11 @@ impl<'a, 'c> Look<'a, 'c> {
                     None => Enders::World,
                 };
             }
-            WaitKind::SharedFutex if wait.timed == Some(false) && process.python.is_some() => {
+            WaitKind::SharedFutex
+                if wait.timed == Some(false)
+                    && process.python.is_some()
+                    && wait.shared_with.is_empty() =>
+            {
                 return Enders::Any(Others {
                     processes: self.pythons.clone(),
                     own: true,

@@ -247,6 +247,16 @@ impl<'c> Tracker<'c> {
             let Some(other) = all.find(|other| other.pid == *pid) else {
                 continue;
             };
+            // A manager's thread that does what a client asked for does not read from it meanwhile.
+            let works = |candidate: &&Thread| {
+                let wait = candidate.wait.as_ref();
+                case::serves_client(candidate)
+                    && self.is_stuck(candidate)
+                    && wait.is_some_and(|wait| wait.descriptor.is_none())
+            };
+            if let Some(thread) = other.threads.iter().find(works) {
+                return Some(Node::Thread(other, thread));
+            }
             // The thread that is busy with the other end tells more than the main thread.
             let answers = |candidate: &&Thread| {
                 let back = candidate

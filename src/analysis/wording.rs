@@ -37,9 +37,18 @@ pub(super) fn task_place(task: &Task) -> Option<String> {
     own.or(task.frames.first()).map(Frame::place)
 }
 
+/// What the methods of a manager's proxies call; these are made by exec(), and nobody's code.
+fn is_proxys_call(frame: &Frame) -> bool {
+    frame.is("BaseProxy._callmethod", "multiprocessing/managers.py")
+}
+
 /// Where the thread is in the project's own code; in the library's if it runs nothing of the project.
 pub(super) fn place(thread: &Thread) -> Option<String> {
-    let own = thread.frames().find(|frame| !frame.is_library());
+    let inner = std::iter::once(None).chain(thread.frames().map(Some));
+    let own = thread.frames().zip(inner).find_map(|(frame, inner)| {
+        let of_proxy = inner.is_some_and(is_proxys_call);
+        (!frame.is_library() && !of_proxy).then_some(frame)
+    });
     let shown = own.or_else(|| {
         let call = thread.wait.as_ref()?.call.as_ref()?;
         thread.frames().find(|frame| &frame.function == call)

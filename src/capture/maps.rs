@@ -4,6 +4,7 @@ use super::elf::{ElfError, ElfFile, open_mapped};
 use crate::model::{Foreign, Pid, Tid};
 use procfs::FromBufRead;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps};
+use std::collections::BTreeSet;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -130,6 +131,14 @@ pub(crate) fn shared_memory(pid: Pid, tid: Tid, addresses: &[u64]) -> BTreeMap<u
             let memory = format!("{major:x}:{minor:x} inode {} + {offset:#x}", map.inode);
             Some((*address, memory.into()))
         })
+        .collect()
+}
+
+/// The files that a process shares by memory: device and inode, as [`shared_memory`] tells them.
+pub(crate) fn shared_files(pid: Pid) -> BTreeSet<String> {
+    let maps = read_maps(&format!("/proc/{pid}")).into_iter().flatten();
+    maps.filter(|map| map.perms.contains(MMPermissions::SHARED) && map.inode != 0)
+        .map(|map| format!("{:x}:{:x} inode {}", map.dev.0, map.dev.1, map.inode))
         .collect()
 }
 

@@ -188,6 +188,7 @@ fn join_wait(
         object: None,
         native_call: None,
         shared_memory: None,
+        shared_with: Vec::new(),
         holders: Vec::new(),
         suspects: Vec::new(),
         holder_unknown: None,

@@ -4,7 +4,7 @@
 use super::maps;
 use crate::model::{
     Foreign, Grade, Holder, HolderEvidence, Key, Pid, Process, SharedLock, Snapshot, Thread, Tid,
-    WaitKind,
+    Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,54 @@ pub(super) fn resolve(snapshot: &mut Snapshot) {
     for process in &mut snapshot.processes {
         let is_copy = forked.contains(&process.key);
         resolve_in(process, &held, all_read, is_copy);
+    }
+    note_outsiders(snapshot);
+}
+
+/// Most processes of the machine that are asked for the memory of a lock.
+const MAX_OUTSIDERS: usize = 10_000;
+
+/// Notes the processes that are not in the sample and have the memory of a lock that is waited for: one that has become a daemon,
+/// the parent of the process that was looked at.
+fn note_outsiders(snapshot: &mut Snapshot) {
+    let file = |wait: &Wait| {
+        let memory = wait.shared_memory.as_ref()?.untrusted();
+        let (file, _) = memory.split_once(" + ")?;
+        (wait.kind == WaitKind::SharedFutex).then(|| file.to_owned())
+    };
+    let mut outsiders: BTreeMap<String, Vec<Pid>> = snapshot
+        .processes
+        .iter()
+        .flat_map(|process| &process.threads)
+        .filter_map(|thread| Some((file(thread.wait.as_ref()?)?, Vec::new())))
+        .collect();
+    if outsiders.is_empty() {
+        return;
+    }
+    let known: BTreeSet<Pid> = snapshot
+        .processes
+        .iter()
+        .map(|process| process.pid)
+        .collect();
+    let all = procfs::process::all_processes().into_iter().flatten();
+    let others = all.filter_map(|process| Some(process.ok()?.pid));
+    for pid in others
+        .filter(|pid| !known.contains(pid))
+        .take(MAX_OUTSIDERS)
+    {
+        for file in maps::shared_files(pid) {
+            if let Some(pids) = outsiders.get_mut(&file) {
+                pids.push(pid);
+            }
+        }
+    }
+    let threads = snapshot
+        .processes
+        .iter_mut()
+        .flat_map(|process| &mut process.threads);
+    for wait in threads.filter_map(|thread| thread.wait.as_mut()) {
+        let pids = file(wait).and_then(|file| outsiders.get(&file));
+        wait.shared_with = pids.cloned().unwrap_or_default();
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Wait {
     /// For a lock between processes: device, inode and offset of its memory, the same in all that share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_memory: Option<Foreign>,
+    /// For a lock between processes: those that have its memory and are not in the sample.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_with: Vec<Pid>,
     /// Who holds the lock that is waited for, best evidence first; several if they agree on different evidence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,

@@ -11,6 +11,28 @@ use py_spy::{Config, PythonSpy, StackTrace};
 use std::collections::BTreeMap;
 use std::process::Command;
 
+/// The table of opcodes by which the names are found that a frame may still use is that of each Python.
+#[test]
+fn opcodes_are_those_of_each_python() {
+    let table = std::fs::read_to_string(repository("src/capture/python/bytecode/opcodes.txt"))
+        .expect("the table");
+    for version in pythons::ALL {
+        let Some(python) = pythons::python(version) else {
+            continue;
+        };
+        let mut command = Command::new(python);
+        let output = command
+            .arg(repository("tests/opcodes.py"))
+            .output()
+            .expect("runs");
+        let told = String::from_utf8(output.stdout).expect("text");
+        let known = table
+            .lines()
+            .find(|line| line.starts_with(&format!("{version} ")));
+        assert_eq!(known, Some(told.trim_end()), "{version}");
+    }
+}
+
 /// Function, file, and line or 0.
 type Line = (String, String, u32);
 
