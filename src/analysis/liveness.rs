@@ -208,7 +208,7 @@ impl<'a, 'c> Look<'a, 'c> {
             });
         }
         match self.case.standing(thread) {
-            Standing::Internal => Enders::Any(match self.only_thread(process, wait) {
+            Standing::Internal => Enders::Any(match self.only_thread(process, thread, wait) {
                 Some(thread) => Others {
                     threads: vec![thread],
                     ..Others::default()
@@ -303,12 +303,19 @@ impl<'a, 'c> Look<'a, 'c> {
     }
 
     /// Who alone can end a wait for a thread's end, or for a lock that knows its owner.
-    fn only_thread(&self, process: &'a Process, wait: &'a Wait) -> Option<&'a Key> {
+    fn only_thread(
+        &self,
+        process: &'a Process,
+        waiter: &Thread,
+        wait: &'a Wait,
+    ) -> Option<&'a Key> {
         if wait.kind == WaitKind::ThreadExit {
             let target = wait.target.as_ref()?;
             return Some(&process.thread(target)?.key);
         }
         let holder = wait_graph::holder(wait)?;
+        // Who waits for a plain lock in a block of it may use it as a signal, which another thread gives.
+        let itself = holder.thread.as_ref() == Some(&waiter.key);
         let owned = wait.kind == WaitKind::RLock
             || matches!(
                 holder.by,
@@ -316,7 +323,7 @@ impl<'a, 'c> Look<'a, 'c> {
             )
             || holder.by.is_native()
             // Any thread may release a plain lock, but whoever took it by `with` does.
-            || (holder.by == HolderEvidence::WithBlock && holder.grade == Grade::Read);
+            || (holder.by == HolderEvidence::WithBlock && holder.grade == Grade::Read && !itself);
         let thread = process.thread(holder.thread.as_ref()?)?;
         owned.then_some(&thread.key)
     }

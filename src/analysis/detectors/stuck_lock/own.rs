@@ -64,8 +64,7 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
     }
     evidence.extend(hold::stillness(case, &[thread]));
     if closure != Closure::Closed || others {
-        let of_block = held.is_of_block();
-        evidence.push(hold::closure_fact(case, process, &closure, of_block));
+        evidence.push(hold::closure_fact(case, process, &closure, false));
     }
     let place = wording::at(thread);
     let since = held.since();
