@@ -252,7 +252,15 @@ impl<'a, 'c> Look<'a, 'c> {
         };
         let mut all = self.case.last.processes.iter();
         let childless = all.all(|other| other.ppid != process.pid);
+        // It is about to accept one.
+        let queued = |file: &Descriptor| file.peer.as_ref().is_some_and(|peer| peer.unaccepted);
+        let waits = process
+            .threads
+            .iter()
+            .filter_map(|thread| thread.wait.as_ref());
+        let mut files = waits.flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
         case::accepts(thread)
+            && !files.any(queued)
             && childless
             && (process.test.is_some() || process.threads.iter().any(is_client))
     }
@@ -396,7 +404,9 @@ impl<'a, 'c> Look<'a, 'c> {
                 None => return Enders::World,
             }
             // Who waits for new connections has accepted this one already, and does no more about it.
-            if matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)) {
+            let accepted = file.peer.as_ref().is_some_and(|peer| !peer.unaccepted);
+            let is_socket = matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket));
+            if is_socket && accepted {
                 let accepting = process.threads.iter().filter(|other| case::accepts(other));
                 except.extend(accepting.map(|other| &other.key));
             }

@@ -292,9 +292,18 @@ impl<'c> Tracker<'c> {
         client: &Thread,
         wait: &Wait,
     ) -> Option<Node<'c>> {
-        let mut files = wait.descriptor.iter().chain(&wait.files);
-        if !files.any(|file| file.peer.as_ref().is_some_and(|peer| !peer.own.is_empty())) {
-            return None;
+        let files = wait.descriptor.iter().chain(&wait.files);
+        let mut own = files.filter_map(|file| file.peer.as_ref());
+        let own = own.find(|peer| !peer.own.is_empty())?;
+        if own.unaccepted {
+            let serves = |other: &&Thread| {
+                let mut frames = other.frames();
+                other.key != client.key
+                    && self.is_stuck(other)
+                    && frames.any(|frame| frame.is("BaseServer.serve_forever", "socketserver.py"))
+            };
+            let server = process.threads.iter().find(serves)?;
+            return Some(Node::Thread(process, server));
         }
         let mut others = process.threads.iter().filter(|other| {
             let own = |frame: &Frame| !frame.is_library();

@@ -30,7 +30,7 @@ pub(super) struct Table {
     folder: String,
     unix: OnceLock<BTreeMap<u64, UnixSocket>>,
     by_inode: BTreeMap<u64, InetSocket>,
-    by_ends: BTreeMap<(SocketAddr, SocketAddr), u64>,
+    by_ends: BTreeMap<(SocketAddr, SocketAddr), InetSocket>,
 }
 
 impl Table {
@@ -58,8 +58,7 @@ impl Table {
                 self.by_inode.insert(socket.inode, socket);
             }
             if kind == FileKind::TcpSocket && socket.remote.port() != 0 {
-                self.by_ends
-                    .insert((socket.local, socket.remote), socket.inode);
+                self.by_ends.insert((socket.local, socket.remote), socket);
             }
         }
     }
@@ -74,9 +73,21 @@ impl Table {
         self.unix.get_or_init(read).get(&inode).cloned()
     }
 
-    /// The inode of the other end, if that is in the same namespace: 0 if no process has it.
-    pub(super) fn mirrored(&self, socket: &InetSocket) -> Option<u64> {
-        self.by_ends.get(&(socket.remote, socket.local)).copied()
+    /// The other end, if that is in the same namespace.
+    pub(super) fn mirrored(&self, socket: &InetSocket) -> Option<&InetSocket> {
+        self.by_ends.get(&(socket.remote, socket.local))
+    }
+
+    /// The listening socket in whose queue a connection is that no process has accepted: of the other end, which belongs to none.
+    pub(super) fn listener(&self, unaccepted: &InetSocket) -> Option<&InetSocket> {
+        let waits = unaccepted.inode == 0 && unaccepted.state == Some(SocketState::Established);
+        let is_for = |socket: &&InetSocket| {
+            let (bound, wanted) = (socket.local.ip(), unaccepted.local.ip());
+            socket.state == Some(SocketState::Listen)
+                && socket.local.port() == unaccepted.local.port()
+                && (bound == wanted || bound.is_unspecified())
+        };
+        waits.then(|| self.by_inode.values().find(is_for))?
     }
 }
 
@@ -169,12 +180,30 @@ mod tests {
         assert_eq!(listening.state, Some(SocketState::Listen));
         assert_eq!(listening.local.to_string(), "127.0.0.1:38949");
         let client = table.get(13187).expect("listed");
-        assert_eq!(table.mirrored(client), Some(13188));
+        assert_eq!(table.mirrored(client).map(|other| other.inode), Some(13188));
         assert_eq!(
             table.get(13188).expect("listed").state,
             Some(SocketState::CloseWait)
         );
         assert_eq!(table.mirrored(listening), None);
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_connection_that_was_not_accepted() {
+        let queued = TCP.replace(
+            "08 00000000:00000000 00:00000000 00000000     0        0 13188",
+            "01 00000000:00000000 00:00000000 00000000     0        0 0",
+        );
+        let mut table = Table::default();
+        table.add(FileKind::TcpSocket, queued.as_bytes());
+        let client = table.get(13187).expect("listed");
+        let other = table.mirrored(client).expect("listed");
+        assert_eq!(
+            table.listener(other).map(|socket| socket.inode),
+            Some(13186)
+        );
+        assert_eq!(table.listener(client), None);
     }
 
     #[test]

@@ -245,12 +245,20 @@ impl<'i> Files<'i> {
         if socket.remote.port() == 0 {
             return;
         }
+        let holders_of = |inode: u64| {
+            let (holders, all_seen) = self.index.holders.of(&format!("socket:[{inode}]"));
+            self.peer(holders, all_seen)
+        };
         let mut peer = match table.mirrored(socket) {
-            Some(0) | None => Peer::default(),
-            Some(other) => {
-                let (holders, all_seen) = self.index.holders.of(&format!("socket:[{other}]"));
-                self.peer(holders, all_seen)
-            }
+            Some(other) if other.inode != 0 => holders_of(other.inode),
+            Some(other) => match table.listener(other) {
+                Some(listener) => Peer {
+                    unaccepted: true,
+                    ..holders_of(listener.inode)
+                },
+                None => Peer::default(),
+            },
+            None => Peer::default(),
         };
         peer.address = Some(socket.remote.to_string().into());
         peer.closed = matches!(

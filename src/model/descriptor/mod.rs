@@ -140,6 +140,9 @@ pub struct Peer {
     /// It has been closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub closed: bool,
+    /// The connection has not been accepted yet: `processes` and `own` have the listening socket in whose queue it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unaccepted: bool,
     /// `processes` and `own` are all that have it: each process of the machine could be looked at, and somebody was found.
     /// If not, others may have it: processes of other users, outside of the container, or on another machine.
     pub complete: bool,

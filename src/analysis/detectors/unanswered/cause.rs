@@ -283,6 +283,26 @@ fn of_files(node: Node<'_>, wait: &Wait) -> Root {
     if reads_a_queue(node) {
         return simple(&FED, node);
     }
+    let queued = file
+        .and_then(|file| file.peer.as_ref())
+        .filter(|peer| peer.unaccepted);
+    if let Some(peer) = queued.filter(|_| is_socket) {
+        let mut root = simple(
+            &said(
+                "socket-peer-silent",
+                "and nobody is left who could accept its connection",
+                "let the server handle each connection in a thread of its own (ThreadingHTTPServer, ThreadingMixIn), and do not call a server from its own handler",
+            ),
+            node,
+        );
+        if let Some(own) = peer.own.first() {
+            root.facts.push((
+                Grade::Read,
+                format!("the connection is in the queue of the listening socket, fd {own} of the same process, and has not been accepted"),
+            ));
+        }
+        return root;
+    }
     if is_socket {
         return simple(
             &said(
