@@ -3,16 +3,17 @@
 //! stuck, however many processes wait for each other.
 
 use super::case::{self, Case, Standing};
+use super::task_liveness::{LiveLoops, is_poller, poller_for, tasks_out_of_reach};
 use super::{polling, tracker, wait_graph};
 use crate::model::{
     ChildState, Descriptor, FileKind, Grade, Holder, HolderEvidence, Key, Peer, Pid, Process,
-    SocketState, Thread, ThreadKind, Wait, WaitKind,
+    SocketState, Task, Thread, ThreadKind, Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who can end a thread's wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Enders<'a> {
+pub(super) enum Enders<'a> {
     /// It goes on by itself, or something that is not in the snapshot may end its wait.
     World,
     /// It has nothing to do and nothing to give: an idle pool worker, the test runner's own threads.
@@ -23,21 +24,22 @@ enum Enders<'a> {
 
 /// Threads that can end a wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Others<'a> {
-    threads: Vec<&'a Key>,
+pub(super) struct Others<'a> {
+    /// Threads or tasks.
+    pub(super) threads: Vec<&'a Key>,
     /// Any thread of these processes.
-    processes: Vec<&'a Key>,
+    pub(super) processes: Vec<&'a Key>,
     /// Any other thread of the own process,
-    own: bool,
+    pub(super) own: bool,
     /// but for these.
-    except: BTreeSet<&'a Key>,
+    pub(super) except: BTreeSet<&'a Key>,
 }
 
 /// The threads that can never go on, as far as the samples tell.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     stuck: BTreeSet<Key>,
-    /// Threads that may go on, by process.
+    /// Threads and tasks that may go on, by process.
     live: BTreeMap<Key, BTreeSet<Key>>,
 }
 
@@ -46,6 +48,7 @@ impl Liveness {
         let look = Look::new(case);
         let mut enders: BTreeMap<&Key, (&Key, Enders<'_>)> = BTreeMap::new();
         let mut servers: BTreeSet<&Key> = BTreeSet::new();
+        let mut runners: BTreeSet<&Key> = BTreeSet::new();
         for process in &case.last.processes {
             // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
             let caught = process.python.is_some() && case.waking_signal(process).is_some();
@@ -60,6 +63,17 @@ impl Liveness {
                 enders.insert(&thread.key, (&process.key, by));
                 if look.serves_own(process, thread) || case::accepts_for_manager(thread) {
                     servers.insert(&thread.key);
+                }
+            }
+            if !caught {
+                let goes_on = |thread: &Thread| {
+                    let by = enders.get(&thread.key);
+                    by.is_some_and(|(_, by)| *by == Enders::World)
+                };
+                let loops = LiveLoops::of(case, process, goes_on);
+                runners.extend(loops.threads());
+                for (key, by) in loops.enders(case, process) {
+                    enders.insert(key, (&process.key, by));
                 }
             }
         }
@@ -81,7 +95,10 @@ impl Liveness {
                                 let mut threads = live.get(key).into_iter().flatten();
                                 threads.any(|key| !others.except.contains(key))
                             })
-                            || (others.own && own_live.any(|key| !others.except.contains(key)))
+                            || (others.own
+                                && own_live.any(|key| {
+                                    !others.except.contains(key) && !runners.contains(key)
+                                }))
                     }
                 };
                 if goes_on {
@@ -110,7 +127,7 @@ impl Liveness {
         }
     }
 
-    /// Whether nothing that is known can ever end this thread's wait.
+    /// Whether nothing that is known can ever end this thread's wait, or this task's beside others that go on.
     pub(super) fn is_stuck(&self, thread: &Key) -> bool {
         self.stuck.contains(thread)
     }
@@ -119,6 +136,16 @@ impl Liveness {
     pub(super) fn goes_on(&self, thread: &Thread) -> bool {
         let process = self.live.get(&thread.key.of_process());
         process.is_some_and(|live| live.contains(&thread.key))
+    }
+
+    /// The tasks of a process that may go on, on loops that do.
+    pub(super) fn tasks_going_on<'p>(&self, process: &'p Process) -> Vec<&'p Task> {
+        let live = self.live.get(&process.key);
+        let tasks = process.event_loops.iter().flat_map(|it| &it.tasks);
+        tasks
+            .map(AsRef::as_ref)
+            .filter(|task| live.is_some_and(|live| live.contains(&task.key)))
+            .collect()
     }
 
     /// Whether some thread of this process may go on.
@@ -207,6 +234,15 @@ impl<'a, 'c> Look<'a, 'c> {
                 ..Others::default()
             });
         }
+        if let Some(poller) = poller_for(process, thread) {
+            return match &poller.wait {
+                Some(wait) => self.outside(process, thread, wait),
+                None => Enders::World,
+            };
+        }
+        if is_poller(process, thread) {
+            return Enders::Bystander;
+        }
         match self.case.standing(thread) {
             Standing::Internal => Enders::Any(match self.only_thread(process, thread, wait) {
                 Some(thread) => Others {
@@ -214,6 +250,7 @@ impl<'a, 'c> Look<'a, 'c> {
                     ..Others::default()
                 },
                 None => Others {
+                    threads: wait.task.iter().collect(),
                     own: true,
                     except: self.out_of_reach(process, thread, wait),
                     ..Others::default()
@@ -307,6 +344,7 @@ impl<'a, 'c> Look<'a, 'c> {
             .into_iter()
             .filter(|(key, times)| samples > 1 && times * 2 > samples && !reaches(key))
             .map(|(key, _)| key)
+            .chain(tasks_out_of_reach(self.case, thread, wait))
             .collect()
     }
 

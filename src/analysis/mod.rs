@@ -14,6 +14,7 @@ mod polling;
 mod progress;
 mod roots;
 mod signature;
+mod task_liveness;
 mod tracker;
 mod trail;
 mod wait_graph;
@@ -126,5 +127,7 @@ fn worth_another_look_at(process: &Process) -> bool {
             .threads
             .iter()
             .any(|thread| thread.wait.is_some() || !thread.settled);
+    // A loop that was just at work may be one that has only a timer left to do.
+    let any_waits = any_waits || process.event_loops.iter().any(|it| it.parked() > 0);
     any_waits || with_stacks.nth(1).is_some() || native || unserved
 }

@@ -4,6 +4,7 @@ use super::case::{self, Case};
 use super::chain::{Link, Waits};
 use super::native_trail;
 use super::polling;
+use super::task_liveness::stuck_loop_of;
 use super::trail::{How, Node, Trail, fact};
 use super::wait_graph;
 use crate::model::{
@@ -84,7 +85,9 @@ impl<'c> Tracker<'c> {
             };
             return Some((how, Node::Thread(process, next)));
         }
-        if let Some(event_loop) = case::idle_loop_of(process, thread) {
+        let event_loop = case::idle_loop_of(process, thread)
+            .or_else(|| stuck_loop_of(self.case, process, thread));
+        if let Some(event_loop) = event_loop {
             let task = entry(event_loop)?;
             return Some((How::Runs, Node::Task(process, task)));
         }
@@ -92,6 +95,12 @@ impl<'c> Tracker<'c> {
             return Some((How::Asks, asked));
         }
         let wait = thread.wait.as_ref()?;
+        let loops = || process.event_loops.iter();
+        if let Some(key) = &wait.task
+            && let Some(task) = loops().find_map(|event_loop| event_loop.task(key))
+        {
+            return Some((How::Task, Node::Task(process, task)));
+        }
         match wait.kind {
             WaitKind::Child => self.child(wait),
             WaitKind::Read | WaitKind::Write | WaitKind::Poll => {
@@ -397,9 +406,12 @@ impl<'c> Tracker<'c> {
         if holder.is_some() {
             return holder;
         }
-        let awaited = awaits.tasks.iter().filter_map(find);
-        let waiting = awaited.filter(|task| task.state == TaskState::Waiting);
-        if let Some(next) = waiting.into_iter().next() {
+        let waiting = || {
+            let awaited = awaits.tasks.iter().filter_map(find);
+            awaited.filter(|task| task.state == TaskState::Waiting)
+        };
+        let stuck = waiting().find(|task| self.case.liveness.is_stuck(&task.key));
+        if let Some(next) = stuck.or_else(|| waiting().next()) {
             return Some((How::Task, Node::Task(process, next)));
         }
         if let Some(child) = self.child_of_object(process, awaits.object.as_ref()) {
@@ -408,8 +420,9 @@ impl<'c> Tracker<'c> {
         if is_thread_call(awaits) {
             let mut workers = process.threads.iter().filter(|other| is_worker(other));
             let worker =
-                workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker))?;
-            return Some((How::Future, Node::Thread(process, worker)));
+                workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker));
+            let node = worker.map(|worker| Node::Thread(process, worker));
+            return Some((How::Future, node.or_else(|| self.worker_process(process))?));
         }
         let number = awaits.descriptor?;
         let polled = process
@@ -435,7 +448,10 @@ pub(super) fn awaits_a_stream(event_loop: &EventLoop) -> bool {
         let mut awaited = awaits.tasks.iter().filter_map(|key| event_loop.task(key));
         match awaited.find(|next| next.state == TaskState::Waiting) {
             Some(next) => at = Some(next),
-            None => return is_stream(awaits.object.as_ref()),
+            None => {
+                let object = awaits.object.as_ref();
+                return is_stream(object) || is_stream_writer(object);
+            }
         }
     }
     false
@@ -448,6 +464,11 @@ pub(super) fn is_stream(object: Option<&WaitObject>) -> bool {
         class.rsplit('.').next().unwrap_or(class),
         "StreamReader" | "SocketStream" | "_SocketType"
     )
+}
+
+/// Whether it is an object that a task writes to by a socket, and waits for the other end to read.
+pub(super) fn is_stream_writer(object: Option<&WaitObject>) -> bool {
+    object.is_some_and(|object| object.type_name.untrusted().ends_with("StreamWriter"))
 }
 
 /// The task that a loop runs for: the one that it ends with, unless that is a library's own (anyio's pytest plugin hands tests to
@@ -529,7 +550,7 @@ pub(super) fn is_pool_call(call: &str, type_name: &str) -> bool {
     call.starts_with("Pool.") || type_name.starts_with("multiprocessing.pool.")
 }
 
-fn is_thread_call(awaits: &Await) -> bool {
+pub(super) fn is_thread_call(awaits: &Await) -> bool {
     let call = awaits.call.as_ref().map_or("", |call| call.untrusted());
     let object = awaits.object.as_ref();
     call.ends_with(".to_thread")

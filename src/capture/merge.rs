@@ -53,12 +53,14 @@ pub(super) fn merge(
     };
     let mut states: BTreeMap<Tid, Vec<RawThreadState>> = BTreeMap::new();
     let mut waits = BTreeMap::new();
+    let mut out_of_reach = BTreeMap::new();
     let mut process_locks = Vec::new();
     if let Some(part) = python {
         merged.runtime = Some(part.runtime);
         merged.interpreters = part.interpreters;
         merged.gaps = part.gaps;
         merged.event_loops = part.event_loops;
+        out_of_reach = part.out_of_reach;
         waits = part.waits.into_iter().collect();
         process_locks = part.process_locks;
         let on_threads = part.thread_states.into_iter();
@@ -97,7 +99,7 @@ pub(super) fn merge(
         merged.gaps.push(orphaned_state(&raw));
     }
     resolve_idents(&mut merged.threads);
-    resolve_loops(&mut merged.event_loops, &merged.threads);
+    resolve_loops(&mut merged.event_loops, &merged.threads, &out_of_reach);
     for interpreter in &mut merged.interpreters {
         if let Some(gil) = &mut interpreter.gil
             && let Some(holder) = gil.holder
@@ -195,6 +197,7 @@ fn join_wait(
         out_of_reach: Vec::new(),
         asks_after: Vec::new(),
         asks_after_children: Vec::new(),
+        task: None,
         descriptor: None,
         files: Vec::new(),
         files_in_all: None,
@@ -318,7 +321,9 @@ fn add_holders(wait: &mut Wait, python: PythonWait, threads: &BTreeMap<Tid, (Key
         .iter()
         .filter_map(|id| threads.get(id))
         .map(|(key, _)| key.clone())
+        .chain(python.tasks_out_of_reach)
         .collect();
+    wait.task = python.task;
 }
 
 /// Turns `pthread_t` values into threads.
@@ -357,7 +362,12 @@ fn resolve_idents(threads: &mut [Thread]) {
 
 /// Turns the thread states of event loops, and of calls that tasks wait for, into threads. A loop whose thread ran
 /// meanwhile may have been idle at one moment and not at another.
-fn resolve_loops(loops: &mut [EventLoop], threads: &[Thread]) {
+/// `out_of_reach`: by task, thread states that do not come to what it awaits.
+fn resolve_loops(
+    loops: &mut [EventLoop],
+    threads: &[Thread],
+    out_of_reach: &BTreeMap<Key, Vec<Addr>>,
+) {
     let by_state: BTreeMap<Addr, &Thread> = threads
         .iter()
         .flat_map(|thread| {
@@ -377,6 +387,14 @@ fn resolve_loops(loops: &mut [EventLoop], threads: &[Thread]) {
             event_loop.idle = None;
         }
         for task in &mut event_loop.tasks {
+            let states = out_of_reach.get(&task.key).into_iter().flatten();
+            let missed = states.filter_map(|at| Some(by_state.get(at)?.key.clone()));
+            let missed: Vec<Key> = missed.collect();
+            if !missed.is_empty()
+                && let Some(awaits) = &mut Arc::make_mut(task).awaits
+            {
+                awaits.out_of_reach.extend(missed);
+            }
             let state = task.awaits.as_ref().and_then(|awaits| awaits.thread_state);
             let Some(worker) = state.and_then(|at| by_state.get(&at)) else {
                 continue;

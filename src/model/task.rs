@@ -26,7 +26,7 @@ pub struct EventLoop {
     /// The task that runs now (asyncio: the thread state's or `_current_tasks`' entry; trio: the one whose coroutine executes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Key>,
-    /// The task that it runs for, and ends with (asyncio: `run_until_complete`'s).
+    /// The task that it runs for, and ends with (asyncio: `run_until_complete`'s; trio: `trio.run`'s).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<Key>,
     /// It waits for a timer, the outside or another thread: nothing runs and nothing is ready to. Absent where that cannot
@@ -45,7 +45,8 @@ pub struct EventLoop {
     /// Milliseconds until the next timer; negative when it is overdue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_timer_ms: Option<i64>,
-    /// It runs inside of another event loop (trio's guest mode).
+    /// It runs inside of another event loop, or of anyio's pytest plugin (trio's guest mode): another thread waits for the outside
+    /// in its stead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guest: bool,
     /// Tasks came, went or ran while they were read: what is told of them may be of different moments.
@@ -101,6 +102,9 @@ pub struct Task {
     /// A cancellation is due: trio, effectively cancelled; asyncio, `cancel()` was called and not taken back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancelled: bool,
+    /// How often `cancel()` was called on it and not taken back (asyncio 3.11+): one that waits on has swallowed them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cancel_requests: u32,
     /// Waits in a way that a cancellation does not end (trio: it has no abort function, or that has refused).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub uncancellable: bool,
@@ -148,6 +152,10 @@ pub struct Await {
     /// Milliseconds until the wait ends by itself, or is cancelled by a deadline; negative when that is overdue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<i64>,
+    /// Tasks, threads and event loops (that is, their callbacks and timers) whose code was followed to the end without coming to
+    /// what is awaited: they are not going to act on it. Others may, or could not be followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_reach: Vec<Key>,
     /// How the claim came about.
     pub grade: Grade,
 }
@@ -188,6 +196,11 @@ pub struct CancelScope {
     /// The function that is in its `with` block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Foreign>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn is_empty(frames: &Arc<[Frame]>) -> bool {
@@ -246,6 +259,7 @@ impl Await {
             thread_state: None,
             descriptor: None,
             remaining_ms: None,
+            out_of_reach: Vec::new(),
             grade: Grade::Derived,
         }
     }

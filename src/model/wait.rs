@@ -57,7 +57,7 @@ pub struct Wait {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_unknown: Option<Foreign>,
     /// Threads whose variables, and what these lead to, were followed to the end without coming to the lock or object: they are
-    /// not going to act on it. Others may, or could not be followed.
+    /// not going to act on it. Others may, or could not be followed. Likewise tasks, and event loops (their callbacks and timers).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub out_of_reach: Vec<Key>,
     /// Threads of the process after whose end the waiting code asks, if it may do so again and again (`while t.is_alive():
@@ -67,6 +67,9 @@ pub struct Wait {
     /// The same of children, by pid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub asks_after_children: Vec<Pid>,
+    /// The task whose result it waits for (`run_coroutine_threadsafe`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Key>,
     /// File descriptor and what it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,

@@ -31,12 +31,14 @@ mod with_blocks;
 use super::maps::Maps;
 use super::memory::{CachedMemory, Memory};
 use crate::model::{
-    EventLoop, Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest, Tid,
+    Addr, EventLoop, Gap, GapKind, Interpreter, Key, Pid, PythonReader, PythonRuntime, RunningTest,
+    Tid,
 };
 use code::CodeCache;
 use heap::Heap;
 use interpreter::Skeleton;
 use static_signals::StaticSignals;
+use std::collections::BTreeMap;
 
 pub(crate) use evaluations::Evaluation;
 pub(crate) use holders::RawHolder;
@@ -68,6 +70,8 @@ pub(crate) struct PythonPart {
     pub(crate) waits: Vec<(Tid, PythonWait)>,
     pub(crate) process_locks: Vec<HeldProcessLock>,
     pub(crate) event_loops: Vec<EventLoop>,
+    /// By task, thread states whose code does not come to what it awaits.
+    pub(crate) out_of_reach: BTreeMap<Key, Vec<Addr>>,
     pub(crate) gaps: Vec<Gap>,
 }
 
@@ -181,8 +185,12 @@ impl PythonProcess {
             part.runtime.running_threads_known = notes_creators && placed;
             part.waits = waits::attribute(&heap, &census, address, blocked);
             part.process_locks = process_locks::held(&heap, &census);
-            let (event_loops, tasks_missing) =
+            let (mut event_loops, tasks_missing) =
                 tasks::read(&heap, &codes, &census, key, &self.asyncio, memory);
+            let waits = &mut part.waits;
+            let tids: Vec<(Tid, Tid)> = blocked.iter().map(|it| (it.tid, it.native_id)).collect();
+            tasks::note_loops_at_rest(&heap, &census, &tids, waits);
+            part.out_of_reach = tasks::rule_out(&heap, &codes, &census, &mut event_loops, waits);
             part.event_loops = event_loops;
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))
@@ -307,6 +315,7 @@ impl PythonProcess {
             waits: Vec::new(),
             process_locks: Vec::new(),
             event_loops: Vec::new(),
+            out_of_reach: BTreeMap::new(),
             gaps: Vec::new(),
         }
     }

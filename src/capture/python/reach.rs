@@ -24,7 +24,7 @@ const MAX_NESTED: u8 = 4;
 /// Most of those of one function.
 const MAX_CODES: usize = 500;
 /// Types of objects that refer to nothing of the program's.
-const LEAVES: [&str; 27] = [
+pub(super) const LEAVES: [&str; 27] = [
     "int",
     "str",
     "float",
@@ -54,7 +54,7 @@ const LEAVES: [&str; 27] = [
     "classmethod_descriptor",
 ];
 /// Names of functions that lead anywhere.
-const UNBOUNDED: [&str; 13] = [
+pub(super) const UNBOUNDED: [&str; 13] = [
     "globals",
     "eval",
     "exec",
@@ -70,9 +70,9 @@ const UNBOUNDED: [&str; 13] = [
     "vars",
 ];
 /// `tp_flags` of lists, tuples and dicts, and of classes that derive from them.
-const LIST: u64 = 1 << 25;
-const TUPLE: u64 = 1 << 26;
-const DICT: u64 = 1 << 29;
+pub(super) const LIST: u64 = 1 << 25;
+pub(super) const TUPLE: u64 = 1 << 26;
+pub(super) const DICT: u64 = 1 << 29;
 
 /// Of some objects, those that each thread comes to and might act on; threads that could not be followed to the end are left out. By the address of
 /// the thread state.
@@ -215,7 +215,10 @@ impl Walk<'_, '_> {
                 self.push([content].into_iter());
             }
             "set" | "frozenset" => self.push(heap.set(object)?.into_iter()),
-            "collections.deque" => self.expand_deque(object)?,
+            "collections.deque" => {
+                let items = deque_items(heap, object).ok_or(Open)?;
+                self.push(items.into_iter());
+            }
             "function" => self.expand_function(object)?,
             "method" => {
                 let parts = [
@@ -252,30 +255,6 @@ impl Walk<'_, '_> {
             "module" => self.expand_module(object)?,
             "type" | "ABCMeta" | "EnumType" => self.expand_class(object)?,
             _ => self.expand_instance(object)?,
-        }
-        Ok(())
-    }
-
-    /// `dequeobject`: blocks of 64 items, linked both ways.
-    fn expand_deque(&mut self, deque: u64) -> Result<(), Open> {
-        const LEFT_BLOCK: u64 = 24;
-        const LEFT_INDEX: u64 = 40;
-        const BLOCK_ITEMS: u64 = 64;
-        const FIRST_ITEM: u64 = 8;
-        let length = self.heap.length(deque)?;
-        if length > MAX_OBJECTS as u64 {
-            return Err(Open);
-        }
-        let mut block = self.pointer(deque, LEFT_BLOCK)?;
-        let mut index = self.pointer(deque, LEFT_INDEX)?;
-        for _ in 0..length {
-            if index >= BLOCK_ITEMS {
-                block = self.pointer(block, FIRST_ITEM + 8 * BLOCK_ITEMS)?;
-                index = 0;
-            }
-            let item = self.pointer(block, FIRST_ITEM + 8 * index)?;
-            self.push([item].into_iter());
-            index += 1;
         }
         Ok(())
     }
@@ -438,4 +417,29 @@ impl Walk<'_, '_> {
             Err(Open)
         }
     }
+}
+
+/// All items of a deque (`dequeobject`: blocks of 64 items, linked both ways); `None` of one that is too long.
+pub(super) fn deque_items(heap: &Heap<'_>, deque: u64) -> Option<Vec<u64>> {
+    const LEFT_BLOCK: u64 = 24;
+    const LEFT_INDEX: u64 = 40;
+    const BLOCK_ITEMS: u64 = 64;
+    const FIRST_ITEM: u64 = 8;
+    let pointer = |at: u64| heap.memory.u64(at).ok();
+    let length = heap.length(deque).ok()?;
+    if length > MAX_OBJECTS as u64 {
+        return None;
+    }
+    let mut block = pointer(deque.wrapping_add(LEFT_BLOCK))?;
+    let mut index = pointer(deque.wrapping_add(LEFT_INDEX))?;
+    let mut items = Vec::new();
+    for _ in 0..length {
+        if index >= BLOCK_ITEMS {
+            block = pointer(block.wrapping_add(FIRST_ITEM + 8 * BLOCK_ITEMS))?;
+            index = 0;
+        }
+        items.push(pointer(block.wrapping_add(FIRST_ITEM + 8 * index))?);
+        index += 1;
+    }
+    Some(items)
 }

@@ -1,10 +1,14 @@
 //! Which cause it is, by what the root of a trail waits for.
 
 use super::locks::{holds_file_lock_itself, is_bare_lock, of_lock};
-use super::said::{FED, SEMAPHORE, STARVED, STREAM, Said, TO_THREAD, by_call, said};
-use super::{event_loop, native, verbs};
+use super::said::{
+    DRAIN, FED, LOOP_AT_REST, SEMAPHORE, STARVED, STREAM, Said, TO_THREAD, by_call, said,
+};
+use super::{event_loop, native, swallowed, verbs};
 use crate::analysis::case::Case;
-use crate::analysis::tracker::{is_at_work, is_future_call, is_pool_call, is_stream, is_worker};
+use crate::analysis::tracker::{
+    is_at_work, is_future_call, is_pool_call, is_stream, is_stream_writer, is_worker,
+};
 use crate::analysis::trail::{How, Node, Trail, fact};
 use crate::analysis::wording;
 use crate::model::{
@@ -100,6 +104,13 @@ fn of_circle(trail: &Trail<'_>) -> Option<Root> {
                 "close the pipe's writing end when all is written (Popen.communicate() does), or do not wait for the answer before",
             )
         }
+    } else if hows.iter().all(|how| *how == How::Task) {
+        said(
+            "await-cycle",
+            "",
+            "order the tasks so that none awaits one that awaits it: resolve dependencies before starting the tasks, and refuse \
+             circles there",
+        )
     } else {
         said(
             "stuck-cause-unknown",
@@ -222,7 +233,14 @@ fn of_thread(
     if let Some(native) = native::cause(call) {
         return Some(simple(&native, node));
     }
-    let Some(cause) = by_call(call, type_name) else {
+    let object = wait.object.as_ref();
+    let rests = object.is_some_and(|object| fact(object, "event_loop") == Some("not running"));
+    let cause = if rests {
+        Some(&LOOP_AT_REST)
+    } else {
+        by_call(call, type_name)
+    };
+    let Some(cause) = cause else {
         return Some(unknown(node));
     };
     let mut root = simple(cause, node);
@@ -445,12 +463,16 @@ fn of_task(process: &Process, task: &Task, node: Node<'_>) -> Option<Root> {
     }
     let object = awaits.and_then(|awaits| awaits.object.as_ref());
     let type_name = object.map_or("", |object| object.type_name.untrusted());
-    let stream = is_stream(object).then_some(&STREAM);
+    let stream = match is_stream_writer(object) {
+        true => Some(&DRAIN),
+        false => is_stream(object).then_some(&STREAM),
+    };
     let Some(cause) = stream.or_else(|| by_call(node.call(), type_name)) else {
         return Some(unknown(node));
     };
     let mut root = simple(cause, node);
     root.refuted_if =
         "native code, a signal handler or another process wakes the event loop and does it".into();
+    swallowed::add(&mut root, task);
     Some(root)
 }

@@ -7,6 +7,7 @@ mod event_loop;
 mod locks;
 mod native;
 mod said;
+mod swallowed;
 mod verbs;
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
@@ -65,6 +66,7 @@ static META: Meta = Meta {
         "socket-peer-silent": "Both ends of a connection wait for each other.",
         "pool-result-lost": "A process pool's result is waited for, and the worker that had the task is gone.",
         "file-lock-deadlock": "A file lock is waited for, and the process that holds it waits, too.",
+        "await-cycle": "Tasks await each other's end in a circle.",
         "stuck-cause-unknown": "Nothing can go on, and no known cause fits.",
     },
 };
@@ -328,7 +330,23 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
         .map(wording::who)
         .take(MAX_NAMED)
         .collect();
+    let tasks: Vec<String> = processes
+        .iter()
+        .flat_map(|process| case.liveness.tasks_going_on(process))
+        .filter(|task| !task.system)
+        .map(wording::task)
+        .take(MAX_NAMED)
+        .collect();
     let text = match threads {
+        _ if !tasks.is_empty() => format!(
+            "{} may go on, but nothing that the code of any refers to leads to what is waited for, nor do the timers and \
+             callbacks of the event loop; of the threads of {of} none can go on but by these",
+            tasks
+                .into_iter()
+                .chain(live)
+                .collect::<Vec<String>>()
+                .join(", ")
+        ),
         _ if !live.is_empty() => format!(
             "{} may go on, but nothing that its code does or refers to leads to what is waited for; of the other threads of {of} \
              none can go on",

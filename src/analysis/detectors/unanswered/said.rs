@@ -80,6 +80,16 @@ pub(super) const STREAM: Said = said(
     "and who has the other end is not going to send",
     "agree on who speaks first, send and drain what is expected before waiting for the answer, and give reads a timeout (asyncio.timeout, trio.fail_after)",
 );
+pub(super) const DRAIN: Said = said(
+    "pipe-full",
+    "and who has the other end is not going to read",
+    "read while writing: let one task read and another write, and do not drain() before the other side can read",
+);
+pub(super) const LOOP_AT_REST: Said = said(
+    "future-never-completed",
+    "and the event loop that is to complete it does not run",
+    "start the loop's thread (run_forever) before run_coroutine_threadsafe(), do not use it after stop(), and check loop.is_running()",
+);
 pub(super) const TO_THREAD: Said = said(
     "to-thread-deadlock",
     "",

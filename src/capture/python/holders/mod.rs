@@ -267,7 +267,7 @@ fn lockable(wait: &PythonWait) -> Vec<u64> {
 }
 
 /// Addresses whom to suspect of when nobody is known to hold it.
-fn suspicious(wait: &PythonWait) -> Vec<u64> {
+pub(super) fn suspicious(wait: &PythonWait) -> Vec<u64> {
     let object = wait.object.as_ref().map(|object| object.address.0);
     match &wait.target {
         Some(WaitTarget::Lock(lock)) => {

@@ -1,6 +1,6 @@
 //! asyncio: event loops and their tasks.
 
-use super::asyncio_lists::Lists;
+use super::asyncio_lists::{Lists, weak_members};
 use super::awaited;
 use super::chain::{self, Chain};
 use super::futures::Futures;
@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 /// Most timers of one loop that are looked at.
 const MAX_TIMERS: usize = 1 << 20;
+
+/// Most connections of a server that are looked at.
+const MAX_CLIENTS: usize = 100;
 
 /// A task on the way to becoming one of the model.
 struct Draft {
@@ -121,11 +124,10 @@ fn threads_of_loops<'r>(
         if state.state.interpreter != lists.interpreter.key {
             continue;
         }
-        let by_frames = state
-            .raw_frames
-            .iter()
-            .filter_map(|frame| loop_of(reader.heap, frame));
-        let noted = lists.loops.iter();
+        let own = super::own_frames(state);
+        let by_frames = own.iter().filter_map(|frame| loop_of(reader.heap, frame));
+        let forked = own.len() < state.raw_frames.len();
+        let noted = lists.loops.iter().filter(|_| !forked);
         let noted = noted.filter(|(_, by)| **by == state.state.address);
         for event_loop in noted.map(|(event_loop, _)| *event_loop).chain(by_frames) {
             out.entry(event_loop).or_insert(state);
@@ -250,7 +252,8 @@ impl Context<'_, '_> {
             frames: draft.chain.frames,
             awaits,
             scopes,
-            cancelled: futures.is_cancelling(address),
+            cancelled: futures.cancel_requests(address) > 0,
+            cancel_requests: futures.cancel_requests(address),
             uncancellable: false,
         }
     }
@@ -348,6 +351,30 @@ impl Context<'_, '_> {
         let futures = match &*frame.code.name {
             "_wait" => variable("fs").and_then(|futures| members(heap, futures)),
             "wait_for" => variable("fut").map(|future| vec![future]),
+            // Of the connections that are open, those whose handler is a task.
+            "wait_closed" if ends_in(&frame.code.file, "asyncio/base_events.py") => {
+                let clients =
+                    variable("self").and_then(|server| attribute(heap, server, "_clients"));
+                clients.map(|clients| {
+                    let transports = weak_members(heap, clients).into_iter().take(MAX_CLIENTS);
+                    let handler = |transport| {
+                        attribute(heap, attribute(heap, transport, "_protocol")?, "_task")
+                    };
+                    transports.filter_map(handler).collect()
+                })
+            }
+            // anyio's `TaskGroup.start`: the task has not said yet that it has started.
+            "start" if ends_in(&frame.code.file, "anyio/_backends/_asyncio.py") => {
+                let of_group = variable("self")
+                    .and_then(|group| attribute(heap, group, "_tasks"))
+                    .and_then(|tasks| members(heap, tasks));
+                variable("future")
+                    .zip(of_group)
+                    .map(|(future, mut of_group)| {
+                        of_group.retain(|task| self.futures.tells_at_its_end(*task, future));
+                        of_group
+                    })
+            }
             "_aexit" | "__aexit__" => variable("self")
                 .filter(|group| heap.is(*group, "TaskGroup"))
                 .and_then(|group| attribute(heap, group, "_tasks"))

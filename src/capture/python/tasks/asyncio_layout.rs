@@ -15,6 +15,8 @@ pub(super) const FUTURE_CALLBACKS: u64 = 40;
 pub(super) struct TaskLayout {
     /// `fut_state`: 0 pending, 1 cancelled, 2 finished.
     pub(super) state: u64,
+    /// `fut_result`.
+    pub(super) result: u64,
     /// `task_fut_waiter`.
     pub(super) waiter: u64,
     pub(super) coroutine: u64,
@@ -29,6 +31,7 @@ impl TaskLayout {
     pub(super) fn for_minor(minor: u8) -> Self {
         let base = Self {
             state: 88,
+            result: 64,
             waiter: 128,
             coroutine: 136,
             name: 144,
@@ -38,6 +41,7 @@ impl TaskLayout {
         match minor {
             ..=9 => Self {
                 state: 80,
+                result: 56,
                 waiter: 144,
                 coroutine: 152,
                 name: 160,

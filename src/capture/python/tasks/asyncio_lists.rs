@@ -107,7 +107,7 @@ fn states_of<'a>(
 }
 
 /// The live members of a `WeakSet`.
-fn weak_members(heap: &Heap<'_>, set: u64) -> Vec<u64> {
+pub(super) fn weak_members(heap: &Heap<'_>, set: u64) -> Vec<u64> {
     let data = heap.attribute(set, "data").ok().flatten();
     let references = data
         .and_then(|data| heap.set(data).ok())

@@ -35,6 +35,8 @@ pub(super) struct Behind {
     pub(super) tasks: Vec<u64>,
     /// A `concurrent.futures.Future`: an executor's work.
     pub(super) work: Option<u64>,
+    /// Futures that stand for nothing that is known, in any of these.
+    pub(super) bare: Vec<u64>,
     /// It was made by `shield`.
     pub(super) shielded: bool,
 }
@@ -162,18 +164,20 @@ impl<'a> Futures<'a> {
         }
     }
 
-    /// Whether `cancel()` was called and not taken back (3.11+).
-    pub(super) fn is_cancelling(&self, task: u64) -> bool {
-        match (self.kind(task), self.layout.cancels) {
+    /// How often `cancel()` was called and not taken back (3.11+).
+    pub(super) fn cancel_requests(&self, task: u64) -> u32 {
+        let count = match (self.kind(task), self.layout.cancels) {
             (Kind::Native { .. }, Some(cancels)) => {
-                let count = self.heap.memory.i32(task.wrapping_add(cancels));
-                count.is_ok_and(|count| count > 0)
+                let count = self.heap.memory.i32(task.wrapping_add(cancels)).ok();
+                count.and_then(|count| u32::try_from(count).ok())
             }
             (Kind::Python { .. }, _) => self
                 .attribute(task, "_num_cancels_requested")
-                .is_some_and(|count| self.heap.int(count).is_ok_and(|count| count > 0)),
-            _ => false,
-        }
+                .and_then(|count| self.heap.int(count).ok())
+                .and_then(|count| u32::try_from(count).ok()),
+            _ => None,
+        };
+        count.unwrap_or(0)
     }
 
     /// Looks through `gather`, `shield` and the chain to an executor.
@@ -196,6 +200,9 @@ impl<'a> Futures<'a> {
                 let children = children.and_then(|children| self.heap.list(children).ok());
                 open.extend(children.unwrap_or_default());
             } else if self.is_really(future) {
+                if self.is_pending(future) {
+                    out.bare.push(future);
+                }
                 self.through_callbacks(future, &mut out, &mut open);
             }
         }
@@ -227,6 +234,62 @@ impl<'a> Futures<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// Whether it is a future of asyncio's, or a task.
+    pub(super) fn is_future(&self, object: u64) -> bool {
+        self.is_really(object)
+    }
+
+    /// What a future leads to: its result if it has one, and what its end calls, but for the tasks that it wakes.
+    pub(super) fn leads_to(&self, future: u64) -> Option<Vec<u64>> {
+        let mut out = self.done_callbacks(future);
+        if !self.is_pending(future) {
+            let result = self.field(future, self.layout.result, "_result");
+            out.extend(result.filter(|result| self.heap.looks_like_object(*result)));
+        }
+        Some(out).filter(|out| out.len() < MAX_CALLBACKS)
+    }
+
+    /// What is called when a future or task ends, but for the tasks that it wakes.
+    pub(super) fn done_callbacks(&self, future: u64) -> Vec<u64> {
+        let wakes = |callback: &u64| {
+            let of_type = self.heap.type_name(*callback);
+            of_type.is_ok_and(|name| name.contains("TaskWakeup"))
+                || self.heap.callable_name(*callback).is_some_and(|name| {
+                    matches!(
+                        &*name,
+                        "TaskWakeupMethWrapper" | "_Task__wakeup" | "__wakeup" | "task_wakeup"
+                    )
+                })
+        };
+        let mut out = self.callbacks(future);
+        out.retain(|callback| !wakes(callback));
+        out
+    }
+
+    /// Whether what a task calls at its end knows this future.
+    pub(super) fn tells_at_its_end(&self, task: u64, future: u64) -> bool {
+        let callbacks = self.callbacks(task).into_iter();
+        let mut functions = callbacks.filter(|callback| self.heap.is(*callback, "function"));
+        functions.any(|callback| self.enclosed(callback).contains(&future))
+    }
+
+    /// The `concurrent.futures.Future` that gets the result of this task: of `run_coroutine_threadsafe`.
+    pub(super) fn passes_result_to(&self, task: u64) -> Option<u64> {
+        let callbacks = self.callbacks(task).into_iter();
+        let mut chained = callbacks.filter(|callback| {
+            self.heap.is(*callback, "function")
+                && self.heap.callable_name(*callback).as_deref() == Some("_call_set_state")
+        });
+        chained.find_map(|callback| {
+            let enclosed = self.enclosed(callback);
+            enclosed.into_iter().find(|value| {
+                self.heap
+                    .full_type_name(*value)
+                    .is_ok_and(|name| name == "concurrent.futures._base.Future")
+            })
+        })
     }
 
     fn callbacks(&self, future: u64) -> Vec<u64> {

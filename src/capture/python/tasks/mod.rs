@@ -8,13 +8,16 @@ mod awaited;
 mod chain;
 mod clock;
 mod futures;
+mod handed_over;
 mod objects;
+mod reach;
 mod trio;
 mod workers;
 
 use super::code::CodeCache;
+use super::frame::RawFrame;
 use super::heap::Heap;
-use super::interpreter::Census;
+use super::interpreter::{Census, RawThreadState};
 use crate::capture::memory::{CachedMemory, Memory};
 use crate::model::{EventLoop, Foreign, Frame, Gap, GapKind, Key, Task};
 use std::cell::{Cell, RefCell};
@@ -22,6 +25,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 pub(super) use asyncio_layout::DebugSection;
+pub(super) use handed_over::note_loops_at_rest;
+pub(super) use reach::rule_out;
 
 /// Most tasks of one process that are read.
 const MAX_TASKS: usize = 200_000;
@@ -120,6 +125,16 @@ impl<'a> Reader<'a> {
     fn until(&self, seconds: f64) -> Option<i64> {
         clock::milliseconds(seconds - self.now?)
     }
+}
+
+/// The frames of a thread that are its process's own: a worker of multiprocessing that was forked has its parent's below.
+fn own_frames(state: &RawThreadState) -> &[RawFrame] {
+    let frames = state.raw_frames.as_slice();
+    let starts = frames.iter().position(|frame| {
+        &*frame.code.name == "_bootstrap"
+            && workers::ends_in(&frame.code.file, "multiprocessing/process.py")
+    });
+    starts.map_or(frames, |at| frames.get(..at).unwrap_or_default())
 }
 
 /// All event loops of a process. `memory` is what lies below the heap's cache: the lists of tasks are read from it once

@@ -28,6 +28,8 @@ pub(super) struct Run<'a> {
     state: &'a RawThreadState,
     /// The frame is that of guest mode, on a thread that waits for the outside in the run's stead.
     guest: bool,
+    /// The thread that does nothing but run a guest, where that is known: of anyio's pytest plugin.
+    host: Option<&'a RawThreadState>,
 }
 
 impl Run<'_> {
@@ -41,7 +43,7 @@ pub(super) fn runs<'a>(reader: &Reader<'a>) -> Vec<Run<'a>> {
     let mut out: Vec<Run<'a>> = Vec::new();
     let mut seen = HashSet::new();
     for state in &reader.census.thread_states {
-        for frame in &state.raw_frames {
+        for frame in super::own_frames(state) {
             let Some((runner, guest)) = runner_of(reader.heap, frame) else {
                 continue;
             };
@@ -50,11 +52,31 @@ pub(super) fn runs<'a>(reader: &Reader<'a>) -> Vec<Run<'a>> {
                     runner,
                     state,
                     guest,
+                    host: None,
                 });
             }
         }
     }
+    let mut hosts = reader
+        .census
+        .thread_states
+        .iter()
+        .filter(|state| hosts(state));
+    if let (Some(host), None) = (hosts.next(), hosts.next())
+        && let [run] = out.as_mut_slice()
+        && run.guest
+    {
+        run.host = Some(host);
+    }
     out
+}
+
+/// Whether a thread is anyio's pytest plugin, which runs trio as a guest and waits for the calls that this makes.
+fn hosts(state: &RawThreadState) -> bool {
+    state.raw_frames.iter().any(|frame| {
+        &*frame.code.name == "_call_in_runner_task"
+            && ends_in(&frame.code.file, "anyio/_backends/_trio.py")
+    })
 }
 
 fn runner_of(heap: &Heap<'_>, frame: &RawFrame) -> Option<(u64, bool)> {
@@ -138,6 +160,7 @@ pub(super) fn at_any(reader: &Reader<'_>, workers: &Workers, addresses: &[u64]) 
         runner: *address,
         state,
         guest: false,
+        host: None,
     };
     addresses
         .iter()
@@ -169,6 +192,7 @@ pub(super) fn event_loop(reader: &Reader<'_>, workers: &Workers, run: &Run<'_>) 
         .iter()
         .find(|task| task.state == TaskState::Running)
         .map(|task| task.key.clone());
+    let main = context.main_task.map(|task| context.key(task));
     let ready = ready(heap, run.runner);
     let waits_outside = run
         .state
@@ -188,10 +212,13 @@ pub(super) fn event_loop(reader: &Reader<'_>, workers: &Workers, run: &Run<'_>) 
         type_name: heap.full_type_name(run.runner).unwrap_or_default().into(),
         interpreter: run.state.state.interpreter.clone(),
         thread: None,
-        thread_state: (!run.guest).then_some(run.state.state.address),
+        thread_state: match run.guest {
+            true => run.host.map(|host| host.state.address),
+            false => Some(run.state.state.address),
+        },
         idle: ready.map(|ready| ready == 0 && running.is_none() && waits_outside),
         running,
-        main: None,
+        main: main.filter(|main| tasks.iter().any(|task| task.key == *main)),
         ready,
         stopping: false,
         timers: Some(deadlines.len() as u64),
@@ -255,6 +282,7 @@ impl Context<'_, '_> {
             awaits: waiting.then(|| self.awaits(&chain, deadline.filter(|_| !cancelled))),
             scopes,
             cancelled,
+            cancel_requests: 0,
             uncancellable: waiting && of_task("_abort_func").is_none(),
             frames: chain.frames,
         };
@@ -349,7 +377,14 @@ impl Context<'_, '_> {
             ..Await::unknown()
         };
         let library = chain.library();
-        if let Some(object) = awaited::object_of(heap, library) {
+        // `Nursery.start` waits for a task that is still in a nursery of its own.
+        let nested = library.iter().find(|frame| {
+            &*frame.code.name == "_nested_child_finished" && ends_in(&frame.code.file, RUN_FILE)
+        });
+        let nested = nested
+            .and_then(|frame| slots::variable(heap, frame, "self"))
+            .and_then(|nursery| objects::known(heap, nursery));
+        if let Some(object) = nested.or_else(|| awaited::object_of(heap, library)) {
             awaits.holders = self.holders(object.address.0);
             if heap.is(object.address.0, "Nursery") {
                 awaits.tasks = self.children(object.address.0);

@@ -39,6 +39,10 @@ pub(crate) struct PythonWait {
     pub(crate) out_of_reach: Vec<Tid>,
     /// What its code asks after again and again, if the wait is part of that.
     pub(crate) asked: Asked,
+    /// Tasks, and the callbacks of event loops, that do not come to it either.
+    pub(crate) tasks_out_of_reach: Vec<Key>,
+    /// The task whose result it waits for.
+    pub(crate) task: Option<Key>,
 }
 
 /// What a thread's futex turned out to be.
