@@ -343,13 +343,13 @@ fn rests_until_cancelled(process: &Process) -> bool {
 }
 
 /// A pool's thread without work; not the worker that waits for the timers and files of a whole runtime (tokio): what it wakes for
-/// goes on.
+/// goes on. Where there is no timer, and no file but those that it is woken by from within the process, it has none either.
 pub(super) fn idles_in_pool(thread: &Thread) -> bool {
     let Some(wait) = &thread.wait else {
         return false;
     };
-    let is_driver =
-        wait.kind == WaitKind::Poll && (wait.timed != Some(false) || !wait.is_internal());
+    let is_driver = wait.kind == WaitKind::Poll
+        && (wait.timed != Some(false) || wait.has_outside_peer() != Some(false));
     let mut call = wait.call.iter();
     call.any(|call| call.untrusted().starts_with("idle ")) && !is_driver
 }

@@ -174,6 +174,14 @@ fn may_be_told(process: &Process, thread: &Thread) -> bool {
     Case::native_waking_signal(process).is_some() && !thread.wait.as_ref().is_some_and(exact)
 }
 
+/// Whether a mutex notes its own waiter as the owner: as a rule a thread that locks twice, but some are locked by one thread
+/// as a gate that another one opens.
+fn is_own_note(thread: &Thread, wait: &Wait) -> bool {
+    wait_graph::holder(wait).is_some_and(|holder| {
+        holder.by == HolderEvidence::PthreadMutex && holder.thread.as_ref() == Some(&thread.key)
+    })
+}
+
 fn is_resting_native(thread: &Thread) -> bool {
     thread.kind == ThreadKind::Native && thread.kernel.state == "S"
 }
@@ -245,11 +253,11 @@ impl<'a, 'c> Look<'a, 'c> {
         }
         match self.case.standing(thread) {
             Standing::Internal => Enders::Any(match self.only_thread(process, thread, wait) {
-                Some(thread) => Others {
-                    threads: vec![thread],
+                Some(only) if !is_own_note(thread, wait) => Others {
+                    threads: vec![only],
                     ..Others::default()
                 },
-                None => Others {
+                _ => Others {
                     threads: wait.task.iter().collect(),
                     own: true,
                     except: self.out_of_reach(process, thread, wait),
@@ -313,6 +321,9 @@ impl<'a, 'c> Look<'a, 'c> {
         thread: &Thread,
         wait: &'a Wait,
     ) -> BTreeSet<&'a Key> {
+        if process.is_known_native() {
+            return self.out_of_native_reach(process, thread, wait);
+        }
         let object = wait.object.as_ref();
         let is_event = object.is_none_or(|object| object.type_name.untrusted().ends_with("Event"));
         if is_event && process.test.is_none() && process.is_led_by(thread) {
@@ -346,6 +357,33 @@ impl<'a, 'c> Look<'a, 'c> {
             .map(|(key, _)| key)
             .chain(tasks_out_of_reach(self.case, thread, wait))
             .collect()
+    }
+
+    /// The same by native stacks, which are taken once. Of a mutex that notes the waiter itself any thread that is out of reach
+    /// will do. Otherwise only one that rests between what it does by the clock: another may have a lock that notes nobody, or
+    /// be what the program is there for while its main thread waits for ever.
+    fn out_of_native_reach(
+        &self,
+        process: &Process,
+        thread: &Thread,
+        wait: &'a Wait,
+    ) -> BTreeSet<&'a Key> {
+        let parked = wait
+            .call
+            .as_ref()
+            .is_some_and(|call| call.untrusted() == "thread::park");
+        if self.case.samples.len() < 2 || (parked && process.test.is_none()) {
+            return BTreeSet::new();
+        }
+        let by_clock = |key: &Key| {
+            let other = process.thread(key).and_then(|thread| thread.wait.as_ref());
+            other.is_some_and(|other| {
+                other.timed == Some(true) && other.files.is_empty() && other.descriptor.is_none()
+            })
+        };
+        let noted = is_own_note(thread, wait);
+        let keys = wait.out_of_reach.iter();
+        keys.filter(|key| noted || by_clock(key)).collect()
     }
 
     /// Who alone can end a wait for a thread's end, or for a lock that knows its owner.

@@ -11,7 +11,7 @@ pub(super) fn next<'c>(
     wait: &Wait,
     is_stuck: impl Fn(&Thread) -> bool,
 ) -> Option<(How, &'c Thread)> {
-    let (how, of_pool): (How, fn(&Thread) -> bool) = match wait.call.as_ref()?.untrusted() {
+    let (how, is_of_it): (How, fn(&Thread) -> bool) = match wait.call.as_ref()?.untrusted() {
         "thread::scope" => (How::Scope, |_| true),
         // A scope that was inlined parks, too; and whoever should unpark it may be the one that waits.
         "thread::park" => {
@@ -25,11 +25,43 @@ pub(super) fn next<'c>(
             };
             return others.find(waits).map(|other| (How::Might, other));
         }
-        "tokio block_on" => (How::Pool, is_tokio_worker),
+        "tokio block_on" => {
+            let job = || blocking_job(process, thread, &is_stuck).map(|job| (How::Might, job));
+            return of_pool(process, thread, wait, is_tokio_worker, How::Pool, &is_stuck)
+                .or_else(job);
+        }
         "tokio runtime's end" => (How::Pool, is_tokio_thread),
         "rayon job" => (How::Pool, is_rayon_worker),
         _ => return None,
     };
+    of_pool(process, thread, wait, is_of_it, how, &is_stuck)
+}
+
+/// A job for blocking calls that will not end: what a future waits for where no worker of the runtime is blocked.
+fn blocking_job<'c>(
+    process: &'c Process,
+    thread: &Thread,
+    is_stuck: &impl Fn(&Thread) -> bool,
+) -> Option<&'c Thread> {
+    let mut jobs = process.threads.iter().filter(|other| {
+        other.key != thread.key
+            && is_tokio_thread(other)
+            && !is_tokio_worker(other)
+            && !case::idles_in_pool(other)
+    });
+    let first = jobs.next()?;
+    (!is_tokio_thread(thread) && is_stuck(first) && jobs.all(is_stuck)).then_some(first)
+}
+
+/// The blocked worker that keeps a thread waiting which waits for a pool.
+fn of_pool<'c>(
+    process: &'c Process,
+    thread: &Thread,
+    wait: &Wait,
+    of_pool: fn(&Thread) -> bool,
+    how: How,
+    is_stuck: &impl Fn(&Thread) -> bool,
+) -> Option<(How, &'c Thread)> {
     let mut workers = process
         .threads
         .iter()

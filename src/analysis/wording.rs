@@ -1,7 +1,7 @@
 //! Words for threads, places and waits, shared by the detectors.
 
 use super::case::Closure;
-use crate::model::{Addr, Foreign, Frame, Process, Task, Thread, Wait, WaitKind, signal_name};
+use crate::model::{Addr, Foreign, Frame, Key, Process, Task, Thread, Wait, WaitKind, signal_name};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -217,6 +217,15 @@ pub(super) fn duration(ms: u64) -> String {
     }
 }
 
+/// Whether it was followed what a thread's code refers to, and not only that others have to end a wait.
+pub(super) fn is_followed(process: &Process, thread: &Key) -> bool {
+    let mut waits = process
+        .threads
+        .iter()
+        .filter_map(|other| other.wait.as_ref());
+    process.python.is_some() || waits.any(|wait| wait.out_of_reach.contains(thread))
+}
+
 /// Who else could end a wait.
 pub(super) fn closure(process: &Process, closure: &Closure) -> String {
     match closure {
@@ -233,7 +242,12 @@ pub(super) fn closure(process: &Process, closure: &Closure) -> String {
             let thread = process
                 .thread(key)
                 .map_or_else(|| "another thread".to_owned(), who);
-            format!("{thread} goes on, but nothing that its code does or refers to leads to what is waited for")
+            match is_followed(process, key) {
+                true => format!(
+                    "{thread} goes on, but nothing that its code does or refers to leads to what is waited for"
+                ),
+                false => format!("{thread} goes on, but is not who has to end that wait"),
+            }
         }
         Closure::OpenSignal(number) => format!(
             "the process catches {}, and that handler may end that wait",

@@ -89,6 +89,8 @@ pub(crate) struct Region {
     pub(crate) end: u64,
     /// The stack of the process's first thread, as the kernel made it.
     pub(crate) first_stack: bool,
+    /// It may be written, and is no library's of the system.
+    pub(crate) of_program: bool,
 }
 
 /// The mapped ranges of a process; none if they cannot be read.
@@ -98,8 +100,14 @@ pub(crate) fn regions(pid: Pid, tid: Tid) -> Vec<Region> {
         start: map.address.0,
         end: map.address.1,
         first_stack: map.pathname == MMapPath::Stack,
+        of_program: map.perms.contains(MMPermissions::WRITE) && !is_of_system(&map.pathname),
     });
     regions.collect()
+}
+
+fn is_of_system(path: &MMapPath) -> bool {
+    let folders = ["/lib", "/usr/lib"];
+    matches!(path, MMapPath::Path(path) if folders.iter().any(|folder| path.to_string_lossy().starts_with(folder)))
 }
 
 /// The range that an address is in, of ranges in order.

@@ -3,7 +3,9 @@
 //! Nothing is stopped here, and nothing is asked of the process but its map, its files and, where the copy of a stack is not
 //! enough, its memory. All of these are hostile.
 
+mod ahead;
 mod arch;
+mod cleanup;
 mod guess;
 mod headers;
 mod images;
@@ -11,6 +13,7 @@ mod landing;
 #[cfg(test)]
 mod live;
 mod object_file;
+mod paths;
 mod stack;
 mod step;
 mod symbols;
@@ -19,10 +22,11 @@ mod synthetic;
 mod unwind;
 mod unwind_table;
 
+pub(crate) use ahead::named as named_ahead;
 pub(crate) use arch::Registers;
+pub(crate) use cleanup::{Call, Cleanup, cleanup};
 pub(crate) use images::Images;
-pub(crate) use landing::{Cleanup, cleanup};
 pub(crate) use object_file::ObjectCache;
-pub(crate) use stack::StackBytes;
+pub(crate) use stack::{StackBytes, read};
 pub(crate) use symbols::{Symbol, Symbolizer};
 pub(crate) use unwind::{Unwinder, Walk, WalkEnd};

@@ -54,3 +54,13 @@ impl<'a> Reader<'a> {
         self.read(address, 8)
     }
 }
+
+/// Up to eight bytes of a copied stack as a number, else of the process.
+pub(crate) fn read(
+    stacks: &[StackBytes],
+    memory: &CachedMemory<'_>,
+    address: u64,
+    size: usize,
+) -> Option<u64> {
+    Reader::new(stacks, memory).read(address, size)
+}

@@ -32,6 +32,8 @@ pub(crate) struct NativeFrame {
     pub(crate) module: Option<usize>,
     /// `pc` is after a call, and may be that of the next function.
     pub(super) after_call: bool,
+    /// The first six registers that calls preserve, as far as they are known: in the order of [`Architecture::preserved`].
+    pub(super) preserved: [Option<u64>; 6],
 }
 
 impl NativeFrame {
@@ -172,6 +174,7 @@ impl<'i> Unwinder<'i> {
             guessed: position.guessed,
             module: None,
             after_call: position.after_call,
+            preserved: registers.preserved(self.images.arch),
         };
         let located = self
             .images

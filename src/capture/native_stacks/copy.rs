@@ -123,6 +123,7 @@ mod tests {
             start,
             end,
             first_stack: false,
+            of_program: true,
         }
     }
 

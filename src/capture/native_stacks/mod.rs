@@ -11,7 +11,7 @@ use super::kernel;
 use super::maps;
 use super::memory::{CachedMemory, ProcessMemory};
 use super::namespace::NamespaceIds;
-use super::native::{Images, ObjectCache, Registers, StackBytes, Symbolizer, Unwinder, Walk};
+use super::native::{self, Images, ObjectCache, Registers, StackBytes, Symbolizer, Unwinder, Walk};
 use super::python::{Evaluation, PythonProcess};
 use super::stop::Held;
 use crate::model::{
@@ -45,6 +45,17 @@ struct Unwound {
     registers: Vec<u64>,
     moved: bool,
     grade: Grade,
+}
+
+impl Unwound {
+    /// Reads what lies on the stack that the thread uses; nothing of other memory.
+    fn read_stack(&self, address: u64, size: usize, memory: &CachedMemory<'_>) -> Option<u64> {
+        let frames = &self.walk.frames;
+        let end = frames.iter().filter_map(|frame| frame.cfa).max()?;
+        let used = frames.first()?.sp..end;
+        used.contains(&address)
+            .then(|| native::read(std::slice::from_ref(&self.stack), memory, address, size))?
+    }
 }
 
 /// Adds native stacks to the threads of a process.
@@ -155,7 +166,14 @@ pub(super) fn add(
     }
     let tids: Vec<Tid> = process.threads.iter().map(|thread| thread.tid).collect();
     let namespace = NamespaceIds::of(process.pid, alive, &tids);
-    waits::tell(process, &unwound, &live, &mut symbols, &namespace);
+    waits::tell(
+        process,
+        &unwound,
+        (&images, &regions),
+        &live,
+        &mut symbols,
+        &namespace,
+    );
     outcome
 }
 

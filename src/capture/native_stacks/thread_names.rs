@@ -88,6 +88,7 @@ mod tests {
             start,
             end: start + 0x1000,
             first_stack: false,
+            of_program: true,
         };
         let regions = [region(0x1000), region(0x2000)];
         let memory = Two(stack, heap);

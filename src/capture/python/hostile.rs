@@ -84,7 +84,7 @@ proptest! {
         let waiter = BlockedThread { native_id: 1, tid: 1, futex: Some(BASE + futex % (pages * PAGE)) };
         let key = Key::process(1, 1);
         let threads = [ThreadStack { native_id: 1, stack_pointer: Some(BASE), is_first: true }];
-        let regions = || vec![Region { start: BASE, end: BASE + pages * PAGE, first_stack: true }];
+        let regions = || vec![Region { start: BASE, end: BASE + pages * PAGE, first_stack: true, of_program: true }];
         let stacks = Stacks { threads: &threads, regions: &regions };
         // Past the check for a main interpreter, which garbage seldom passes.
         let offsets = for_minor(minor).expect("in range");

@@ -282,6 +282,7 @@ mod tests {
             start: first * PAGE,
             end: last * PAGE,
             first_stack: false,
+            of_program: true,
         }
     }
 

@@ -261,6 +261,7 @@ mod tests {
             start: 0x10000,
             end: 0x14000,
             first_stack: false,
+            of_program: true,
         };
         let own = |pages: &Pages| own_name(pages, (0x10000, 0x11000), &names, &[region]);
         // The word at 0xf00 points to a reference count, and after that an address and a length with its zero.

@@ -179,9 +179,14 @@ fn remedy(steps: &[Step<'_>]) -> String {
     }
     let places: BTreeSet<String> = steps.iter().map(|step| wording::at(step.from)).collect();
     if let (1, Some(place)) = (places.len(), places.first()) {
+        let mut holds = steps.iter().filter_map(|step| step.hold.as_ref());
+        let (order, try_it) = match holds.any(|hold| hold.by.by.is_native()) {
+            true => ("by their addresses", "a try-lock"),
+            false => ("by `id()`", "`acquire(timeout=...)`"),
+        };
         return format!(
             "all of them take a second lock{place} while they hold a first: take both in one order whoever comes (sort them, \
-             say by `id()`), or take the second by `acquire(timeout=...)` and give the first back if that fails"
+             say {order}), or take the second by {try_it} and give the first back if that fails"
         );
     }
     let takes: Vec<String> = steps

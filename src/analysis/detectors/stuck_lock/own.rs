@@ -50,6 +50,14 @@ pub(super) fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Opti
     if open && !held.wait.suspects.is_empty() {
         certainty = certainty.min(Certainty::Possible);
     }
+    // What a mutex notes is who locked it last, and another thread may be there to unlock it.
+    let noted = held.by.by == HolderEvidence::PthreadMutex && process.python.is_none();
+    if noted && matches!(closure, Closure::OpenThread(_)) {
+        if !case.overdue {
+            return None;
+        }
+        certainty = certainty.min(Certainty::Possible);
+    }
     let lock = wording::lock(held.wait);
     let mut evidence = vec![
         hold::waits_fact(case, thread, held.wait, &lock.full),

@@ -355,11 +355,17 @@ fn of_files(node: Node<'_>, wait: &Wait) -> Root {
         }
         return root;
     }
+    let remedy = match node.process().python {
+        Some(_) => "close the pipe's writing end when all is written (Popen.communicate() does)",
+        None => {
+            "close the pipe's writing end when all is written, in every process and thread that has it"
+        }
+    };
     simple(
         &said(
             "pipe-never-fed",
             "and the other end is neither going to write nor to close",
-            "close the pipe's writing end when all is written (Popen.communicate() does)",
+            remedy,
         ),
         node,
     )

@@ -323,11 +323,16 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
         [one] => format!("process {}", one.pid),
         all => format!("{} processes", all.len()),
     };
-    let live: Vec<String> = processes
-        .iter()
-        .flat_map(|process| &process.threads)
-        .filter(|thread| case.liveness.goes_on(thread))
-        .map(wording::who)
+    let going_on = || {
+        let threads = processes.iter().flat_map(|process| {
+            let threads = process.threads.iter();
+            threads.map(|thread| (*process, thread))
+        });
+        threads.filter(|(_, thread)| case.liveness.goes_on(thread))
+    };
+    let followed = going_on().all(|(process, thread)| wording::is_followed(process, &thread.key));
+    let live: Vec<String> = going_on()
+        .map(|(_, thread)| wording::who(thread))
         .take(MAX_NAMED)
         .collect();
     let tasks: Vec<String> = processes
@@ -346,6 +351,10 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
                 .chain(live)
                 .collect::<Vec<String>>()
                 .join(", ")
+        ),
+        _ if !live.is_empty() && !followed => format!(
+            "{} may go on, but is not who has to end any of these waits; of the other threads of {of} none can go on",
+            live.join(", ")
         ),
         _ if !live.is_empty() => format!(
             "{} may go on, but nothing that its code does or refers to leads to what is waited for; of the other threads of {of} \

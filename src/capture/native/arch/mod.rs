@@ -76,6 +76,12 @@ impl Registers {
         self.general.iter().copied().flatten()
     }
 
+    /// The first six of those that calls preserve.
+    pub(super) fn preserved(&self, arch: &Architecture) -> [Option<u64>; 6] {
+        let mut columns = arch.preserved.iter();
+        std::array::from_fn(|_| columns.next().and_then(|column| self.get(arch, *column)))
+    }
+
     /// A general register by its DWARF number, the stack pointer too.
     pub(super) fn get(&self, arch: &Architecture, column: u16) -> Option<u64> {
         if column == arch.stack_pointer {

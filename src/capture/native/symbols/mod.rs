@@ -95,6 +95,12 @@ impl<'i> Symbolizer<'i> {
         Some(located.address)
     }
 
+    /// The module of which code is at an address.
+    pub(in crate::capture::native) fn code_module(&self, address: u64) -> Option<usize> {
+        let located = self.images.locate(address, self.memory, self.cache).ok()?;
+        Some(located.module)
+    }
+
     /// The function at an address by the symbol tables alone.
     pub(in crate::capture::native) fn function_at(&mut self, address: u64) -> Option<Foreign> {
         if let Some(known) = self.functions.get(&address) {

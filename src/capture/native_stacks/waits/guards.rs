@@ -4,7 +4,7 @@ use super::super::Unwound;
 use super::names::{ends, plain};
 use super::shapes::Primitive;
 use crate::capture::memory::CachedMemory;
-use crate::capture::native::{Cleanup, Symbolizer, cleanup};
+use crate::capture::native::{Call, Cleanup, Symbolizer, cleanup};
 use crate::model::{Foreign, NativeFrame, Thread, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +13,8 @@ const MAX_FRAMES: usize = 64;
 const MAX_IN_ALL: usize = 4096;
 /// Bytes of a lock that instructions may name: its state, and a mutex's poison flag. The next static may come right after.
 const LOCK: u64 = 8;
+/// Bytes of an `Arc`'s counts before the lock in it, which some guards have the address of.
+const ARC_COUNTS: u64 = 16;
 
 /// What a guard is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub(super) struct Owning {
     pub(super) frame: usize,
     pub(super) kinds: Vec<Kind>,
     addresses: Vec<u64>,
+    /// The words of its guards, where all of those could be read.
+    guards: Option<Vec<u64>>,
     /// It owns guards itself, as far as can be told, and no collection of them: one that is about to lock another lock to put
     /// its guard into such a collection owns others of that kind.
     pub(super) singly: bool,
@@ -41,7 +45,9 @@ pub(super) struct Owning {
 impl Owning {
     /// What frame number `at` owns, by its function and what would be called there to clean up; `None` if that is nothing.
     fn of(at: usize, function: &NativeFrame, cleanup: Cleanup) -> Option<Self> {
-        let calls = || cleanup.calls.iter().map(Foreign::untrusted);
+        // Of an option that is none nothing is dropped.
+        let called = || cleanup.calls.iter().filter(|call| !call.idle);
+        let calls = || called().map(|call| call.function.untrusted());
         let in_drops = || cleanup.in_drops.iter().map(Foreign::untrusted);
         let mut kinds: Vec<Kind> = calls()
             .filter(|call| !collects_guards(call))
@@ -56,6 +62,8 @@ impl Owning {
         if kinds.is_empty() && !in_drops().any(|call| call.contains("lock_")) {
             kinds.extend(in_drops().filter_map(kind));
         }
+        let guards = words_of_guards(called());
+        let guards = guards.filter(|(count, _)| *count == kinds.len());
         if initialises(function) {
             kinds.push(Kind::Once);
         }
@@ -63,6 +71,7 @@ impl Owning {
             frame: at,
             kinds,
             addresses: cleanup.addresses,
+            guards: guards.map(|(_, words)| words),
             singly,
         })
     }
@@ -78,6 +87,13 @@ impl Owning {
             Primitive::StdOnce => *kind == Kind::Once,
             _ => false,
         })
+    }
+
+    /// Whether one of the guards is the lock's, by the address that it has; `None` where they could not be read.
+    pub(super) fn has_guard_of(&self, lock: u64) -> Option<bool> {
+        let words = self.guards.as_ref()?;
+        let of_arc = lock.wrapping_sub(ARC_COUNTS);
+        Some(words.iter().any(|word| [lock, of_arc].contains(word)))
     }
 
     /// Whether the code that drops it names the lock: a static one.
@@ -96,6 +112,8 @@ pub(super) struct Owners {
     pub(super) known: BTreeSet<Tid>,
     /// The program unwinds: some of its functions have landing pads.
     pub(super) unwinds: bool,
+    /// Threads that have released a mutex, of which they still have a guard, to wait for a condition.
+    pub(super) released: BTreeSet<(Tid, u64)>,
 }
 
 /// All frames of the given threads that own guards.
@@ -117,7 +135,7 @@ pub(super) fn owning(
         let functions: Vec<&NativeFrame> =
             stack.frames.iter().filter(|frame| !frame.inlined).collect();
         let mut owners = Vec::new();
-        let (mut own_frames, mut padded) = (0, 0);
+        let (mut own_frames, mut padded, mut doubts) = (0, 0, false);
         for (at, (physical, function)) in unwound.walk.frames.iter().zip(functions).enumerate() {
             if at >= MAX_FRAMES || left == 0 {
                 break;
@@ -126,8 +144,11 @@ pub(super) fn owning(
                 continue;
             }
             left -= 1;
-            let cleanup = cleanup(physical, memory, symbols).unwrap_or_default();
-            let has_pad = !cleanup.calls.is_empty();
+            let read = |address: u64, size: usize| unwound.read_stack(address, size, memory);
+            let cleanup = cleanup(physical, memory, symbols, &read).unwrap_or_default();
+            let has_pad = !cleanup.calls.is_empty() || !cleanup.doubtful.is_empty();
+            let mut doubtful = cleanup.doubtful.iter().map(Foreign::untrusted);
+            doubts |= doubtful.any(|call| kind(call).is_some());
             if has_pad {
                 let function = function.function_name();
                 tracing::trace!(
@@ -146,7 +167,7 @@ pub(super) fn owning(
             owners.extend(Owning::of(at, function, cleanup));
         }
         let waits = thread.wait.is_some() && !stack.moved;
-        if waits && own_frames > 0 && own_frames == padded {
+        if waits && own_frames > 0 && own_frames == padded && !doubts {
             known.insert(thread.tid);
         }
         if !owners.is_empty() {
@@ -157,7 +178,34 @@ pub(super) fn owning(
         frames: found,
         known,
         unwinds,
+        released: BTreeSet::new(),
     }
+}
+
+/// How many of the calls drop a guard that could be read, and the words of those; `None` if there are none.
+fn words_of_guards<'c>(calls: impl Iterator<Item = &'c Call>) -> Option<(usize, Vec<u64>)> {
+    let mut count = 0;
+    let mut words = Vec::new();
+    for call in calls {
+        let function = call.function.untrusted();
+        if kind(function).is_none() || !is_guard(function) || call.words.is_empty() {
+            continue;
+        }
+        count += 1;
+        // Those of parking_lot are one word.
+        let size = if function.contains("lock_api") { 1 } else { 2 };
+        words.extend(&call.arguments);
+        words.extend(call.words.iter().take(size));
+    }
+    (count > 0).then_some((count, words))
+}
+
+/// Whether the value that a function drops is a guard itself.
+fn is_guard(function: &str) -> bool {
+    let value = function.split_once("drop_in_place").map(|(_, value)| value);
+    let path = value.map(|value| value.trim_start_matches("::").trim_start_matches('<'));
+    path.and_then(|path| path.split_once('<'))
+        .is_some_and(|(path, _)| path.ends_with("Guard"))
 }
 
 /// Whether a function drops a guard, or a value that is one or none.
@@ -261,6 +309,7 @@ mod tests {
             frame: 0,
             kinds: vec![Kind::Mutex],
             addresses: vec![0x1004],
+            guards: None,
             singly: true,
         };
         assert!(owning.names(0x1000) && !owning.names(0x2000));

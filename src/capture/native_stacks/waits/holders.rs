@@ -56,6 +56,7 @@ pub(super) fn find(
             locks: &locks,
             owning: &owners.frames,
             known: &owners.known,
+            released: &owners.released,
             waiting: waiting_for(waiters, waiter.lock.address),
         };
         let holding = look.owners();
@@ -111,6 +112,7 @@ struct Look<'l> {
     owning: &'l BTreeMap<Tid, Vec<Owning>>,
     /// Threads of which it is known what guards they own.
     known: &'l BTreeSet<Tid>,
+    released: &'l BTreeSet<(Tid, u64)>,
     /// Threads that wait for the same lock.
     waiting: BTreeSet<Tid>,
 }
@@ -121,7 +123,8 @@ impl Look<'_> {
         let mut found = Vec::new();
         for (tid, owners) in self.owning {
             let own = *tid == self.waiter.tid;
-            if self.waiting.contains(tid) && !own {
+            let released = self.released.contains(&(*tid, self.waiter.lock.address));
+            if (self.waiting.contains(tid) && !own) || released {
                 continue;
             }
             let mut fitting = owners
@@ -165,6 +168,9 @@ impl Look<'_> {
 
     /// Whether a guard of this frame is that of the lock: its code names it, or the frame has a word like it.
     fn is_of_lock(&self, tid: Tid, owning: &Owning) -> bool {
+        if let Some(is) = owning.has_guard_of(self.waiter.lock.address) {
+            return is;
+        }
         let own = tid == self.waiter.tid;
         // What a frame keeps in a register may lie where a function that it called has saved it.
         let of_frame = |hit: &&Hit| {
@@ -191,7 +197,9 @@ impl Look<'_> {
         let refers = self.hits.iter().any(|hit| hit.exact);
         let mut owners = self.owning.get(&self.waiter.tid)?.iter();
         let owning = owners.find(|owning| {
-            self.may_be_its_own(owning) && owning.keeps_out(self.waiter.shape.primitive)
+            self.may_be_its_own(owning)
+                && owning.keeps_out(self.waiter.shape.primitive)
+                && owning.has_guard_of(self.waiter.lock.address) != Some(false)
         })?;
         // Who initialises need not keep the address: the code that waits has it.
         let by_address = refers || self.waiter.shape.primitive == Primitive::StdOnce;

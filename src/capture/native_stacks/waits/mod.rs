@@ -4,17 +4,20 @@ mod guards;
 mod holders;
 mod names;
 mod objects;
+mod reach;
 mod scan;
 mod shape_table;
 mod shapes;
 
+use super::super::maps::Region;
 use super::super::memory::CachedMemory;
 use super::super::namespace::NamespaceIds;
-use super::super::native::Symbolizer;
+use super::super::native::{Images, Symbolizer};
 use super::Unwound;
-use crate::model::{Addr, Foreign, Grade, Process, Thread, Tid, Wait, WaitKind, WaitObject};
+use crate::model::{Addr, Foreign, Grade, Key, Process, Thread, Tid, Wait, WaitKind, WaitObject};
 use objects::{Lock, Owner};
-use shapes::Shape;
+use shape_table::PARKING_LOT_CONDVAR;
+use shapes::{Primitive, Shape};
 use std::collections::BTreeMap;
 
 /// A thread that waits for a lock.
@@ -26,20 +29,34 @@ struct Waiter {
     lock: Lock,
 }
 
+/// A thread that waits for what another thread has to do.
+struct Waited {
+    tid: Tid,
+    /// Of what is waited for.
+    address: u64,
+    /// Other addresses by which it may be known.
+    shared: Vec<u64>,
+}
+
 /// Tells of each thread with a native stack what it waits in, and of locks who holds them, or may.
 pub(super) fn tell(
     process: &mut Process,
     unwound: &BTreeMap<Tid, Unwound>,
+    (images, regions): (&Images, &[Region]),
     memory: &CachedMemory<'_>,
     symbols: &mut Symbolizer<'_>,
     namespace: &NamespaceIds,
 ) {
     let key = process.key.clone();
     let mut waiters = Vec::new();
+    let mut in_conditions = Vec::new();
+    let mut waited = Vec::new();
+    let is_native = process.python.is_none();
     for thread in &mut process.threads {
         let Some(shape) = shape_of(thread) else {
             continue;
         };
+        let physical = physical_frames(thread, shape.frames);
         let Some(wait) = &mut thread.wait else {
             continue;
         };
@@ -48,10 +65,28 @@ pub(super) fn tell(
         if wait.kind == WaitKind::SharedFutex {
             continue;
         }
+        if shape.type_name == PARKING_LOT_CONDVAR {
+            in_conditions.extend(wait.address.map(|futex| (thread.tid, futex.0)));
+        }
         let lock = objects::lock(shape.primitive, wait, memory);
         let address = lock.map_or(wait.address, |lock| Some(Addr(lock.address)));
         if let Some(address) = address.filter(|_| !shape.type_name.is_empty()) {
             wait.object = Some(object(shape, address, lock.is_some()));
+        }
+        if let Some(address) = address.filter(|_| is_native && wait.timed == Some(false))
+            && let Some(stack) = unwound.get(&thread.tid)
+        {
+            // C's own primitives are known by their address; others park their thread.
+            let parks =
+                shape.primitive == Primitive::Signal && shape.call.contains(['.', ':', ' ']);
+            waited.push(Waited {
+                tid: thread.tid,
+                address: address.0,
+                shared: match parks {
+                    true => reach::shared(stack, physical, regions),
+                    false => Vec::new(),
+                },
+            });
         }
         let Some(lock) = lock else {
             continue;
@@ -61,7 +96,7 @@ pub(super) fn tell(
         wait.target = Some(key.lock(Addr(lock.address)));
         waiters.push(Waiter {
             tid: thread.tid,
-            physical: physical_frames(thread, shape.frames),
+            physical,
             shape,
             lock,
         });
@@ -69,11 +104,32 @@ pub(super) fn tell(
     let any_unnoted = waiters
         .iter()
         .any(|waiter| !matches!(waiter.lock.owner, Owner::Thread(_)));
-    let owning = match any_unnoted {
+    let mut owning = match any_unnoted {
         true => guards::owning(&process.threads, unwound, memory, symbols),
         false => guards::Owners::default(),
     };
+    let locks: Vec<u64> = waiters.iter().map(|waiter| waiter.lock.address).collect();
+    let released = in_conditions
+        .into_iter()
+        .filter_map(|(tid, futex)| Some((tid, objects::released(futex, &locks, memory)?)))
+        .collect();
+    owning.released = released;
     holders::find(process, &waiters, unwound, &owning, namespace);
+    let space = reach::Space {
+        regions,
+        images,
+        memory,
+    };
+    for (tid, others) in reach::out_of_reach(process, &waited, unwound, &space, symbols) {
+        let keys = others
+            .iter()
+            .filter_map(|other| process.thread_by_tid(*other));
+        let keys: Vec<Key> = keys.map(|other| other.key.clone()).collect();
+        let waiter = process.threads.iter_mut().find(|thread| thread.tid == tid);
+        if let Some(wait) = waiter.and_then(|thread| thread.wait.as_mut()) {
+            wait.out_of_reach = keys;
+        }
+    }
 }
 
 /// What a thread waits in, unless Python knows it better, or it has moved since it was seen to wait.

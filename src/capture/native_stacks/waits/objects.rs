@@ -112,3 +112,13 @@ fn parked_on(futex: u64, memory: &CachedMemory<'_>) -> Option<Lock> {
         owner: Owner::NotNoted,
     })
 }
+
+/// Of a thread of `parking_lot` that waits in a `Condvar`: which of these mutexes it has released for that. The condition
+/// notes the mutex while somebody waits.
+pub(super) fn released(futex: u64, mutexes: &[u64], memory: &CachedMemory<'_>) -> Option<u64> {
+    PARKED_KEYS.into_iter().find_map(|offset| {
+        let condition = memory.u64(futex.checked_add_signed(offset)?).ok()?;
+        let mutex = memory.u64(condition).ok()?;
+        mutexes.contains(&mutex).then_some(mutex)
+    })
+}

@@ -81,7 +81,7 @@ pub(super) fn hits(locks: &[u64], threads: &BTreeMap<Tid, Unwound>) -> HashMap<u
 }
 
 /// The words of the live part of a stack: address, value, and the value after it.
-fn words(thread: &Unwound) -> impl Iterator<Item = (u64, u64, u64)> {
+pub(super) fn words(thread: &Unwound) -> impl Iterator<Item = (u64, u64, u64)> {
     // What is below the stack pointer is left over from calls that have returned.
     let start = thread
         .walk

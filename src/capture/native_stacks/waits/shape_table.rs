@@ -32,6 +32,8 @@ impl Name {
 
 /// Of a thread whose pool is the one for blocking calls.
 const IDLE_BLOCKING: &str = "idle tokio blocking thread";
+/// It notes the mutex that its waiters have released.
+pub(super) const PARKING_LOT_CONDVAR: &str = "parking_lot::Condvar";
 
 /// How a function is recognised, what is waited for in it, what the program calls it, and the type that is waited on. The most
 /// telling first: a channel waits by parking, which waits on a futex.
@@ -304,7 +306,7 @@ pub(super) const SHAPES: &[(Name, Primitive, &str, &str)] = &[
         In("parking_lot", "Condvar::wait_until_internal"),
         Signal,
         "Condvar::wait",
-        "parking_lot::Condvar",
+        PARKING_LOT_CONDVAR,
     ),
     (
         In("std::s", "Condvar::wait_optional_timeout"),

@@ -126,6 +126,7 @@ impl Recording {
             start: *start,
             end: *end,
             first_stack: *first_stack,
+            of_program: true,
         };
         let stacks = Stacks {
             threads: &threads,

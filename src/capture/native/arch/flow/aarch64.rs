@@ -1,6 +1,6 @@
 //! aarch64: fixed words (Arm Architecture Reference Manual, C4.1.65, branches).
 
-use super::{Flow, Step};
+use super::{Decision, Flow, Step};
 
 const WORD: u64 = 4;
 
@@ -30,5 +30,16 @@ fn flow(word: u32, address: u64) -> Flow {
         _ if word >> 25 == 0b110_1011 => Flow::End,
         _ if word >> 21 == 0b110_1010_0001 || word >> 16 == 0 => Flow::End,
         _ => Flow::On,
+    }
+}
+
+/// Values are not followed here: the test of one bit may be that of a drop flag.
+pub(super) fn decision(bytes: &[u8]) -> Option<Decision> {
+    let word = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+    match word {
+        _ if (word >> 25) & 0x3f == 0b01_1011 => Some(Decision::Untold),
+        _ if word >> 24 == 0b0101_0100 => Some(Decision::Either),
+        _ if (word >> 25) & 0x3f == 0b01_1010 => Some(Decision::Either),
+        _ => None,
     }
 }

@@ -2,8 +2,14 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod values;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64_values;
+
+pub(crate) use values::ReadStack;
+pub(in crate::capture::native) use values::{Decision, State};
 
 /// What an instruction does to the flow of control.
 #[cfg_attr(
@@ -20,6 +26,8 @@ pub(in crate::capture::native) enum Flow {
     Call(u64),
     /// A call of the function whose address is at this one.
     CallThrough(u64),
+    /// A call by a register.
+    CallUnknown,
     /// A jump to the function whose address is at this one: a call as the last thing.
     JumpThrough(u64),
     /// It leads nowhere that can be told: a return, a trap, a jump by a register.
@@ -58,4 +66,78 @@ pub(in crate::capture::native) fn stub_slot(bytes: &[u8], address: u64) -> Optio
         let _ = (bytes, address);
         None
     }
+}
+
+/// The values at a landing pad of a frame: its stack pointer, and the registers that calls preserve, as far as they are known.
+pub(in crate::capture::native) fn at_pad(sp: u64, saved: [Option<u64>; 6]) -> State {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64_values::at_pad(sp, saved);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (sp, saved);
+        State::new([values::Value::default(); 16])
+    }
+}
+
+/// Executes an instruction; of a jump on a condition it says which way it goes.
+pub(in crate::capture::native) fn execute(
+    bytes: &[u8],
+    address: u64,
+    state: &mut State,
+    read: ReadStack<'_>,
+) -> Option<Decision> {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64_values::execute(bytes, address, state, read);
+    #[cfg(target_arch = "aarch64")]
+    {
+        let _ = (address, state, read);
+        return aarch64::decision(bytes);
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = (bytes, address, state, read);
+        None
+    }
+}
+
+/// The first two arguments of a call, as far as they are known.
+pub(in crate::capture::native) fn arguments(state: &State) -> [Option<u64>; 2] {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64_values::arguments(state);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = state;
+        [None; 2]
+    }
+}
+
+/// Of a call by a register: where the function's address was read.
+pub(in crate::capture::native) fn called_slot(
+    bytes: &[u8],
+    address: u64,
+    state: &State,
+) -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64_values::called_slot(bytes, address, state);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (bytes, address, state);
+        None
+    }
+}
+
+/// The values at the beginning of a function that is called.
+pub(in crate::capture::native) fn entered(state: &State) -> State {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64_values::entered(state);
+    #[cfg(not(target_arch = "x86_64"))]
+    state.clone()
+}
+
+/// Forgets what a call may have changed.
+pub(in crate::capture::native) fn returned(state: &mut State) {
+    #[cfg(target_arch = "x86_64")]
+    x86_64_values::returned(state);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = state;
 }

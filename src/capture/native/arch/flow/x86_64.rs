@@ -27,7 +27,7 @@ fn flow(instruction: &Instruction, named: Option<u64>) -> Flow {
         FlowControl::ConditionalBranch => Flow::Branch(target),
         FlowControl::Call => Flow::Call(target),
         FlowControl::IndirectBranch => named.map_or(Flow::End, Flow::JumpThrough),
-        FlowControl::IndirectCall => named.map_or(Flow::End, Flow::CallThrough),
+        FlowControl::IndirectCall => named.map_or(Flow::CallUnknown, Flow::CallThrough),
         _ => Flow::End,
     }
 }
