@@ -47,7 +47,7 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
     }
     let child = ended_child(case, process, wait)?;
     let mut files = wait.descriptor.iter().chain(&wait.files);
-    let (file, holder) = files.find_map(|file| Some((file, orphan(case, file)?)))?;
+    let (file, holder) = files.find_map(|file| Some((file, orphan(case, process, file)?)))?;
     let certainty = if case.motion(&thread.key) == Motion::Still {
         Certainty::Probable
     } else {
@@ -125,18 +125,25 @@ fn ended_child(case: &Case<'_>, process: &Process, wait: &Wait) -> Option<Pid> {
     (process.namespace_pid.is_none() && !lives).then_some(pid)
 }
 
-/// A live process at the other end of a pipe, if none of the tree has it.
-fn orphan<'c>(case: &Case<'_>, file: &'c Descriptor) -> Option<&'c Child> {
+/// Longest line of parents that is followed.
+const MAX_DEPTH: usize = 1000;
+
+/// A live process at the other end of a pipe, if no descendant of the reader has it. In a watched run an orphan becomes a child of
+/// hangscope, and is in the sample.
+fn orphan<'c>(case: &Case<'_>, reader: &Process, file: &'c Descriptor) -> Option<&'c Child> {
     let peer = file.peer.as_ref()?;
-    let in_tree = |pid: &Pid| {
-        case.last
-            .processes
-            .iter()
-            .any(|process| process.pid == *pid)
+    let parent = |pid: &Pid| {
+        let mut all = case.last.processes.iter();
+        all.find(|process| process.pid == *pid)
+            .map(|process| process.ppid)
+    };
+    let descends = |pid: &Pid| {
+        let mut line = std::iter::successors(parent(pid), parent).take(MAX_DEPTH);
+        line.any(|ancestor| ancestor == reader.pid)
     };
     if file.kind != Some(FileKind::Pipe)
         || !peer.own.is_empty()
-        || peer.processes.iter().any(in_tree)
+        || peer.processes.iter().any(descends)
     {
         return None;
     }
