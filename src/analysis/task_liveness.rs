@@ -166,14 +166,14 @@ fn is_parked(
     serves || event_loop.main.as_ref() == Some(&task.key) || is_waited_for()
 }
 
-/// All samples' views of a task, with its process then.
-fn views<'a>(case: &Case<'a>, task: &Task) -> impl Iterator<Item = (&'a Process, &'a Task)> {
+/// All samples' views of a task.
+fn views<'a>(case: &Case<'a>, task: &Task) -> impl Iterator<Item = &'a Task> {
     let key = task.key.clone();
     let process = key.of_process();
     case.samples.iter().filter_map(move |sample| {
         let process = sample.process(&process)?;
         let mut loops = process.event_loops.iter();
-        Some((process, loops.find_map(|event_loop| event_loop.task(&key))?))
+        loops.find_map(|event_loop| event_loop.task(&key))
     })
 }
 
@@ -185,14 +185,14 @@ fn is_unmoved(case: &Case<'_>, task: &Task) -> bool {
             && view.frames == task.frames
             && object(view) == object(task)
     };
-    let views: Vec<&Task> = views(case, task).map(|(_, view)| view).collect();
+    let views: Vec<&Task> = views(case, task).collect();
     views.len() == case.samples.len() && views.into_iter().all(same)
 }
 
 /// Who cannot come to what a task awaits: most looks say so of those in which that could be asked.
 fn out_of_reach<'a>(case: &Case<'a>, task: &Task) -> BTreeSet<&'a Key> {
-    let lists = views(case, task)
-        .filter_map(|(then, view)| Some((then, view.awaits.as_ref()?.out_of_reach.as_slice())));
+    let lists =
+        views(case, task).filter_map(|view| Some(view.awaits.as_ref()?.out_of_reach.as_slice()));
     in_most(lists)
 }
 
@@ -206,42 +206,25 @@ pub(super) fn tasks_out_of_reach<'a>(
     let same = case.samples.iter().filter_map(|sample| {
         let then = sample.process(&process)?;
         let same = then.thread(&thread.key)?.wait.as_ref()?;
-        (same.address == wait.address).then_some((then, same.out_of_reach.as_slice()))
+        (same.address == wait.address).then_some(same.out_of_reach.as_slice())
     });
     let mut keys = in_most(same);
     keys.retain(|key| key.tid().is_none());
     keys
 }
 
-/// The keys that are in most of these lists that have any. The callbacks of a loop whose thread ran meanwhile may have been
-/// between two of their timers: they must be in each list of a look in which the loop idled.
-fn in_most<'a>(lists: impl Iterator<Item = (&'a Process, &'a [Key])>) -> BTreeSet<&'a Key> {
-    let mut often: BTreeMap<&Key, (usize, usize)> = BTreeMap::new();
+/// The keys that are in most of these lists that have any.
+fn in_most<'a>(lists: impl Iterator<Item = &'a [Key]>) -> BTreeSet<&'a Key> {
+    let mut often: BTreeMap<&Key, usize> = BTreeMap::new();
     let mut asked = 0;
-    let mut idle: BTreeMap<&Key, usize> = BTreeMap::new();
-    for (then, list) in lists.filter(|(_, list)| !list.is_empty()) {
+    for list in lists.filter(|list| !list.is_empty()) {
         asked += 1;
-        for event_loop in &then.event_loops {
-            if event_loop.idle == Some(true) {
-                *idle.entry(&event_loop.key).or_default() += 1;
-            }
-        }
         for key in list {
-            let of_loop = then.event_loops.iter().find(|it| it.key == *key);
-            let counts = often.entry(key).or_default();
-            counts.0 += 1;
-            counts.1 += usize::from(of_loop.is_some_and(|it| it.idle == Some(true)));
+            *often.entry(key).or_default() += 1;
         }
     }
-    let is_loop = |key: &Key| key.as_str().contains("/loop@");
-    let agreed = often.into_iter().filter(|(key, (times, when_idle))| {
-        if is_loop(key) {
-            *when_idle > 0 && idle.get(key) == Some(when_idle)
-        } else {
-            times * 2 > asked
-        }
-    });
-    agreed.map(|(key, _)| key).collect()
+    let most = often.into_iter().filter(|(_, times)| times * 2 > asked);
+    most.map(|(key, _)| key).collect()
 }
 
 /// The loop that a thread runs that is stuck by what its main task awaits, whatever its timers do.

@@ -190,7 +190,8 @@ impl PythonProcess {
             let waits = &mut part.waits;
             let tids: Vec<(Tid, Tid)> = blocked.iter().map(|it| (it.tid, it.native_id)).collect();
             tasks::note_loops_at_rest(&heap, &census, &tids, waits);
-            part.out_of_reach = tasks::rule_out(&heap, &codes, &census, &mut event_loops, waits);
+            part.out_of_reach =
+                tasks::rule_out(&heap, &codes, memory, &census, &mut event_loops, waits);
             part.event_loops = event_loops;
             part.runtime.finalizing = cached
                 .u64(address.wrapping_add(offsets.runtime_finalizing))

@@ -6,6 +6,7 @@ mod walk;
 
 use super::asyncio_layout::TaskLayout;
 use super::futures::Futures;
+use crate::capture::memory::{CachedMemory, Memory};
 use crate::capture::python::code::CodeCache;
 use crate::capture::python::generator;
 use crate::capture::python::heap::Heap;
@@ -31,6 +32,7 @@ const MAX_FUTURES: usize = 2000;
 pub(in crate::capture::python) fn rule_out(
     heap: &Heap<'_>,
     codes: &CodeCache,
+    memory: &dyn Memory,
     census: &Census,
     loops: &mut [EventLoop],
     waits: &mut [(Tid, PythonWait)],
@@ -69,7 +71,7 @@ pub(in crate::capture::python) fn rule_out(
         known: HashMap::new(),
         own_classes: HashMap::new(),
     };
-    let come_to = everybody(&mut ground, census, loops);
+    let come_to = everybody(&mut ground, memory, census, loops);
     for (_, wait) in waits.iter_mut() {
         let objects = holders::suspicious(wait);
         if objects.is_empty() {
@@ -135,7 +137,12 @@ impl ComeTo {
 }
 
 /// Follows all tasks, callbacks of loops, and threads.
-fn everybody(ground: &mut Ground<'_>, census: &Census, loops: &[EventLoop]) -> ComeTo {
+fn everybody(
+    ground: &mut Ground<'_>,
+    memory: &dyn Memory,
+    census: &Census,
+    loops: &[EventLoop],
+) -> ComeTo {
     let mut out = ComeTo::default();
     for event_loop in loops.iter().filter(|event_loop| is_followed(event_loop)) {
         for task in event_loop.tasks.iter().filter(|task| !task.system) {
@@ -144,8 +151,7 @@ fn everybody(ground: &mut Ground<'_>, census: &Census, loops: &[EventLoop]) -> C
                 out.tasks.insert(task.key.clone(), all);
             }
         }
-        let roots = of_callbacks(ground.heap, event_loop);
-        if let Ok(all) = roots.and_then(|roots| walk::from(ground, &roots)) {
+        if let Ok(all) = by_callbacks(ground, memory, event_loop) {
             out.tasks.insert(event_loop.key.clone(), all);
         }
     }
@@ -194,6 +200,37 @@ fn of_task(ground: &mut Ground<'_>, library: TaskLibrary, key: &Key) -> Result<R
         out.objects.extend(futures.done_callbacks(task));
     }
     Ok(out)
+}
+
+/// What a loop's callbacks come to. They change from one timer to the next: so they are read anew, and once more afterwards, and
+/// are believed if they were the same.
+fn by_callbacks(
+    ground: &Ground<'_>,
+    memory: &dyn Memory,
+    event_loop: &EventLoop,
+) -> Result<BTreeSet<u64>, Open> {
+    let now = CachedMemory::new(memory);
+    let heap = Heap::new(&now, ground.heap.offsets);
+    let left = Cell::new(MAX_FUTURES);
+    let futures = Futures::new(&heap, TaskLayout::for_minor(heap.offsets.minor), &left);
+    let mut fresh = Ground {
+        heap: &heap,
+        codes: ground.codes,
+        futures: &futures,
+        ends: ground.ends,
+        modules: ground.modules,
+        known: HashMap::new(),
+        own_classes: HashMap::new(),
+    };
+    let roots = of_callbacks(&heap, event_loop)?;
+    let all = walk::from(&mut fresh, &roots)?;
+    let later = CachedMemory::new(memory);
+    let again = of_callbacks(&Heap::new(&later, heap.offsets), event_loop)?;
+    if again.objects == roots.objects {
+        Ok(all)
+    } else {
+        Err(Open)
+    }
 }
 
 /// Where a loop's callbacks begin: those that are due, its timers, and those of files. trio has only tasks.
