@@ -32,6 +32,7 @@ mod native_stacks;
 mod offline;
 mod old_interpreters;
 mod reports;
+mod same_verdict;
 mod scoreboard;
 mod signatures;
 mod spawn;
