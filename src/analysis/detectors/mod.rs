@@ -5,6 +5,7 @@ mod event_loops_at_standstill;
 mod gil_held_in_native_call;
 mod join_on_blocked_thread;
 mod orphaned_pipe;
+mod stopped_child;
 mod stuck_cancel;
 mod stuck_lock;
 mod unanswered;
@@ -61,6 +62,7 @@ pub(super) const DETECTORS: &[&dyn Detector] = &[
     &gil_held_in_native_call::GilHeldInNativeCall,
     &unanswered::Unanswered,
     &orphaned_pipe::OrphanedPipe,
+    &stopped_child::StoppedChild,
 ];
 
 /// Whether a cause is one of those that are found by what a wait is for, whoever waits.
