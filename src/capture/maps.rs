@@ -95,15 +95,36 @@ pub(crate) struct Region {
 
 /// The mapped ranges of a process; none if they cannot be read.
 pub(crate) fn regions(pid: Pid, tid: Tid) -> Vec<Region> {
-    let maps = read_maps(&format!("/proc/{pid}/task/{tid}"));
-    let regions = maps.into_iter().flatten().map(|map| Region {
+    let maps: Vec<MemoryMap> = read_maps(&format!("/proc/{pid}/task/{tid}"))
+        .into_iter()
+        .flatten()
+        .collect();
+    let beside_library = |index: usize, map: &MemoryMap| {
+        let before = index.checked_sub(1).and_then(|before| maps.get(before));
+        let before = before.filter(|before| before.address.1 == map.address.0);
+        let after = maps.get(index + 1);
+        let after = after.filter(|after| after.address.0 == map.address.1);
+        map.pathname == MMapPath::Anonymous
+            && map.address.1 - map.address.0 <= MOST_BESIDE_LIBRARY
+            && before
+                .into_iter()
+                .chain(after)
+                .any(|map| is_of_system(&map.pathname))
+    };
+    let regions = maps.iter().enumerate().map(|(index, map)| Region {
         start: map.address.0,
         end: map.address.1,
         first_stack: map.pathname == MMapPath::Stack,
-        of_program: map.perms.contains(MMPermissions::WRITE) && !is_of_system(&map.pathname),
+        of_program: map.perms.contains(MMPermissions::WRITE)
+            && !is_of_system(&map.pathname)
+            && !beside_library(index, map),
     });
     regions.collect()
 }
+
+/// Memory without a name next to a library's, up to this size, is that library's zeroed data, or what the loader keeps: the
+/// first thread's own variables.
+const MOST_BESIDE_LIBRARY: u64 = 256 << 10;
 
 fn is_of_system(path: &MMapPath) -> bool {
     let folders = ["/lib", "/usr/lib"];

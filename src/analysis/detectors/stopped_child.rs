@@ -74,9 +74,10 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
             wording::waits(wait)
         )
         .into(),
-        certainty: match others_go_on {
-            true => Certainty::Possible,
-            false => Certainty::Probable,
+        // Whoever stopped it by hand means to let it go on; a test's own processes nobody stops.
+        certainty: match process.test.is_some() || case.overdue {
+            true if !others_go_on => Certainty::Probable,
+            _ => Certainty::Possible,
         },
         waiter: thread.key.clone(),
         blockers: child.threads.iter().take(1).map(|first| first.key.clone()).collect(),

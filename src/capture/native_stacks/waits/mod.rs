@@ -4,6 +4,7 @@ mod guards;
 mod holders;
 mod names;
 mod objects;
+mod pieces;
 mod reach;
 mod scan;
 mod shape_table;

@@ -3,6 +3,7 @@
 
 use super::super::Unwound;
 use super::super::has_own_code;
+use super::pieces::Pieces;
 use super::{Waited, scan};
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::CachedMemory;
@@ -60,6 +61,7 @@ pub(super) fn out_of_reach(
         .values()
         .filter_map(|thread| region_at(regions, thread.stack.address).copied())
         .collect();
+    let pieces = Pieces::new(memory);
     let mut going_on = process.threads.iter().filter(|thread| goes_on(thread));
     for thread in going_on.by_ref().take(MAX_THREADS) {
         let Some(stack) = unwound.get(&thread.tid) else {
@@ -73,6 +75,7 @@ pub(super) fn out_of_reach(
             regions,
             stacks: &stacks,
             memory,
+            pieces: &pieces,
         };
         let own = region_at(regions, stack.stack.address).copied();
         let Some(words) = follow.all(stack, own, &named) else {
@@ -137,6 +140,7 @@ struct Follow<'f> {
     regions: &'f [Region],
     stacks: &'f [Region],
     memory: &'f CachedMemory<'f>,
+    pieces: &'f Pieces<'f>,
 }
 
 impl Follow<'_> {
@@ -183,11 +187,17 @@ impl Follow<'_> {
             if !region.of_program || Some(*region) == own || self.stacks.contains(region) {
                 continue;
             }
+            if self.pieces.is_bookkeeping(region, object) {
+                continue;
+            }
             objects += 1;
             if objects > MAX_OBJECTS {
                 return None;
             }
-            let length = self.length(object).min(region.end - object);
+            let (object, length) = match self.pieces.around(region, object) {
+                Some((start, length)) => (start, length.min(MOST)),
+                None => (object, self.length(object).min(region.end - object)),
+            };
             let length = usize::try_from(length).ok()?;
             let Ok(bytes) = self.memory.bytes(object, length) else {
                 continue;
@@ -207,11 +217,13 @@ impl Follow<'_> {
 
     /// Whether what a word points to may be what is at an address.
     fn covers(&self, word: u64, at: u64) -> bool {
-        let writable = region_at(self.regions, word).is_some_and(|region| region.of_program);
-        let within = self
-            .allocation(word)
-            .is_none_or(|length| at < word.saturating_add(length));
-        writable && within
+        let region = region_at(self.regions, word).filter(|region| region.of_program);
+        region.is_some_and(|region| match self.pieces.around(region, word) {
+            Some((start, length)) => (start..start.saturating_add(length)).contains(&at),
+            None => self
+                .allocation(word)
+                .is_none_or(|length| at < word.saturating_add(length)),
+        })
     }
 
     fn length(&self, object: u64) -> u64 {
