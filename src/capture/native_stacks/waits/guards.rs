@@ -2,7 +2,7 @@
 
 use super::super::Unwound;
 use super::names::{ends, plain};
-use super::shapes::Primitive;
+use super::shapes::{Primitive, c_name};
 use crate::capture::memory::CachedMemory;
 use crate::capture::native::{Call, Cleanup, Symbolizer, cleanup};
 use crate::model::{Foreign, NativeFrame, Thread, Tid};
@@ -140,7 +140,7 @@ pub(super) fn owning(
             if at >= MAX_FRAMES || left == 0 {
                 break;
             }
-            if function.is_in_c_library() {
+            if function.is_in_c_library() && !initialises(function) {
                 continue;
             }
             left -= 1;
@@ -257,7 +257,8 @@ fn kind(function: &str) -> Option<Kind> {
 
 fn initialises(function: &NativeFrame) -> bool {
     let path = plain(function.function_name());
-    path.starts_with("std::") && ends(&path, "Once::call")
+    let of_rust = path.starts_with("std::") && ends(&path, "Once::call");
+    of_rust || matches!(c_name(&path), "pthread_once_slow" | "pthread_once")
 }
 
 #[cfg(test)]

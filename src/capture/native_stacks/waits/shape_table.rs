@@ -376,7 +376,19 @@ pub(super) const SHAPES: &[(Name, Primitive, &str, &str)] = &[
     (Is("sem_wait"), Signal, "sem_wait", "sem_t"),
     (Is("sem_timedwait"), Signal, "sem_timedwait", "sem_t"),
     (Is("sem_clockwait"), Signal, "sem_clockwait", "sem_t"),
-    (Is("pthread_once"), Signal, "pthread_once", "pthread_once_t"),
+    // What it calls while another call of it is under way, in glibc.
+    (
+        Is("pthread_once_slow"),
+        StdOnce,
+        "pthread_once",
+        "pthread_once_t",
+    ),
+    (
+        Is("pthread_once"),
+        StdOnce,
+        "pthread_once",
+        "pthread_once_t",
+    ),
     (
         Is("__cxa_guard_acquire"),
         Signal,

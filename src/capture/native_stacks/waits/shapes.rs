@@ -21,7 +21,7 @@ pub(super) enum Primitive {
     StdRead,
     /// The same, for writing.
     StdWrite,
-    /// `std::sync::Once`, `OnceLock`, `LazyLock`: another thread, or this one, initialises it.
+    /// `std::sync::Once`, `OnceLock`, `LazyLock`, `pthread_once_t`: another thread, or this one, initialises it.
     StdOnce,
     /// `parking_lot::Mutex`.
     ParkingLotMutex,
@@ -133,7 +133,7 @@ fn idle_or_waiting(call: &'static str, near: &[String]) -> &'static str {
 }
 
 /// glibc's own names of what it exports: `___pthread_mutex_lock`, `__GI___pthread_mutex_lock`, `sem_wait@@GLIBC_2.34`.
-fn c_name(name: &str) -> &str {
+pub(super) fn c_name(name: &str) -> &str {
     let name = name.split('@').next().unwrap_or(name);
     let trimmed = name.strip_prefix("__GI_").unwrap_or(name);
     let bare = trimmed.trim_start_matches('_');
