@@ -4,7 +4,9 @@
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, Standing};
 use crate::analysis::{signature, wording};
-use crate::model::{Certainty, Evidence, Finding, Gil, Grade, Key, Motion, Process, Thread};
+use crate::model::{
+    Certainty, Evidence, Finding, Gil, Grade, Holder, HolderEvidence, Key, Motion, Process, Thread,
+};
 use std::collections::BTreeSet;
 
 static META: Meta = Meta {
@@ -33,7 +35,7 @@ impl Detector for GilHeldInNativeCall {
                     continue;
                 };
                 if judged.insert(stuck.holder.key.clone()) {
-                    findings.push(finding(case, waiter, stuck));
+                    findings.push(finding(case, process, waiter, stuck));
                 }
             }
         }
@@ -151,8 +153,20 @@ fn gil_of<'p>(process: &'p Process, key: &Key) -> Option<&'p Gil> {
         .find(|gil| &gil.key == key)
 }
 
-fn finding(case: &Case<'_>, waiter: &Thread, stuck: StuckGil<'_>) -> Finding {
+/// The thread that has the mutex which the GIL's holder waits for, and that waits for the GIL.
+fn inverted<'c>(case: &Case<'_>, process: &'c Process, holder: &Thread) -> Option<&'c Thread> {
+    let wait = holder.wait.as_ref()?;
+    let noted = |by: &&Holder| by.by == HolderEvidence::PthreadMutex;
+    let owner = wait.holders.iter().find(noted)?.thread.as_ref()?;
+    let owner = process
+        .thread(owner)
+        .filter(|owner| owner.key != holder.key)?;
+    case.gil_wanted_by(&owner.key).map(|_| owner)
+}
+
+fn finding(case: &Case<'_>, process: &Process, waiter: &Thread, stuck: StuckGil<'_>) -> Finding {
     let holder = stuck.holder;
+    let inverted = inverted(case, process, holder);
     let targets = [&holder.key, &waiter.key];
     let affected = case.affected_by(&[&holder.key], &targets);
     let others = match affected.len() {
@@ -165,27 +179,53 @@ fn finding(case: &Case<'_>, waiter: &Thread, stuck: StuckGil<'_>) -> Finding {
         format!("{} waits for that GIL", wording::who(waiter)),
         &[(&waiter.key, "wait")],
     ));
+    let mut title = format!(
+        "{} keeps the GIL {}; {}{others} cannot run",
+        wording::name(holder),
+        stuck.doing,
+        wording::name(waiter)
+    );
+    let mut remedy = format!(
+        "make the call release the GIL (ctypes: CDLL instead of PyDLL; C: Py_BEGIN_ALLOW_THREADS; pyo3: detach), bound it by a \
+         timeout, or run it in another process; it is made at {}",
+        wording::place(holder).unwrap_or_else(|| "no Python frame".to_owned())
+    );
+    let mut refuted_if = "the native call returns: it may be slow rather than stuck";
+    let mut certainty = stuck.certainty;
+    if let Some(owner) = inverted {
+        title.push_str(&format!(
+            ", and {} has the mutex that the call waits for, and waits for the GIL in turn",
+            wording::name(owner)
+        ));
+        evidence.push(case.fact(
+            Grade::Derived,
+            format!(
+                "the mutex that {} waits for notes {} as its owner, which waits for the GIL",
+                wording::who(holder),
+                wording::who(owner)
+            ),
+            &[(&holder.key, "wait.holders"), (&owner.key, "wait")],
+        ));
+        remedy = format!(
+            "never wait for a native mutex with the GIL held where its owner may need the GIL: release the GIL around the lock \
+             (CDLL instead of PyDLL, Py_BEGIN_ALLOW_THREADS, pyo3: detach) in the call made at {}, or give the mutex back before Python code \
+             runs",
+            wording::place(holder).unwrap_or_else(|| "no Python frame".to_owned())
+        );
+        refuted_if = "the mutex was unlocked by another thread, so that its note is not true";
+        certainty = certainty.max(Certainty::Probable);
+    }
+    title.push('.');
     Finding {
         id: "gil-held-in-native-call".to_owned(),
-        title: format!(
-            "{} keeps the GIL {}; {}{others} cannot run.",
-            wording::name(holder),
-            stuck.doing,
-            wording::name(waiter)
-        )
-        .into(),
-        certainty: stuck.certainty,
+        title: title.into(),
+        certainty,
         waiter: waiter.key.clone(),
         blockers: vec![holder.key.clone()],
         affected,
         evidence,
-        refuted_if: "the native call returns: it may be slow rather than stuck".into(),
-        remedy: format!(
-            "make the call release the GIL (ctypes: CDLL instead of PyDLL; C: Py_BEGIN_ALLOW_THREADS; pyo3: detach), bound \
-             it by a timeout, or run it in another process; it is made at {}",
-            wording::place(holder).unwrap_or_else(|| "no Python frame".to_owned())
-        )
-        .into(),
+        refuted_if: refuted_if.into(),
+        remedy: remedy.into(),
         site: String::new(),
         signature: signature::signature("gil-held-in-native-call", &[holder]),
     }
