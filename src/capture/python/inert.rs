@@ -245,14 +245,14 @@ impl Code<'_> {
         if !self.seen.insert(function) {
             return true; // it is being looked into
         }
-        let (Some((_, names)), Some(globals)) =
-            (heap.code_names(function), heap.globals_of(function))
+        let (Some((_, names)), Ok(parts)) =
+            (heap.code_names(function), heap.function_parts(function))
         else {
             return false;
         };
         self.seen.len() <= MAX_FUNCTIONS
             && names.iter().all(|name| {
-                let global = heap.dict_get(globals, name).ok().flatten();
+                let global = heap.dict_get(parts.globals, name).ok().flatten();
                 self.name(name, global, objects, left)
             })
     }

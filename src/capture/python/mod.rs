@@ -19,6 +19,7 @@ mod process_locks;
 mod pyspy;
 mod qualname;
 mod reach;
+mod references;
 mod running_thread;
 mod runtime;
 mod signals;

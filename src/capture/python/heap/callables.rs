@@ -16,6 +16,15 @@ pub(crate) struct Method {
     pub(crate) has_blocks: bool,
 }
 
+/// What a function object consists of.
+pub(crate) struct FunctionParts {
+    pub(crate) code: u64,
+    /// The dictionary of its globals.
+    pub(crate) globals: u64,
+    /// Defaults, keyword defaults and closure; 0 where there are none.
+    pub(crate) captured: [u64; 3],
+}
+
 impl Heap<'_> {
     /// The bare name of a callable (`__exit__`, `acquire`), where its type is known.
     pub(crate) fn callable_name(&self, callable: u64) -> Option<String> {
@@ -76,14 +85,23 @@ impl Heap<'_> {
         Some((code, names.collect::<Option<Vec<String>>>()?))
     }
 
-    /// The dictionary of a function's globals.
-    pub(crate) fn globals_of(&self, function: u64) -> Option<u64> {
-        /// Their offset: in 3.9, and since 3.10.
-        const OLD_GLOBALS: u64 = 24;
-        const GLOBALS: u64 = 16;
-        let old = self.offsets.function_code < GLOBALS + 8;
-        let field = if old { OLD_GLOBALS } else { GLOBALS };
-        self.memory.u64(function.wrapping_add(field)).ok()
+    /// The parts of a function.
+    pub(crate) fn function_parts(&self, function: u64) -> Result<FunctionParts, ObjectError> {
+        /// Offsets of globals, defaults, keyword defaults and closure: in 3.9, and since 3.10.
+        const OLD_FIELDS: [u64; 4] = [24, 32, 40, 48];
+        const FIELDS: [u64; 4] = [16, 56, 64, 72];
+        let old = self.offsets.function_code < FIELDS[0] + 8;
+        let [globals, rest @ ..] = if old { OLD_FIELDS } else { FIELDS };
+        let pointer = |offset: u64| self.memory.u64(function.wrapping_add(offset));
+        let mut captured = [0; 3];
+        for (part, field) in captured.iter_mut().zip(rest) {
+            *part = pointer(field)?;
+        }
+        Ok(FunctionParts {
+            code: pointer(self.offsets.function_code)?,
+            globals: pointer(globals)?,
+            captured,
+        })
     }
 
     /// Whether a callable is a function or method whose code is not the standard library's or an installed package's.

@@ -140,6 +140,28 @@ impl Heap<'_> {
         self.pointers(first, self.length(object)?.min(room), 8)
     }
 
+    /// All items of a `collections.deque`; an error for one of more than `most`.
+    pub(crate) fn whole_deque(&self, object: u64, most: u64) -> Result<Vec<u64>, ObjectError> {
+        let length = self.length(object)?;
+        if length > most {
+            return Err(ObjectError::Not(object, "a short deque"));
+        }
+        let mut block = self.memory.u64(object.wrapping_add(fixed::DEQUE_BLOCK))?;
+        let mut index = self.memory.u64(object.wrapping_add(fixed::DEQUE_INDEX))?;
+        let item = |block: u64, index: u64| self.memory.u64(block.wrapping_add(8 + 8 * index));
+        let mut items = Vec::new();
+        for _ in 0..length {
+            if index >= fixed::DEQUE_BLOCK_LENGTH {
+                // Behind its items a block has the address of the next one.
+                block = item(block, fixed::DEQUE_BLOCK_LENGTH)?;
+                index = 0;
+            }
+            items.push(item(block, index)?);
+            index += 1;
+        }
+        Ok(items)
+    }
+
     /// The members of a set, in no order that means anything.
     pub(crate) fn set(&self, object: u64) -> Result<Vec<u64>, ObjectError> {
         if !self.is(object, "set") && !self.is(object, "frozenset") {

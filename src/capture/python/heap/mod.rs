@@ -5,6 +5,8 @@ mod callables;
 mod containers;
 mod values;
 
+pub(crate) use callables::FunctionParts;
+
 use super::offsets::{Offsets, fixed};
 use crate::capture::memory::{CachedMemory, ReadError};
 use attributes::Slots;

@@ -23,8 +23,6 @@ pub(super) struct TaskLayout {
     pub(super) name: u64,
     /// `task_num_cancels_requested` (3.11+).
     pub(super) cancels: Option<u64>,
-    /// `PyFunctionObject.func_closure`.
-    pub(super) closure: u64,
 }
 
 impl TaskLayout {
@@ -36,7 +34,6 @@ impl TaskLayout {
             coroutine: 136,
             name: 144,
             cancels: Some(168),
-            closure: 72,
         };
         match minor {
             ..=9 => Self {
@@ -46,7 +43,6 @@ impl TaskLayout {
                 coroutine: 152,
                 name: 160,
                 cancels: None,
-                closure: 48,
             },
             10 => Self {
                 waiter: 152,

@@ -307,10 +307,10 @@ impl<'a> Futures<'a> {
 
     /// The values of a function's free variables.
     fn enclosed(&self, function: u64) -> Vec<u64> {
-        let closure = function.wrapping_add(self.layout.closure);
-        let Ok(closure) = self.heap.memory.u64(closure) else {
+        let Ok(parts) = self.heap.function_parts(function) else {
             return Vec::new();
         };
+        let [.., closure] = parts.captured;
         let cells = self.heap.tuple(closure).unwrap_or_default();
         cells
             .into_iter()

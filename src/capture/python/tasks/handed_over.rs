@@ -4,7 +4,6 @@
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::{Census, RawThreadState};
-use crate::capture::python::reach::deque_items;
 use crate::capture::python::slots;
 use crate::capture::python::waits::{PythonWait, used_globals};
 use crate::model::{ObjectFact, Tid, is_library_file};
@@ -13,6 +12,8 @@ use crate::model::{ObjectFact, Tid, is_library_file};
 const MAX_FRAMES: usize = 4;
 /// Most objects that these refer to.
 const MAX_OBJECTS: usize = 300;
+/// Most callbacks that are ready.
+const MAX_READY: u64 = 1500;
 /// Most callbacks of a loop.
 const MAX_CALLBACKS: usize = 200;
 
@@ -75,22 +76,15 @@ fn rests_with(heap: &Heap<'_>, object: u64, future: u64) -> Option<bool> {
     if runner.is_some_and(|runner| !heap.is_none(runner)) {
         return Some(false);
     }
-    let ready = deque_items(heap, attribute(object, "_ready")?)?;
+    let ready = heap
+        .whole_deque(attribute(object, "_ready")?, MAX_READY)
+        .ok()?;
     let encloses = |handle: u64| {
-        let callback = attribute(handle, "_callback")?;
-        let closure = heap
-            .memory
-            .u64(callback.wrapping_add(closure_offset(heap)))
-            .ok()?;
-        let cells = heap.tuple(closure).ok()?;
-        let mut values = cells.into_iter().map(|cell| slots::unwrapped(heap, cell));
-        Some(heap.is(callback, "function") && values.any(|value| value == future))
+        let callback = attribute(handle, "_callback").filter(|it| heap.is(*it, "function"))?;
+        let [.., closure] = heap.function_parts(callback).ok()?.captured;
+        let mut cells = heap.tuple(closure).ok()?.into_iter();
+        Some(cells.any(|cell| slots::unwrapped(heap, cell) == future))
     };
     let mut handles = ready.into_iter().take(MAX_CALLBACKS);
     Some(handles.any(|handle| encloses(handle) == Some(true)))
-}
-
-/// `PyFunctionObject.func_closure`.
-fn closure_offset(heap: &Heap<'_>) -> u64 {
-    super::asyncio_layout::TaskLayout::for_minor(heap.offsets.minor).closure
 }

@@ -165,10 +165,10 @@ impl Ahead<'_> {
         let Some((_, names)) = heap.code_names(function) else {
             return true;
         };
-        let globals = heap.globals_of(function);
+        let globals = heap.function_parts(function).map(|parts| parts.globals);
         let called = names
             .iter()
-            .filter_map(|name| heap.dict_get(globals?, name).ok()?);
+            .filter_map(|name| heap.dict_get(globals.ok()?, name).ok()?);
         let called: Vec<u64> = called.collect();
         self.seen.len() > MAX_FUNCTIONS
             || names.iter().any(|name| ACTING.contains(&name.as_str()))

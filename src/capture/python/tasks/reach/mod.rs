@@ -12,9 +12,10 @@ use crate::capture::python::generator;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::holders;
 use crate::capture::python::interpreter::Census;
+use crate::capture::python::references::{Open, References};
 use crate::capture::python::waits::PythonWait;
 use crate::model::{Addr, EventLoop, Key, Task, TaskLibrary, TaskState, Tid, WaitObject};
-use ground::{Ground, Open, Referents};
+use ground::{Ground, Referents};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -63,11 +64,10 @@ pub(in crate::capture::python) fn rule_out(
     let left = Cell::new(MAX_FUTURES);
     let futures = Futures::new(heap, TaskLayout::for_minor(heap.offsets.minor), &left);
     let mut ground = Ground {
-        heap,
+        references: References { heap, modules },
         codes,
         futures: &futures,
         ends: &ends,
-        modules,
         known: HashMap::new(),
         own_classes: HashMap::new(),
     };
@@ -184,7 +184,7 @@ fn everybody(
 
 /// Where a task begins: its frames, and what is called when it ends.
 fn of_task(ground: &mut Ground<'_>, library: TaskLibrary, key: &Key) -> Result<Referents, Open> {
-    let (heap, futures) = (ground.heap, ground.futures);
+    let (heap, futures) = (ground.references.heap, ground.futures);
     let task = address(key).ok_or(Open)?;
     let coroutine = match library {
         TaskLibrary::Asyncio => futures.coroutine(task),
@@ -210,15 +210,17 @@ fn by_callbacks(
     event_loop: &EventLoop,
 ) -> Result<BTreeSet<u64>, Open> {
     let now = CachedMemory::new(memory);
-    let heap = Heap::new(&now, ground.heap.offsets);
+    let heap = Heap::new(&now, ground.references.heap.offsets);
     let left = Cell::new(MAX_FUTURES);
     let futures = Futures::new(&heap, TaskLayout::for_minor(heap.offsets.minor), &left);
     let mut fresh = Ground {
-        heap: &heap,
+        references: References {
+            heap: &heap,
+            modules: ground.references.modules,
+        },
         codes: ground.codes,
         futures: &futures,
         ends: ground.ends,
-        modules: ground.modules,
         known: HashMap::new(),
         own_classes: HashMap::new(),
     };

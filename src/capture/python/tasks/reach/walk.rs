@@ -4,7 +4,8 @@
 //! sleeps in a method does not act on all that `self` has. Where code of an installed package comes in, which may call
 //! anything of what it is given, all attributes are followed.
 
-use super::ground::{Ground, Open, Referents};
+use super::ground::{Ground, Referents};
+use crate::capture::python::references::Open;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
