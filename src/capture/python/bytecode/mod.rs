@@ -7,7 +7,8 @@
 use super::code::Code;
 use super::frame::RawFrame;
 use super::heap::Heap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 /// Most bytes of code that are looked at.
 const MAX_CODE: u64 = 1 << 18;
@@ -18,8 +19,8 @@ const FIRST_IN_OBJECT: u8 = 11;
 /// `PyVarObject.ob_size`: the number of code units in a code object of 3.11+.
 const SIZE: u64 = 16;
 
-/// The tables.
-pub(crate) const OPCODES: &str = include_str!("opcodes.txt");
+/// The tables as text.
+const OPCODES: &str = include_str!("opcodes.txt");
 
 /// What an instruction is to us: the upper half of a table's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub(crate) struct Ahead {
 /// What names a frame's code may still use; `None` where the code cannot be read.
 pub(crate) fn names_ahead(heap: &Heap<'_>, frame: &RawFrame) -> Option<Ahead> {
     let bytes = instructions(heap, &frame.code)?;
-    let all = decode(&bytes, &table(heap.offsets.minor)?, heap.offsets.minor)?;
+    let all = decode(&bytes, TABLES.get(&heap.offsets.minor)?, heap.offsets.minor)?;
     let here = u64::try_from(frame.offset).ok()?;
     let begin = outermost_loop(&all, here);
     let backwards = |instruction: &&Instruction| {
@@ -92,17 +93,17 @@ fn instructions(heap: &Heap<'_>, code: &Code) -> Option<Vec<u8>> {
     heap.memory.bytes(start, usize::try_from(length).ok()?).ok()
 }
 
-/// A version's table: an entry an opcode.
-fn table(minor: u8) -> Option<Vec<u8>> {
-    let wanted = format!("3.{minor} ");
-    let line = OPCODES
-        .lines()
-        .find_map(|line| line.strip_prefix(&wanted))?;
-    let digits = line.trim().as_bytes().chunks_exact(2);
-    digits
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
-}
+/// An entry an opcode, by version.
+static TABLES: LazyLock<BTreeMap<u8, Vec<u8>>> = LazyLock::new(|| {
+    let table = |line: &str| {
+        let (version, digits) = line.split_once(' ')?;
+        let entry = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let entries = digits.trim().as_bytes().chunks_exact(2).map(entry);
+        let minor = version.strip_prefix("3.")?.parse().ok()?;
+        Some((minor, entries.collect::<Option<_>>()?))
+    };
+    OPCODES.lines().filter_map(table).collect()
+});
 
 fn kind(entry: u8) -> Kind {
     match entry >> 4 {

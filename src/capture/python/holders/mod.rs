@@ -19,6 +19,7 @@ use super::with_blocks;
 use crate::model::{Foreign, HolderEvidence, Tid, WaitObject};
 use std::collections::{BTreeMap, BTreeSet};
 use suspects::{MAX_SUSPECT_FRAMES, reached};
+use suspended::Suspended;
 
 /// Most frames of one thread that are searched for `with` blocks.
 const MAX_FRAMES: usize = 20_000;
@@ -118,6 +119,7 @@ fn fill_in(
         wanted,
         found: BTreeMap::new(),
         generators: BTreeMap::new(),
+        suspended: Suspended::default(),
     };
     for raw in &census.thread_states {
         search.with_blocks(raw);
@@ -296,6 +298,7 @@ struct Search<'h> {
     found: BTreeMap<u64, Vec<RawHolder>>,
     /// Generators that frames refer to, with the threads of these.
     generators: BTreeMap<u64, BTreeSet<Tid>>,
+    suspended: Suspended,
 }
 
 impl Search<'_> {
@@ -357,7 +360,7 @@ impl Search<'_> {
 
     /// Generators that are the thread's as far as this frame tells.
     fn generators(&mut self, raw: &RawThreadState, frame: &RawFrame) {
-        for generator in suspended::referred_to(self.heap, frame) {
+        for generator in self.suspended.referred_to(self.heap, frame) {
             let threads = self.generators.entry(generator).or_default();
             threads.insert(raw.native_id);
         }

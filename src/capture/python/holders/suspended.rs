@@ -6,7 +6,7 @@ use crate::capture::python::heap::Heap;
 use crate::capture::python::offsets::fixed;
 use crate::capture::python::{generator, slots, waits};
 use crate::model::is_library_file;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most objects of a frame whose attributes are looked at.
 const MAX_OBJECTS: usize = 64;
@@ -15,32 +15,57 @@ const MAX_ATTRIBUTES: usize = 64;
 /// Most fixtures of a test, and finalizers of a fixture.
 const MAX_FIXTURES: usize = 256;
 
-/// The generators that a frame refers to: by a variable or a `for` loop; in the program's own code also by a global that it
-/// names and by an attribute of any of these; in pytest's runner, the fixtures of the test.
-pub(super) fn referred_to(heap: &Heap<'_>, frame: &RawFrame) -> BTreeSet<u64> {
-    let variables = slots::variables(heap, frame).unwrap_or_default();
-    let stack = slots::stack(heap, frame).unwrap_or_default();
-    let named = variables.into_iter().map(|(_, value)| value);
-    let of_stack = stack.values.into_iter().filter(|value| *value != 0);
-    let mut objects: BTreeSet<u64> = named.chain(of_stack).collect();
-    let mut out = BTreeSet::new();
-    if is_library_file(frame.code.file.untrusted()) {
-        out.extend(fixtures(heap, frame));
-    } else {
-        let globals = waits::used_globals(heap, frame);
-        objects.extend(globals.into_iter().map(|(_, value)| value));
-        let of_objects = objects
-            .iter()
-            .take(MAX_OBJECTS)
-            .filter_map(|object| heap.attributes(*object).ok())
-            .flat_map(|attributes| attributes.into_iter().take(MAX_ATTRIBUTES))
-            .map(|(_, value)| value);
-        let of_objects: Vec<u64> = of_objects.collect();
-        objects.extend(of_objects);
+/// The search for them; each object and each function's globals are looked at once.
+#[derive(Default)]
+pub(super) struct Suspended {
+    /// Values of the globals that a code object names.
+    globals: BTreeMap<u64, Vec<u64>>,
+    /// Generators among an object's attributes.
+    of_objects: BTreeMap<u64, Vec<u64>>,
+}
+
+impl Suspended {
+    /// The generators that a frame refers to: by a variable or a `for` loop; in the program's own code also by a global that it
+    /// names and by an attribute of any of these; in pytest's runner, the fixtures of the test.
+    pub(super) fn referred_to(&mut self, heap: &Heap<'_>, frame: &RawFrame) -> BTreeSet<u64> {
+        let variables = slots::variables(heap, frame).unwrap_or_default();
+        let stack = slots::stack(heap, frame).unwrap_or_default();
+        let named = variables.into_iter().map(|(_, value)| value);
+        let of_stack = stack.values.into_iter().filter(|value| *value != 0);
+        let mut objects: BTreeSet<u64> = named.chain(of_stack).collect();
+        let mut out = BTreeSet::new();
+        if is_library_file(frame.code.file.untrusted()) {
+            out.extend(fixtures(heap, frame));
+        } else {
+            let globals = self.globals.entry(frame.code.address).or_insert_with(|| {
+                let globals = waits::used_globals(heap, frame).into_iter();
+                globals.map(|(_, value)| value).collect()
+            });
+            objects.extend(globals.iter());
+            for object in objects.iter().take(MAX_OBJECTS) {
+                let found = self.of_objects.entry(*object);
+                out.extend(
+                    found
+                        .or_insert_with(|| among_attributes(heap, *object))
+                        .iter(),
+                );
+            }
+        }
+        out.extend(
+            objects
+                .into_iter()
+                .filter(|object| generator::is_generator(heap, *object)),
+        );
+        out
     }
-    let generators = objects.into_iter();
-    out.extend(generators.filter(|object| generator::is_generator(heap, *object)));
-    out
+}
+
+fn among_attributes(heap: &Heap<'_>, object: u64) -> Vec<u64> {
+    let attributes = heap.attributes(object).unwrap_or_default().into_iter();
+    let values = attributes.take(MAX_ATTRIBUTES).map(|(_, value)| value);
+    values
+        .filter(|value| generator::is_generator(heap, *value))
+        .collect()
 }
 
 /// The generators of the `yield` fixtures that the test of pytest's `runtestprotocol` has: each is an argument of a

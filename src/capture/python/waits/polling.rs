@@ -46,6 +46,15 @@ const ACTING: [&str; 24] = [
     "recv",
 ];
 
+/// Names in a loop that asks after threads, and after children.
+const OF_THREADS: [&str; 2] = ["is_alive", "join"];
+const OF_CHILDREN: [&str; 6] = ["is_alive", "join", "poll", "wait", "returncode", "exitcode"];
+
+fn is_acting<'n>(names: impl IntoIterator<Item = &'n String>) -> bool {
+    let mut names = names.into_iter();
+    names.any(|name| ACTING.contains(&name.as_str()))
+}
+
 /// What a function asks after.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
@@ -67,24 +76,30 @@ pub(super) fn asked(
     let Some(asking) = frames.next() else {
         return Asked::default();
     };
+    // Few functions do, and to know what they still have before them costs more.
+    let names = asking.code.names(heap);
+    if !names
+        .iter()
+        .any(|name| OF_CHILDREN.contains(&name.as_str()))
+    {
+        return Asked::default();
+    }
     let Some(ahead) = bytecode::names_ahead(heap, asking) else {
         return Asked::default();
     };
     let has = |wanted: &[&str]| {
-        ahead
-            .in_loops
-            .iter()
-            .any(|name| wanted.contains(&name.as_str()))
+        let mut in_loops = ahead.in_loops.iter();
+        in_loops.any(|name| wanted.contains(&name.as_str()))
     };
-    let (of_thread, of_child) = (
-        has(&["is_alive", "join"]),
-        has(&["is_alive", "join", "poll", "wait", "returncode", "exitcode"]),
-    );
+    let (of_thread, of_child) = (has(&OF_THREADS), has(&OF_CHILDREN));
     let mut code = Ahead {
         heap,
         seen: BTreeSet::new(),
     };
-    if !(of_thread || of_child) || code.acts(asking) || frames.any(|frame| code.acts(frame)) {
+    let does_nothing_else = (of_thread || of_child)
+        && !code.acts(asking, &ahead.all)
+        && !frames.any(|frame| code.may_act(frame));
+    if !does_nothing_else {
         return Asked::default();
     }
     let variables = slots::variables(heap, asking).unwrap_or_default();
@@ -119,11 +134,22 @@ struct Ahead<'h> {
 
 impl Ahead<'_> {
     /// Whether what a frame's function may still run, with what that calls, may wake or end anything.
-    fn acts(&mut self, frame: &RawFrame) -> bool {
+    fn may_act(&mut self, frame: &RawFrame) -> bool {
+        match bytecode::names_ahead(self.heap, frame) {
+            Some(ahead) => self.acts(frame, &ahead.all),
+            None => self.acts(
+                frame,
+                &frame.code.names(self.heap).iter().cloned().collect(),
+            ),
+        }
+    }
+
+    /// The same of what has these names.
+    fn acts(&mut self, frame: &RawFrame, names: &BTreeSet<String>) -> bool {
+        if is_acting(names) {
+            return true;
+        }
         let heap = self.heap;
-        let all = || frame.code.names(heap).iter().cloned().collect();
-        let ahead = bytecode::names_ahead(heap, frame);
-        let names: BTreeSet<String> = ahead.map_or_else(all, |ahead| ahead.all);
         let variables = slots::variables(heap, frame).unwrap_or_default();
         let globals = used_globals(heap, frame);
         let called = globals.iter().filter(|(name, _)| names.contains(name));
@@ -143,7 +169,6 @@ impl Ahead<'_> {
         let stack = slots::stack(heap, frame).unwrap_or_default();
         let mut iterators = stack.values.into_iter().filter(|value| *value != 0);
         iterators.any(|value| generator::is_generator(heap, value))
-            || names.iter().any(|name| ACTING.contains(&name.as_str()))
             || called
                 .into_iter()
                 .chain(of_objects)
@@ -171,7 +196,7 @@ impl Ahead<'_> {
             .filter_map(|name| heap.dict_get(globals.ok()?, name).ok()?);
         let called: Vec<u64> = called.collect();
         self.seen.len() > MAX_FUNCTIONS
-            || names.iter().any(|name| ACTING.contains(&name.as_str()))
+            || is_acting(&names)
             || called
                 .into_iter()
                 .any(|function| self.function_acts(function, left))
