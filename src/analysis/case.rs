@@ -3,12 +3,14 @@
 use super::liveness::Liveness;
 use super::{progress, wait_graph};
 use crate::model::{
-    Descriptor, EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Process, Reference,
-    Run, Snapshot, SocketState, Thread, ThreadKind, ThreadProgress, ThreadState, Trigger, Wait,
-    WaitEdge, WaitKind,
+    Descriptor, EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Pid, Process,
+    Reference, Run, Snapshot, SocketState, Thread, ThreadKind, ThreadProgress, ThreadState,
+    Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Longest line of parents that is followed.
+const MAX_DEPTH: usize = 1000;
 /// A sleep that ends within this time is taken for a pause, not for a hang.
 const SHORT_WAIT_MS: u64 = 60_000;
 
@@ -273,6 +275,17 @@ impl<'a> Case<'a> {
             !NATIVE_CRASH_SIGNALS.contains(signal)
                 && ((1..=LAST_STANDARD_SIGNAL).contains(signal) || *signal >= FIRST_REALTIME_SIGNAL)
         })
+    }
+
+    /// The pids of the processes above one, nearest first, as far as they are in the last sample.
+    pub(super) fn ancestors(&self, pid: Pid) -> impl Iterator<Item = Pid> {
+        let processes = &self.last.processes;
+        let parent = move |of: &Pid| {
+            let child = processes.iter().find(|process| process.pid == *of)?;
+            let parent = processes.iter().find(|process| process.pid == child.ppid)?;
+            Some(parent.pid)
+        };
+        std::iter::successors(parent(&pid), parent).take(MAX_DEPTH)
     }
 
     /// The parent that a process is a copy of, without an exec since.

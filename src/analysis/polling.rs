@@ -3,7 +3,7 @@
 
 use super::case::{Case, Standing};
 use super::wording;
-use crate::model::{Key, Process, Thread, Wait, WaitKind};
+use crate::model::{Foreign, Key, Process, Thread, Wait, WaitKind};
 
 /// What a thread asks after, all of it still there.
 pub(super) struct Asked<'a> {
@@ -58,21 +58,15 @@ fn is_short(wait: &Wait) -> bool {
 
 /// Whether the thread woke between the samples and is in the same functions again.
 fn goes_round(case: &Case<'_>, thread: &Thread) -> bool {
-    let functions = |view: &Thread| -> Vec<(String, String)> {
-        let own = view.frames().filter(|frame| !frame.is_library());
-        own.map(|frame| {
-            let name = frame.function.untrusted().to_owned();
-            (name, frame.file.untrusted().to_owned())
-        })
-        .collect()
-    };
-    let here = functions(thread);
-    let runs = |view: &Thread| view.kernel.runs;
+    let first = case.views(&thread.key).next();
+    let woke = first.is_some_and(|first| first.kernel.runs < thread.kernel.runs);
     let mut views = case.views(&thread.key);
-    let first = views.next().map(runs);
-    case.has_motion()
-        && first.is_some_and(|first| first < runs(thread))
-        && case.views(&thread.key).all(|view| functions(view) == here)
+    case.has_motion() && woke && views.all(|view| own_functions(view).eq(own_functions(thread)))
+}
+
+fn own_functions(thread: &Thread) -> impl Iterator<Item = (&Foreign, &Foreign)> {
+    let own = thread.frames().filter(|frame| !frame.is_library());
+    own.map(|frame| (&frame.function, &frame.file))
 }
 
 /// That threads which wait for each other have not moved, as a sentence. One that asks again and again has, and gets no further.

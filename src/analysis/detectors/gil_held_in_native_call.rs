@@ -153,20 +153,26 @@ fn gil_of<'p>(process: &'p Process, key: &Key) -> Option<&'p Gil> {
         .find(|gil| &gil.key == key)
 }
 
-/// The thread that has the mutex which the GIL's holder waits for, and that waits for the GIL.
-fn inverted<'c>(case: &Case<'_>, process: &'c Process, holder: &Thread) -> Option<&'c Thread> {
+/// The thread that has the mutex which the GIL's holder waits for, and that waits for the same GIL as `waiter`.
+fn inverted<'c>(
+    case: &Case<'_>,
+    process: &'c Process,
+    holder: &Thread,
+    waiter: &Thread,
+) -> Option<&'c Thread> {
     let wait = holder.wait.as_ref()?;
     let noted = |by: &&Holder| by.by == HolderEvidence::PthreadMutex;
     let owner = wait.holders.iter().find(noted)?.thread.as_ref()?;
-    let owner = process
-        .thread(owner)
-        .filter(|owner| owner.key != holder.key)?;
-    case.gil_wanted_by(&owner.key).map(|_| owner)
+    let wants_it = |owner: &&Thread| {
+        let wanted = case.gil_wanted_by(&owner.key);
+        wanted.is_some() && wanted == case.gil_wanted_by(&waiter.key)
+    };
+    process.thread(owner).filter(wants_it)
 }
 
 fn finding(case: &Case<'_>, process: &Process, waiter: &Thread, stuck: StuckGil<'_>) -> Finding {
     let holder = stuck.holder;
-    let inverted = inverted(case, process, holder);
+    let inverted = inverted(case, process, holder, waiter);
     let targets = [&holder.key, &waiter.key];
     let affected = case.affected_by(&[&holder.key], &targets);
     let others = match affected.len() {

@@ -125,22 +125,11 @@ fn ended_child(case: &Case<'_>, process: &Process, wait: &Wait) -> Option<Pid> {
     (process.namespace_pid.is_none() && !lives).then_some(pid)
 }
 
-/// Longest line of parents that is followed.
-const MAX_DEPTH: usize = 1000;
-
 /// A live process at the other end of a pipe, if no descendant of the reader has it. In a watched run an orphan becomes a child of
 /// hangscope, and is in the sample.
 fn orphan<'c>(case: &Case<'_>, reader: &Process, file: &'c Descriptor) -> Option<&'c Child> {
     let peer = file.peer.as_ref()?;
-    let parent = |pid: &Pid| {
-        let mut all = case.last.processes.iter();
-        all.find(|process| process.pid == *pid)
-            .map(|process| process.ppid)
-    };
-    let descends = |pid: &Pid| {
-        let mut line = std::iter::successors(parent(pid), parent).take(MAX_DEPTH);
-        line.any(|ancestor| ancestor == reader.pid)
-    };
+    let descends = |pid: &Pid| case.ancestors(*pid).any(|above| above == reader.pid);
     if file.kind != Some(FileKind::Pipe)
         || !peer.own.is_empty()
         || peer.processes.iter().any(descends)

@@ -7,9 +7,6 @@ use crate::model::{
     Certainty, Descriptor, Finding, Grade, Key, Motion, Pid, Process, Thread, Wait, WaitKind,
 };
 
-/// Longest line of parents that is followed.
-const MAX_DEPTH: usize = 1000;
-
 static META: Meta = Meta {
     name: "stopped_child",
     causes: &[Cause {
@@ -51,7 +48,7 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
             let then = sample.process(&child.key);
             then.is_some_and(is_stopped)
         });
-        throughout && descends(case, child, process.pid)
+        throughout && case.ancestors(child.pid).any(|above| above == process.pid)
     })?;
     let others_go_on = case.last.processes.iter().any(|other| {
         !is_stopped(other)
@@ -141,16 +138,6 @@ fn awaited<'c>(case: &'c Case<'_>, wait: &Wait) -> Option<&'c Process> {
     });
     let first = stopped.next()??;
     stopped.all(|other| other.is_some()).then_some(first)
-}
-
-fn descends(case: &Case<'_>, process: &Process, from: Pid) -> bool {
-    let parent = |pid: &Pid| {
-        let mut all = case.last.processes.iter();
-        all.find(|process| process.pid == *pid)
-            .map(|process| process.ppid)
-    };
-    let mut line = std::iter::successors(Some(process.ppid), parent).take(MAX_DEPTH);
-    line.any(|ancestor| ancestor == from)
 }
 
 /// Whether a thread may do something by itself.

@@ -64,6 +64,7 @@ impl<'a, 'c> Look<'a, 'c> {
             let others = self.pythons.iter().copied();
             return Enders::Any(Others {
                 processes: others.filter(|key| **key != process.key).collect(),
+                clients: true,
                 ..Others::default()
             });
         }
@@ -72,6 +73,7 @@ impl<'a, 'c> Look<'a, 'c> {
             return Enders::Any(Others {
                 own: true,
                 except: accepting.map(|other| &other.key).collect(),
+                clients: true,
                 ..Others::default()
             });
         }

@@ -23,6 +23,17 @@ pub(super) enum Enders<'a> {
     Any(Others<'a>),
 }
 
+impl Enders<'_> {
+    /// Whether a thread that nobody wakes any more misses nothing.
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::World => false,
+            Self::Bystander => true,
+            Self::Any(others) => others.clients,
+        }
+    }
+}
+
 /// Threads that can end a wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Others<'a> {
@@ -34,6 +45,8 @@ pub(super) struct Others<'a> {
     pub(super) own: bool,
     /// but for these.
     pub(super) except: BTreeSet<&'a Key>,
+    /// They are clients: without them the thread has nothing to do, but what it waits for is not what is missing.
+    pub(super) clients: bool,
 }
 
 /// The threads that can never go on, as far as the samples tell.
@@ -48,7 +61,6 @@ impl Liveness {
     pub(super) fn of(case: &Case<'_>) -> Self {
         let look = Look::new(case);
         let mut enders: BTreeMap<&Key, (&Key, Enders<'_>)> = BTreeMap::new();
-        let mut servers: BTreeSet<&Key> = BTreeSet::new();
         let mut runners: BTreeSet<&Key> = BTreeSet::new();
         for process in &case.last.processes {
             // The handlers of programs that are not Python clean up and end them, as a signal without a handler does.
@@ -62,9 +74,6 @@ impl Liveness {
                     look.enders(process, thread)
                 };
                 enders.insert(&thread.key, (&process.key, by));
-                if look.serves_own(process, thread) || case::accepts_for_manager(thread) {
-                    servers.insert(&thread.key);
-                }
             }
             if !caught {
                 let goes_on = |thread: &Thread| {
@@ -114,9 +123,7 @@ impl Liveness {
         }
         let stuck = enders
             .iter()
-            .filter(|(thread, (_, by))| *by != Enders::Bystander && !live_threads.contains(*thread))
-            // Nobody is left to connect to it, but what it waits for is not what is missing.
-            .filter(|(thread, _)| !servers.contains(*thread))
+            .filter(|(thread, (_, by))| !by.is_idle() && !live_threads.contains(*thread))
             .map(|(thread, _)| (*thread).clone())
             .collect();
         Self {

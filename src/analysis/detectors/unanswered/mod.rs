@@ -26,8 +26,6 @@ const MAX_AFFECTED: usize = 1000;
 
 /// Most threads that one sentence names.
 const MAX_NAMED: usize = 4;
-/// Deepest tree of processes that is climbed.
-const MAX_DEPTH: usize = 1000;
 
 macro_rules! causes {
     ($($id:literal: $summary:literal,)*) => {
@@ -87,7 +85,7 @@ impl Detector for Unanswered {
         let known = |process: &&Process| process.python.is_some() || process.is_known_native();
         for process in case.judgeable().filter(known) {
             // What hangs below a process that hangs is part of the same.
-            if ancestors(case, process).any(|pid| judged.contains(&pid)) {
+            if case.ancestors(process.pid).any(|pid| judged.contains(&pid)) {
                 continue;
             }
             let Some(start) = start(case, process, &told) else {
@@ -113,17 +111,6 @@ impl Detector for Unanswered {
         }
         outcome(case, findings)
     }
-}
-
-/// The pids of the processes above one, as far as they are in the sample.
-fn ancestors<'c>(case: &'c Case<'_>, process: &'c Process) -> impl Iterator<Item = Pid> + 'c {
-    let parent = |of: Pid| {
-        let all = &case.last.processes;
-        let child = all.iter().find(|process| process.pid == of)?;
-        let parent = all.iter().find(|process| process.pid == child.ppid)?;
-        Some(parent.pid)
-    };
-    std::iter::successors(parent(process.pid), move |pid| parent(*pid)).take(MAX_DEPTH)
 }
 
 /// The thread whose wait is worth following: the main thread, if it can never go on, and the process is no part of a trail yet.
