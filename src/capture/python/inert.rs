@@ -225,6 +225,8 @@ impl Code<'_> {
         match &*kind {
             data if DATA.contains(&data) => true,
             "function" => self.function(value, objects, left),
+            // A bound method, whatever its name.
+            _ if self.heap.is_of_program(value) => false,
             _ => {
                 let name = self.heap.callable_name(value);
                 name.is_some_and(|name| HARMLESS.contains(&name.as_str()))

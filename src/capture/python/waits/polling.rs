@@ -181,11 +181,12 @@ impl Ahead<'_> {
         let Some(left) = left.checked_sub(1) else {
             return true;
         };
-        if !heap.is(function, "function")
-            || !heap.is_of_program(function)
-            || !self.seen.insert(function)
-        {
+        if !heap.is_of_program(function) || !self.seen.insert(function) {
             return false;
+        }
+        // A bound method, or a function with arguments: what those lead to is not followed.
+        if !heap.is(function, "function") {
+            return true;
         }
         let Some((_, names)) = heap.code_names(function) else {
             return true;
