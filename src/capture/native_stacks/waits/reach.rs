@@ -177,7 +177,7 @@ impl Follow<'_> {
                 open.push(word);
             }
         }
-        let mut objects = 0;
+        let mut objects = BTreeSet::new();
         while let Some(word) = open.pop() {
             let object = word & !FLAGS;
             let Some(region) = region_at(self.regions, object) else {
@@ -190,14 +190,17 @@ impl Follow<'_> {
             if self.pieces.is_bookkeeping(region, object) {
                 continue;
             }
-            objects += 1;
-            if objects > MAX_OBJECTS {
-                return None;
-            }
             let (object, length) = match self.pieces.around(region, object) {
                 Some((start, length)) => (start, length.min(MOST)),
                 None => (object, self.length(object).min(region.end - object)),
             };
+            // Several words may lead into one piece.
+            if !objects.insert(object) {
+                continue;
+            }
+            if objects.len() > MAX_OBJECTS {
+                return None;
+            }
             let length = usize::try_from(length).ok()?;
             let Ok(bytes) = self.memory.bytes(object, length) else {
                 continue;
