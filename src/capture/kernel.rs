@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 pub(super) type SchedStat = [u64; 3];
 
 /// What `syscall` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum SyscallLine {
     /// The thread runs, or is about to.
     Running,
@@ -19,6 +19,7 @@ pub(super) enum SyscallLine {
     /// In this system call.
     In(Box<Syscall>),
     /// Not readable: no permission, no such file, or the thread has gone.
+    #[default]
     Unreadable,
 }
 
@@ -53,14 +54,15 @@ pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
     let close = line.iter().rposition(|byte| *byte == b')')?;
     let comm = Foreign::from_bytes(line.get(open + 1..close)?);
     let rest = std::str::from_utf8(line.get(close + 1..)?).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let mut fields = rest.split_ascii_whitespace();
     Some(Stat {
         comm,
-        state: fields.first()?.chars().next()?,
-        ppid: fields.get(1)?.parse().ok()?,
-        group: fields.get(2)?.parse().ok()?,
-        flags: fields.get(6)?.parse().ok()?,
-        start_ticks: fields.get(19)?.parse().ok()?,
+        state: fields.next()?.chars().next()?,
+        ppid: fields.next()?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+        // Each `nth` counts from after the one before.
+        flags: fields.nth(3)?.parse().ok()?,
+        start_ticks: fields.nth(12)?.parse().ok()?,
     })
 }
 
@@ -117,7 +119,7 @@ pub(super) struct Task {
 }
 
 /// One look at a thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) schedstat: Option<SchedStat>,
     pub(super) syscall: SyscallLine,

@@ -7,12 +7,14 @@ mod elf;
 mod facts;
 mod files;
 mod kernel;
+mod looks;
 mod maps;
 pub mod memory;
 mod merge;
 mod namespace;
 mod native;
 mod native_stacks;
+mod parallel;
 mod process;
 mod pthread;
 mod python;
@@ -35,8 +37,6 @@ pub use rust_tests::{
     Marked, RustBinary, RustHow, RustLook, RustTest, RustTests, Seen, Started, holds_doctests,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 pub use test_names::TestNames;
 
@@ -138,22 +138,19 @@ impl Session {
         } else {
             vec![self.root]
         };
-        let readers: Vec<Mutex<ProcessReader>> = pids
+        let mut readers: Vec<ProcessReader> = pids
             .iter()
             .map(|pid| {
                 let known = self.readers.remove(pid);
-                Mutex::new(known.unwrap_or_else(|| ProcessReader::new(*pid, self.how)))
+                known.unwrap_or_else(|| ProcessReader::new(*pid, self.how))
             })
             .collect();
         // Nobody may stop us while others stand still for our sake.
         let unstoppable = self.how.stop.then(stop::Unstoppable::begin);
-        let mut results = read_all(&readers, &FileIndex::default());
+        let files = FileIndex::default();
+        let mut results = parallel::map(readers.iter_mut(), |reader| reader.sample(&files));
         drop(unstoppable);
-        for (pid, reader) in pids.iter().zip(readers) {
-            if let Ok(reader) = reader.into_inner() {
-                self.readers.insert(*pid, reader);
-            }
-        }
+        self.readers.extend(pids.iter().copied().zip(readers));
         let mut gaps = Vec::new();
         if let Some(files) = self.few_files {
             gaps.push(
@@ -226,46 +223,6 @@ impl Session {
 
 type ProcessResult = Result<ProcessSample, CaptureError>;
 
-/// Reads processes, the first ones first, on as many threads as there are CPUs.
-fn read_all(readers: &[Mutex<ProcessReader>], files: &FileIndex) -> Vec<ProcessResult> {
-    let read = |reader: &Mutex<ProcessReader>| match reader.lock() {
-        Ok(mut reader) => reader.sample(files),
-        Err(poisoned) => poisoned.into_inner().sample(files),
-    };
-    let workers = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(readers.len());
-    if workers <= 1 {
-        return readers.iter().map(read).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<ProcessResult>>> =
-        readers.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((reader, slot)) = {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    readers.get(index).zip(results.get(index))
-                } {
-                    let result = read(reader);
-                    if let Ok(mut slot) = slot.lock() {
-                        *slot = Some(result);
-                    }
-                }
-            });
-        }
-    });
-    results
-        .into_iter()
-        .zip(readers)
-        .map(|(slot, reader)| {
-            let result = slot.into_inner().ok().flatten();
-            result.unwrap_or_else(|| read(reader))
-        })
-        .collect()
-}
-
 /// Fewest open files that a capture gets by with.
 const MIN_FILES: u64 = 64;
 
@@ -275,8 +232,18 @@ fn raise_file_limit() -> Option<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     let wanted = hard.min(65_536);
-    if wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
-        return Some(wanted);
+    let raised = wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok();
+    let limit = if raised { wanted } else { soft };
+    make_room_for_files(limit.min(looks::MOST_OPEN_FILES));
+    Some(limit)
+}
+
+/// Has the kernel make its table of our open files large at once. Where threads share it, each of the steps by which it grows
+/// waits until all CPUs have noticed (RCU), some milliseconds.
+fn make_room_for_files(files: u64) {
+    if let Ok(last) = i32::try_from(files.saturating_sub(1))
+        && let Ok(file) = std::fs::File::open("/")
+    {
+        let _ = rustix::io::fcntl_dupfd_cloexec(file, last);
     }
-    Some(soft)
 }

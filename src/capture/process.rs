@@ -2,7 +2,8 @@
 
 use super::facts::{arguments, last_number, read_bounded, signal_mask};
 use super::files::{FileIndex, Files};
-use super::kernel::{self, Look, Stat, SyscallLine, Task};
+use super::kernel::{self, Stat, SyscallLine};
+use super::looks::{Looker, SeenThread, Stopped};
 use super::maps::{self, Maps};
 use super::memory::{CachedMemory, Memory, ProcessMemory, Range, ReadError};
 use super::merge::{self, RawThread};
@@ -11,22 +12,17 @@ use super::python::{self, BlockedThread, Located, PythonPart, PythonProcess, Sta
 use super::shared_locks;
 use super::signals;
 use super::stop::{Held, Stop};
-use super::syscall;
 use super::waits::Surroundings;
 use super::{CaptureError, ProcessResult};
-use crate::model::{
-    Coverage, Foreign, Gap, GapKind, Key, Pause, Pid, Process, RuntimeKind, Tid, Zombie,
-};
+use crate::model::{Coverage, Gap, GapKind, Key, Pause, Pid, Process, RuntimeKind, Tid, Zombie};
 use crate::target;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 /// How often a changing list of threads is read anew before that is reported.
 const MAX_ATTEMPTS: usize = 3;
-/// Most threads whose `/proc` files are kept open during a sample.
-const MAX_OPEN_TASKS: usize = 8192;
 
 /// Reads one process, sample after sample.
 #[derive(Debug)]
@@ -127,6 +123,8 @@ impl ProcessReader {
             stopped_us: held.for_us,
             native: false,
         });
+        let span = tracing::debug_span!("assemble");
+        let _entered = span.enter();
         let (process, gaps) = assemble(key, &leader, (pid, alive), runtime, pass, gaps, files);
         Ok(ProcessSample {
             process,
@@ -289,86 +287,43 @@ impl ProcessReader {
         memory: &ProcessMemory,
         gaps: &mut Vec<Gap>,
     ) -> ThreadPass {
-        let keep_open = tids.len() <= MAX_OPEN_TASKS;
-        let mut tasks: Vec<Task> = tids.iter().map(|tid| Task::new(self.pid, *tid)).collect();
-        let mut first: Vec<Look> = tasks
-            .iter_mut()
-            .map(|task| task.first_look(keep_open))
-            .collect();
-        let cached = CachedMemory::new(memory);
-        let mut meanings: BTreeMap<Tid, syscall::Meaning> = BTreeMap::new();
-        let mut wchans: BTreeMap<Tid, Foreign> = BTreeMap::new();
-        for (task, look) in tasks.iter().zip(&first) {
-            if let SyscallLine::In(call) = &look.syscall
-                && !self.is_32_bit()
-            {
-                let wchan = task.wchan();
-                let place = wchan.as_ref().map(Foreign::untrusted);
-                meanings.insert(task.tid, syscall::meaning(call, place, Some(&cached)));
-                if let Some(wchan) = wchan {
-                    wchans.insert(task.tid, wchan);
-                }
-            }
-        }
-        // Whatever a stop changes has been read before it.
-        let stats: BTreeMap<Tid, Stat> = match self.how.stop {
-            true => tasks
-                .iter()
-                .filter_map(|task| Some((task.tid, task.stat()?)))
-                .collect(),
-            false => BTreeMap::new(),
+        let looker = Looker {
+            pid: self.pid,
+            memory,
+            bits_32: self.is_32_bit(),
+            stops: self.how.stop,
         };
+        let mut seen = tracing::debug_span!("first_look").in_scope(|| looker.first(tids));
         let stop = self.stop(key, gaps);
         let stopped = stop
             .as_ref()
             .map(|stop| stop.stopped.clone())
             .unwrap_or_default();
-        for tid in stopped.iter().filter(|tid| !stats.contains_key(tid)) {
-            let mut task = Task::new(self.pid, *tid); // begun since the first look
-            first.push(task.first_look(keep_open));
-            tasks.push(task);
-        }
-        let tids: Vec<Tid> = tasks.iter().map(|task| task.tid).collect();
+        let known: BTreeSet<Tid> = seen.iter().map(SeenThread::tid).collect();
+        let begun = stopped.difference(&known);
+        seen.extend(begun.map(|tid| looker.begun(*tid, true)));
+        let tids: Vec<Tid> = seen.iter().map(SeenThread::tid).collect();
         let namespace = NamespaceIds::of(self.pid, alive, &tids);
-        for meaning in meanings.values_mut() {
+        for meaning in seen.iter_mut().filter_map(|seen| seen.meaning.as_mut()) {
             let mut ours = tids.iter().copied();
             meaning.joins = meaning
                 .joins
                 .and_then(|joined| ours.find(|tid| namespace.inner(*tid) == joined));
         }
-        let blocked: Vec<BlockedThread> = meanings
-            .iter()
-            .map(|(tid, meaning)| BlockedThread {
-                native_id: namespace.inner(*tid),
-                tid: *tid,
-                futex: meaning.futex,
-            })
-            .collect();
-        let stacks: Vec<ThreadStack> = tids
-            .iter()
-            .zip(&first)
-            .map(|(tid, look)| ThreadStack {
-                native_id: namespace.inner(*tid),
-                stack_pointer: match &look.syscall {
-                    SyscallLine::In(call) => Some(call.stack_pointer.0),
-                    _ => None,
-                },
-                is_first: *tid == self.pid,
-            })
-            .collect();
         let (mut part, mut test) = (None, None);
         if let Some(Kind::Python(process)) = self.known.as_ref().map(|known| &known.located) {
             let span = tracing::debug_span!("python", threads = tids.len());
             let _entered = span.enter();
+            let (blocked, stacks) = self.for_python(&seen, &namespace);
             let stacks = Stacks {
                 threads: &stacks,
                 regions: &|| maps::regions(self.pid, alive),
             };
             part = Some(process.read(self.pid, key, memory, &blocked, &stacks, self.how.locals));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
-            test = process.running_test(&cached, &at_start);
+            test = process.running_test(&CachedMemory::small(memory), &at_start);
         }
-        let looks: Vec<Look> = tasks.iter_mut().map(Task::last_look).collect();
+        let last = tracing::debug_span!("last_look").in_scope(|| looker.last(&mut seen));
         let held = stop.and_then(Stop::end);
         if held.is_some_and(|held| held.cut) {
             gaps.push(Gap::new(
@@ -378,48 +333,12 @@ impl ProcessReader {
                 "reading took longer than hangscope holds a process",
             ));
         }
-        let held_still = |tid: Tid| held.is_some_and(|held| !held.cut) && stopped.contains(&tid);
-        let threads = tasks
-            .into_iter()
-            .zip(first)
-            .zip(looks)
-            .filter(|((task, _), last)| {
-                // It ended before it could be stopped.
-                let ends = || task.stat().is_none_or(|stat| stat.is_ending());
-                !self.how.stop
-                    || stopped.contains(&task.tid)
-                    || (last.schedstat.is_some() && !ends())
-            })
-            .filter_map(|((task, first), mut last)| {
-                let same_call = first.syscall == last.syscall;
-                // A thread that got out of its call just before it was stopped is at rest, but waits for nothing.
-                let settled = first.settled_until(&last) || held_still(task.tid);
-                if let SyscallLine::In(call) = &mut last.syscall
-                    && self.is_32_bit()
-                {
-                    call.name = None;
-                }
-                let stat = match stats.get(&task.tid) {
-                    Some(stat) => stat.clone(),
-                    None if stopped.contains(&task.tid) => Stat {
-                        state: 'R', // it ran until it was stopped
-                        ..task.stat()?
-                    },
-                    None => task.stat()?,
-                };
-                let native_id = namespace.inner(task.tid);
-                Some(RawThread {
-                    tid: task.tid,
-                    native_id,
-                    settled,
-                    same_call,
-                    meaning: meanings.remove(&task.tid).filter(|_| same_call || !settled),
-                    wchan: wchans.remove(&task.tid).or_else(|| task.wchan()),
-                    stat,
-                    look: last,
-                })
-            })
-            .collect();
+        let stopped = Stopped {
+            threads: stopped,
+            whole: held.is_some_and(|held| !held.cut),
+        };
+        let threads = tracing::debug_span!("join_looks")
+            .in_scope(|| looker.join(seen, last, &namespace, &stopped));
         ThreadPass {
             threads,
             python: part,
@@ -427,6 +346,30 @@ impl ProcessReader {
             same_namespace: namespace.is_ours(),
             held,
         }
+    }
+
+    /// What the reading of Python has to know of the threads: which wait, and where their stacks are.
+    fn for_python(
+        &self,
+        seen: &[SeenThread],
+        namespace: &NamespaceIds,
+    ) -> (Vec<BlockedThread>, Vec<ThreadStack>) {
+        let blocked = seen.iter().filter_map(|seen| {
+            Some(BlockedThread {
+                native_id: namespace.inner(seen.tid()),
+                tid: seen.tid(),
+                futex: seen.meaning.as_ref()?.futex,
+            })
+        });
+        let stacks = seen.iter().map(|seen| ThreadStack {
+            native_id: namespace.inner(seen.tid()),
+            stack_pointer: match &seen.first.syscall {
+                SyscallLine::In(call) => Some(call.stack_pointer.0),
+                _ => None,
+            },
+            is_first: seen.tid() == self.pid,
+        });
+        (blocked.collect(), stacks.collect())
     }
 
     /// Stops the process, if that was asked for and can be done.

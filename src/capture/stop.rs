@@ -112,13 +112,18 @@ impl Stop {
         }
     }
 
-    /// Lets it go.
+    /// Has it let go, which takes some microseconds a thread.
+    pub(super) fn release(&self) {
+        let _ = self.release.send(());
+    }
+
+    /// Lets it go, and waits until that is done.
     pub(super) fn end(mut self) -> Option<Held> {
         self.let_go()
     }
 
     fn let_go(&mut self) -> Option<Held> {
-        let _ = self.release.send(());
+        self.release();
         self.tracer.take()?.join().ok()
     }
 }

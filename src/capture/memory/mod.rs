@@ -55,8 +55,8 @@ pub(crate) fn pages(from: u64, to: u64) -> Vec<Range> {
 
 /// Somebody's memory: a live process, or recorded pages.
 ///
-/// Many ranges are read in one call, since a call costs far more than the bytes it brings.
-pub trait Memory {
+/// Many ranges are read in one call, since a call costs far more than the bytes it brings. Several threads read at once.
+pub trait Memory: Sync {
     /// Reads each range, wholly or not at all.
     fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>>;
 }

@@ -29,4 +29,4 @@ pub(crate) use images::Images;
 pub(crate) use object_file::ObjectCache;
 pub(crate) use stack::{StackBytes, read};
 pub(crate) use symbols::{Symbol, Symbolizer};
-pub(crate) use unwind::{Unwinder, Walk, WalkEnd};
+pub(crate) use unwind::{NativeFrame, Unwinder, Walk, WalkEnd};

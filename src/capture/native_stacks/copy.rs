@@ -3,7 +3,8 @@
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, Range, pages};
 use crate::capture::native::{Registers, StackBytes};
-use crate::capture::stop::{Held, Stop};
+use crate::capture::parallel;
+use crate::capture::stop::Stop;
 use crate::model::{Pid, Tid};
 use std::collections::BTreeMap;
 
@@ -23,16 +24,20 @@ pub(super) struct StoppedThread {
     pub(super) stack: StackBytes,
 }
 
+/// Stacks that one worker copies before it comes for more.
+const PIECE: usize = 64;
+
 /// A process as it stood.
 #[derive(Debug)]
 pub(super) struct Copied<T> {
     pub(super) threads: BTreeMap<Tid, StoppedThread>,
     /// What else was read meanwhile.
     pub(super) more: T,
-    pub(super) held: Option<Held>,
+    /// It is being let go: to be awaited when there is nothing else to do.
+    pub(super) stop: Stop,
 }
 
-/// Stops a process, copies, and lets it go. `regions` are its mapped ranges in order, read beforehand. `meanwhile` reads
+/// Stops a process, copies, and has it let go. `regions` are its mapped ranges in order, read beforehand. `meanwhile` reads
 /// what moves when the process runs; it is given the registers.
 ///
 /// # Errors
@@ -59,7 +64,7 @@ pub(super) fn copy<T>(
         .collect();
     let stacks = read(memory, &ranges);
     let more = meanwhile(&registers);
-    let held = stop.end();
+    stop.release();
     let threads = registers
         .into_iter()
         .zip(ranges.iter().zip(stacks))
@@ -72,19 +77,20 @@ pub(super) fn copy<T>(
     Ok(Copied {
         threads,
         more,
-        held,
+        stop,
     })
 }
 
 /// Reads ranges, or of those that have a page in them that cannot be read (a guard within a stack's mapping) what comes
 /// before it.
 fn read(memory: &dyn Memory, ranges: &[Range]) -> Vec<Vec<u8>> {
-    let whole = memory.read_many(ranges);
-    whole
-        .into_iter()
-        .zip(ranges)
-        .map(|(bytes, range)| bytes.unwrap_or_else(|_| readable_start(memory, *range)))
-        .collect()
+    let stacks = parallel::map(ranges.chunks(PIECE), |ranges| {
+        let whole = memory.read_many(ranges).into_iter().zip(ranges);
+        whole
+            .map(|(bytes, range)| bytes.unwrap_or_else(|_| readable_start(memory, *range)))
+            .collect::<Vec<_>>()
+    });
+    stacks.into_iter().flatten().collect()
 }
 
 fn readable_start(memory: &dyn Memory, range: Range) -> Vec<u8> {

@@ -12,17 +12,23 @@ use super::maps;
 use super::memory::{CachedMemory, ProcessMemory};
 use super::namespace::NamespaceIds;
 use super::native::{self, Images, ObjectCache, Registers, StackBytes, Symbolizer, Unwinder, Walk};
+use super::parallel;
 use super::python::{Evaluation, PythonProcess};
-use super::stop::Held;
+use super::stop::{Held, Stop};
 use crate::model::{
-    Addr, Gap, GapKind, Grade, Pause, Process, RuntimeKind, Thread, ThreadKind, Tid,
+    Addr, Gap, GapKind, Grade, Pause, Pid, Process, RuntimeKind, Thread, ThreadKind, Tid,
 };
-use copy::{Copied, StoppedThread};
+use copy::StoppedThread;
+use describe::Describer;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most running Python threads whose frames are read while the process stands still; a GIL lets one of an interpreter run.
 const MAX_RUNNING: usize = 8;
+
+/// Stacks that one worker unwinds before it comes for more.
+const PIECE: usize = 16;
 
 /// Longest that lines and inlined functions are looked for in one process.
 const MOST_FOR_LINES: Duration = Duration::from_secs(5);
@@ -90,6 +96,7 @@ pub(super) fn add(
     let memory = ProcessMemory::new(alive);
     let unwinder = Unwinder::new(&images, cache);
     let regions = maps::regions(process.pid, alive);
+    let span = tracing::debug_span!("stop_and_copy").entered();
     let copied = match no_stop {
         true => None,
         false => {
@@ -108,31 +115,56 @@ pub(super) fn add(
             }
         }
     };
-    // Thread by thread: what one needs the next does not.
-    let live = CachedMemory::small(&memory);
-    let was_held = copied.is_some();
-    let (unwound, evaluations) = match copied {
-        Some(copied) => {
-            outcome.pause = copied.held.map(|held| pause(process, held));
-            after_stop(process, &unwinder, &live, copied)
-        }
-        None => (without_stop(process, &unwinder, &live), Evaluations::new()),
-    };
-    let with_lines = |module: usize| has_own_code(&images, module);
+    drop(span);
+    let span = tracing::debug_span!("unwind").entered();
     let until = Instant::now() + MOST_FOR_LINES;
-    let mut symbols = Symbolizer::new(&images, cache, &live, &with_lines, until);
-    for thread in &mut process.threads {
-        let Some(unwound) = unwound.get(&thread.tid) else {
-            continue;
-        };
-        let calls = match evaluations.get(&thread.tid) {
-            Some(known) => known.clone(),
-            None => evaluations_of(python, &live, thread),
-        };
+    let with_lines = |module: usize| has_own_code(&images, module);
+    let was_held = copied.is_some();
+    let (mut stacks, running, stop) = match copied {
+        Some(copied) => (copied.threads, copied.more, Some(copied.stop)),
+        None => (BTreeMap::new(), Evaluations::new(), None),
+    };
+    let reader = StackReader {
+        pid: process.pid,
+        unwinder,
+        python,
+        running: &running,
+    };
+    let missing_lines = Mutex::new(BTreeMap::<usize, &str>::new());
+    let mut threads: Vec<(&mut Thread, Option<StoppedThread>)> = process
+        .threads
+        .iter_mut()
+        .map(|thread| {
+            let stopped = stacks.remove(&thread.tid);
+            (thread, stopped)
+        })
+        .filter(|(_, stopped)| stopped.is_some() || !was_held)
+        .collect();
+    let unwound = parallel::by_workers(threads.chunks_mut(PIECE), |pieces| {
+        // What one thread needs the next does not.
+        let live = CachedMemory::small(&memory);
+        let symbols = Symbolizer::new(&images, cache, &live, &with_lines, until);
         let counted = python.and_then(PythonProcess::evaluation_function);
-        let native = describe::describe(thread, unwound, &mut symbols, calls, counted);
-        thread.native = Some(native);
-    }
+        let mut describer = Describer::new(symbols, counted);
+        let done = pieces
+            .map(|piece| {
+                let read = |(thread, stopped): &mut (&mut Thread, Option<StoppedThread>)| {
+                    let unwound = reader.read(thread, stopped.take(), &mut describer, &live)?;
+                    Some((thread.tid, unwound))
+                };
+                piece.iter_mut().filter_map(read).collect::<Vec<_>>()
+            })
+            .collect();
+        let mut missing = missing_lines.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.extend(describer.symbols().without_lines());
+        done
+    });
+    let unwound: BTreeMap<Tid, Unwound> = unwound.into_iter().flatten().collect();
+    drop(span);
+    let held = stop.and_then(Stop::end);
+    outcome.pause = held.map(|held| pause(process, held));
+    let live = CachedMemory::small(&memory);
+    let mut symbols = Symbolizer::new(&images, cache, &live, &with_lines, until);
     let without = process.threads.iter().filter(|thread| {
         thread.kind != ThreadKind::Exited && was_held && !unwound.contains_key(&thread.tid)
     });
@@ -150,10 +182,10 @@ pub(super) fn add(
     if process.runtime == RuntimeKind::Rust {
         thread_names::complete(&mut process.threads, &unwound, &memory, &regions);
     }
-    let missing = images
-        .program()
-        .and_then(|program| symbols.without_lines().get(&program));
-    if let Some(reason) = missing {
+    let missing_lines = missing_lines.into_inner();
+    let missing_lines = missing_lines.unwrap_or_else(PoisonError::into_inner);
+    let program = images.program();
+    if let Some(reason) = program.and_then(|program| missing_lines.get(&program)) {
         let about_lines = Gap::new(
             Some(key.clone()),
             GapKind::NotApplicable,
@@ -277,69 +309,81 @@ fn evaluations_of(
     Ok(all)
 }
 
-fn after_stop(
-    process: &Process,
-    unwinder: &Unwinder<'_>,
-    live: &CachedMemory<'_>,
-    copied: Copied<Evaluations>,
-) -> (BTreeMap<Tid, Unwound>, Evaluations) {
-    let Copied { threads, more, .. } = copied;
-    let mut unwound = BTreeMap::new();
-    for (tid, stopped) in threads {
-        let Some(thread) = process.thread_by_tid(tid) else {
-            continue;
+/// Reads the stacks of the threads of one process.
+#[derive(Clone, Copy)]
+struct StackReader<'r> {
+    pid: Pid,
+    unwinder: Unwinder<'r>,
+    python: Option<&'r PythonProcess>,
+    /// Of threads that ran when they were stopped.
+    running: &'r Evaluations,
+}
+
+impl StackReader<'_> {
+    /// Unwinds the stack of a thread and puts it into it with names. Nothing if it cannot be read.
+    fn read(
+        &self,
+        thread: &mut Thread,
+        stopped: Option<StoppedThread>,
+        describer: &mut Describer<'_>,
+        live: &CachedMemory<'_>,
+    ) -> Option<Unwound> {
+        let unwound = match stopped {
+            Some(stopped) => self.after_stop(thread, stopped, live),
+            None => self.without_stop(thread, live)?,
         };
+        let calls = match self.running.get(&thread.tid) {
+            Some(known) => known.clone(),
+            None => evaluations_of(self.python, live, thread),
+        };
+        thread.native = Some(describer.describe(thread, &unwound, calls));
+        Some(unwound)
+    }
+
+    fn after_stop(
+        &self,
+        thread: &Thread,
+        stopped: StoppedThread,
+        live: &CachedMemory<'_>,
+    ) -> Unwound {
         let StoppedThread { registers, stack } = stopped;
-        let walk = unwinder.unwind(&registers, std::slice::from_ref(&stack), live);
+        let walk = self
+            .unwinder
+            .unwind(&registers, std::slice::from_ref(&stack), live);
         let at_rest = is_where_it_was(thread, registers.sp, registers.pc);
         // One that ran has moved only if something is known that it has moved from.
         let moved = !at_rest
-            && match more.get(&tid) {
+            && match self.running.get(&thread.tid) {
                 Some(known) => known.is_err(),
                 None => thread.wait.is_some() || !thread.python.is_empty(),
             };
-        unwound.insert(
-            tid,
-            Unwound {
-                walk,
-                stack,
-                registers: registers.known().collect(),
-                moved,
-                grade: Grade::Read,
-            },
-        );
+        Unwound {
+            walk,
+            stack,
+            registers: registers.known().collect(),
+            moved,
+            grade: Grade::Read,
+        }
     }
-    (unwound, more)
-}
 
-/// By stack pointer and program counter of the threads that wait.
-fn without_stop(
-    process: &Process,
-    unwinder: &Unwinder<'_>,
-    live: &CachedMemory<'_>,
-) -> BTreeMap<Tid, Unwound> {
-    let mut unwound = BTreeMap::new();
-    for thread in &process.threads {
-        let mut task = kernel::Task::new(process.pid, thread.tid);
+    /// By stack pointer and program counter, if the thread waits.
+    fn without_stop(&self, thread: &Thread, live: &CachedMemory<'_>) -> Option<Unwound> {
+        let mut task = kernel::Task::new(self.pid, thread.tid);
         let kernel::SyscallLine::In(before) = task.first_look(true).syscall else {
-            continue;
+            return None;
         };
         let (sp, pc) = (before.stack_pointer.0, before.instruction_pointer.0);
-        let walk = unwinder.unwind_blocked(sp, pc, &[], live);
+        let walk = self.unwinder.unwind_blocked(sp, pc, &[], live);
         // What was read while it moved is worth nothing.
         if task.last_look().syscall != kernel::SyscallLine::In(before) {
-            continue;
+            return None;
         }
-        unwound.insert(
-            thread.tid,
-            Unwound {
-                walk,
-                stack: StackBytes::default(),
-                registers: Vec::new(),
-                moved: !is_where_it_was(thread, sp, pc),
-                grade: Grade::Guessed,
-            },
-        );
+        Some(Unwound {
+            walk,
+            stack: StackBytes::default(),
+            registers: Vec::new(),
+            moved: !is_where_it_was(thread, sp, pc),
+            grade: Grade::Guessed,
+        })
     }
-    unwound
 }

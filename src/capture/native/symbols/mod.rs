@@ -44,7 +44,7 @@ pub(crate) struct Symbolizer<'i> {
     images: &'i Images,
     cache: &'i ObjectCache,
     memory: &'i CachedMemory<'i>,
-    wants_lines: &'i dyn Fn(usize) -> bool,
+    wants_lines: &'i (dyn Fn(usize) -> bool + Sync),
     until: Instant,
     known: FnvHashMap<u64, Arc<[Symbol]>>,
     functions: FnvHashMap<u64, Option<Foreign>>,
@@ -58,7 +58,7 @@ impl<'i> Symbolizer<'i> {
         images: &'i Images,
         cache: &'i ObjectCache,
         memory: &'i CachedMemory<'i>,
-        wants_lines: &'i dyn Fn(usize) -> bool,
+        wants_lines: &'i (dyn Fn(usize) -> bool + Sync),
         until: Instant,
     ) -> Self {
         Self {

@@ -8,6 +8,7 @@ use crate::capture::python::offsets::{NEWEST_MINOR, OLDEST_MINOR};
 use crate::capture::python::{PythonPart, generator, slots, with_blocks};
 use proptest::prelude::*;
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 /// Most pages that may be asked for, of recordings of some hundred. Circles are found, and each page is fetched once an attempt.
 const MAX_READS: usize = 100_000;
@@ -127,16 +128,9 @@ fn inflict(recording: &mut Recording, damage: &Damage) {
 }
 
 fn original(minor: u8) -> Recording {
-    static ALL: OnceLock<Vec<std::sync::Mutex<Recording>>> = OnceLock::new();
-    let all = ALL.get_or_init(|| {
-        (OLDEST_MINOR..=NEWEST_MINOR)
-            .map(|minor| std::sync::Mutex::new(Recording::load(minor)))
-            .collect()
-    });
-    all[usize::from(minor - OLDEST_MINOR)]
-        .lock()
-        .expect("no panic")
-        .clone()
+    static ALL: OnceLock<Vec<Recording>> = OnceLock::new();
+    let all = ALL.get_or_init(|| (OLDEST_MINOR..=NEWEST_MINOR).map(Recording::load).collect());
+    all[usize::from(minor - OLDEST_MINOR)].clone()
 }
 
 /// What is looked at only for threads that wait.
@@ -165,13 +159,12 @@ proptest! {
             for damage in &damages {
                 inflict(&mut recording, damage);
             }
-            recording.pages.reads.set(0);
             let process = recording.process();
             if process.runtime.offsets.is_none() {
                 continue;
             }
             let part = recording.read();
-            let reads = recording.pages.reads.get();
+            let reads = recording.pages.reads.load(Ordering::Relaxed);
             prop_assert!(reads < MAX_READS, "3.{minor}: {reads} reads");
             for raw in &part.thread_states {
                 prop_assert!(serde_json::to_string(&raw.state).is_ok());

@@ -3,7 +3,7 @@
 use crate::capture::maps::Maps;
 use crate::capture::memory::CachedMemory;
 use crate::model::Pid;
-use std::cell::OnceCell;
+use std::sync::OnceLock;
 
 /// `FutureObj.fut_loop`, `fut_callback0`, `fut_callbacks` (`_asynciomodule.c`), the same in all versions with a table.
 pub(super) const FUTURE_LOOP: u64 = 16;
@@ -134,14 +134,14 @@ impl DebugTable {
 #[derive(Clone, Debug, Default)]
 pub(in crate::capture::python) struct DebugSection {
     pid: Pid,
-    address: OnceCell<u64>,
+    address: OnceLock<u64>,
 }
 
 impl DebugSection {
     pub(in crate::capture::python) fn new(pid: Pid, maps: &Maps) -> Self {
         let section = Self {
             pid,
-            address: OnceCell::new(),
+            address: OnceLock::new(),
         };
         section.look_in(maps);
         section
