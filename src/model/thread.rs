@@ -53,7 +53,7 @@ pub struct KernelThread {
     /// The system call it is in (`proc_pid_syscall(5)`); absent when it runs or that is not readable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub syscall: Option<Syscall>,
-    /// Kernel function it sleeps in (`proc_pid_wchan(5)`).
+    /// Kernel function it sleeps in (`proc_pid_wchan(5)`); not read in a futex call, of which it says nothing more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wchan: Option<Foreign>,
     /// Start time in clock ticks since boot.

@@ -104,10 +104,18 @@ pub(super) fn asked(
     }
     let variables = slots::variables(heap, asking).unwrap_or_default();
     let named = variables.into_iter().chain(used_globals(heap, asking));
+    let named: Vec<u64> = named.take(MAX_OBJECTS).map(|(_, object)| object).collect();
+    // `self.thread`: the loop names it.
+    let attributes = named.iter().flat_map(|object| {
+        let names = ahead.in_loops.iter();
+        names.filter_map(|name| heap.attribute(*object, name).ok().flatten())
+    });
+    let attributes: Vec<u64> = attributes.collect();
     let mut out = Asked::default();
     for object in named
-        .take(MAX_OBJECTS)
-        .flat_map(|(_, object)| with_items(heap, object))
+        .into_iter()
+        .chain(attributes)
+        .flat_map(|object| with_items(heap, object))
     {
         if of_thread && heap.is_instance(object, "Thread") {
             let ident = number(heap, object, "_ident");
