@@ -23,6 +23,13 @@ pub(super) enum SyscallLine {
     Unreadable,
 }
 
+impl SyscallLine {
+    /// A wait for a futex: where in the kernel it is says nothing more.
+    pub(super) fn is_futex(&self) -> bool {
+        matches!(self, Self::In(call) if call.name.as_deref() == Some("futex"))
+    }
+}
+
 /// The fields of `stat` that we use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stat {

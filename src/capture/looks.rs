@@ -28,10 +28,11 @@ pub(super) struct Looker<'m> {
     pub(super) stops: bool,
 }
 
-/// A thread at the first look.
+/// A thread between the looks, and after them.
 pub(super) struct SeenThread {
     task: Task,
     pub(super) first: Look,
+    last: Look,
     pub(super) meaning: Option<Meaning>,
     wchan: Option<Foreign>,
     /// Read only if a stop is to follow, which changes it.
@@ -71,11 +72,9 @@ impl Looker<'_> {
         if let SyscallLine::In(call) = &seen.first.syscall
             && !self.bits_32
         {
-            // Where in the kernel a futex call waits says nothing more.
-            seen.wchan = match call.name.as_deref() {
-                Some("futex") => None,
-                _ => seen.task.wchan(),
-            };
+            if !seen.first.syscall.is_futex() {
+                seen.wchan = seen.task.wchan();
+            }
             let place = seen.wchan.as_ref().map(Foreign::untrusted);
             seen.meaning = Some(syscall::meaning(call, place, Some(memory)));
         }
@@ -90,6 +89,7 @@ impl Looker<'_> {
         let mut task = Task::new(self.pid, tid);
         SeenThread {
             first: task.first_look(keep_open),
+            last: Look::default(),
             task,
             meaning: None,
             wchan: None,
@@ -98,27 +98,23 @@ impl Looker<'_> {
     }
 
     /// The last look at each.
-    pub(super) fn last(&self, seen: &mut [SeenThread]) -> Vec<Look> {
-        let looks = parallel::map(seen.chunks_mut(PIECE), |piece| {
-            let look = |seen: &mut SeenThread| seen.task.last_look();
-            piece.iter_mut().map(look).collect::<Vec<_>>()
+    pub(super) fn last(&self, seen: &mut [SeenThread]) {
+        parallel::map(seen.chunks_mut(PIECE), |piece| {
+            for seen in piece {
+                seen.last = seen.task.last_look();
+            }
         });
-        looks.into_iter().flatten().collect()
     }
 
     /// What both looks tell of the threads that are still there.
     pub(super) fn join(
         &self,
         mut seen: Vec<SeenThread>,
-        last: Vec<Look>,
         namespace: &NamespaceIds,
         stopped: &Stopped,
     ) -> Vec<RawThread> {
-        let mut both: Vec<_> = seen.iter_mut().zip(last).collect();
-        let threads = parallel::map(both.chunks_mut(PIECE), |piece| {
-            let join = |(seen, last): &mut (&mut SeenThread, Look)| {
-                self.join_one(seen, last, namespace, stopped)
-            };
+        let threads = parallel::map(seen.chunks_mut(PIECE), |piece| {
+            let join = |seen: &mut SeenThread| self.join_one(seen, namespace, stopped);
             piece.iter_mut().filter_map(join).collect::<Vec<_>>()
         });
         threads.into_iter().flatten().collect()
@@ -127,11 +123,10 @@ impl Looker<'_> {
     fn join_one(
         &self,
         seen: &mut SeenThread,
-        last: &mut Look,
         namespace: &NamespaceIds,
         stopped: &Stopped,
     ) -> Option<RawThread> {
-        let task = &seen.task;
+        let (task, mut last) = (&seen.task, std::mem::take(&mut seen.last));
         let stood_still = stopped.threads.contains(&task.tid);
         if self.stops && !stood_still {
             // It ended before it could be stopped.
@@ -142,21 +137,19 @@ impl Looker<'_> {
         }
         let same_call = seen.first.syscall == last.syscall;
         // A thread that got out of its call just before it was stopped is at rest, but waits for nothing.
-        let settled = seen.first.settled_until(last) || (stopped.whole && stood_still);
+        let settled = seen.first.settled_until(&last) || (stopped.whole && stood_still);
         if let SyscallLine::In(call) = &mut last.syscall
             && self.bits_32
         {
             call.name = None;
         }
-        let is_futex =
-            matches!(&last.syscall, SyscallLine::In(call) if call.name.as_deref() == Some("futex"));
         Some(RawThread {
             tid: task.tid,
             native_id: namespace.inner(task.tid),
             settled,
             same_call,
             meaning: seen.meaning.take().filter(|_| same_call || !settled),
-            wchan: match is_futex {
+            wchan: match last.syscall.is_futex() {
                 true => None,
                 false => seen.wchan.take().or_else(|| task.wchan()),
             },
@@ -168,7 +161,7 @@ impl Looker<'_> {
                 },
                 None => task.stat()?,
             },
-            look: std::mem::take(last),
+            look: last,
         })
     }
 }

@@ -323,7 +323,7 @@ impl ProcessReader {
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&CachedMemory::small(memory), &at_start);
         }
-        let last = tracing::debug_span!("last_look").in_scope(|| looker.last(&mut seen));
+        tracing::debug_span!("last_look").in_scope(|| looker.last(&mut seen));
         let held = stop.and_then(Stop::end);
         if held.is_some_and(|held| held.cut) {
             gaps.push(Gap::new(
@@ -337,8 +337,8 @@ impl ProcessReader {
             threads: stopped,
             whole: held.is_some_and(|held| !held.cut),
         };
-        let threads = tracing::debug_span!("join_looks")
-            .in_scope(|| looker.join(seen, last, &namespace, &stopped));
+        let threads =
+            tracing::debug_span!("join_looks").in_scope(|| looker.join(seen, &namespace, &stopped));
         ThreadPass {
             threads,
             python: part,

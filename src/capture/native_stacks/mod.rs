@@ -3,32 +3,26 @@
 
 mod copy;
 mod describe;
+mod read;
 mod splice;
 mod thread_names;
 mod waits;
 
-use super::kernel;
 use super::maps;
 use super::memory::{CachedMemory, ProcessMemory};
 use super::namespace::NamespaceIds;
-use super::native::{self, Images, ObjectCache, Registers, StackBytes, Symbolizer, Unwinder, Walk};
-use super::parallel;
+use super::native::{self, Images, ObjectCache, Registers, StackBytes, Walk};
 use super::python::{Evaluation, PythonProcess};
 use super::stop::{Held, Stop};
 use crate::model::{
-    Addr, Gap, GapKind, Grade, Pause, Pid, Process, RuntimeKind, Thread, ThreadKind, Tid,
+    Addr, Gap, GapKind, Grade, Pause, Process, RuntimeKind, Thread, ThreadKind, Tid,
 };
-use copy::StoppedThread;
-use describe::Describer;
+use read::StackReader;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most running Python threads whose frames are read while the process stands still; a GIL lets one of an interpreter run.
 const MAX_RUNNING: usize = 8;
-
-/// Stacks that one worker unwinds before it comes for more.
-const PIECE: usize = 16;
 
 /// Longest that lines and inlined functions are looked for in one process.
 const MOST_FOR_LINES: Duration = Duration::from_secs(5);
@@ -94,7 +88,6 @@ pub(super) fn add(
         }
     };
     let memory = ProcessMemory::new(alive);
-    let unwinder = Unwinder::new(&images, cache);
     let regions = maps::regions(process.pid, alive);
     let span = tracing::debug_span!("stop_and_copy").entered();
     let copied = match no_stop {
@@ -117,54 +110,28 @@ pub(super) fn add(
     };
     drop(span);
     let span = tracing::debug_span!("unwind").entered();
-    let until = Instant::now() + MOST_FOR_LINES;
     let with_lines = |module: usize| has_own_code(&images, module);
     let was_held = copied.is_some();
-    let (mut stacks, running, stop) = match copied {
-        Some(copied) => (copied.threads, copied.more, Some(copied.stop)),
-        None => (BTreeMap::new(), Evaluations::new(), None),
+    let (stopped, running, stop) = match copied {
+        Some(copied) => (Some(copied.threads), copied.more, Some(copied.stop)),
+        None => (None, Evaluations::new(), None),
     };
     let reader = StackReader {
         pid: process.pid,
-        unwinder,
+        images: &images,
+        cache,
+        memory: &memory,
         python,
         running: &running,
+        with_lines: &with_lines,
+        until: Instant::now() + MOST_FOR_LINES,
     };
-    let missing_lines = Mutex::new(BTreeMap::<usize, &str>::new());
-    let mut threads: Vec<(&mut Thread, Option<StoppedThread>)> = process
-        .threads
-        .iter_mut()
-        .map(|thread| {
-            let stopped = stacks.remove(&thread.tid);
-            (thread, stopped)
-        })
-        .filter(|(_, stopped)| stopped.is_some() || !was_held)
-        .collect();
-    let unwound = parallel::by_workers(threads.chunks_mut(PIECE), |pieces| {
-        // What one thread needs the next does not.
-        let live = CachedMemory::small(&memory);
-        let symbols = Symbolizer::new(&images, cache, &live, &with_lines, until);
-        let counted = python.and_then(PythonProcess::evaluation_function);
-        let mut describer = Describer::new(symbols, counted);
-        let done = pieces
-            .map(|piece| {
-                let read = |(thread, stopped): &mut (&mut Thread, Option<StoppedThread>)| {
-                    let unwound = reader.read(thread, stopped.take(), &mut describer, &live)?;
-                    Some((thread.tid, unwound))
-                };
-                piece.iter_mut().filter_map(read).collect::<Vec<_>>()
-            })
-            .collect();
-        let mut missing = missing_lines.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.extend(describer.symbols().without_lines());
-        done
-    });
-    let unwound: BTreeMap<Tid, Unwound> = unwound.into_iter().flatten().collect();
+    let (unwound, missing_lines) = reader.read(&mut process.threads, stopped);
     drop(span);
     let held = stop.and_then(Stop::end);
     outcome.pause = held.map(|held| pause(process, held));
     let live = CachedMemory::small(&memory);
-    let mut symbols = Symbolizer::new(&images, cache, &live, &with_lines, until);
+    let mut symbols = reader.symbolizer(&live);
     let without = process.threads.iter().filter(|thread| {
         thread.kind != ThreadKind::Exited && was_held && !unwound.contains_key(&thread.tid)
     });
@@ -182,8 +149,6 @@ pub(super) fn add(
     if process.runtime == RuntimeKind::Rust {
         thread_names::complete(&mut process.threads, &unwound, &memory, &regions);
     }
-    let missing_lines = missing_lines.into_inner();
-    let missing_lines = missing_lines.unwrap_or_else(PoisonError::into_inner);
     let program = images.program();
     if let Some(reason) = program.and_then(|program| missing_lines.get(&program)) {
         let about_lines = Gap::new(
@@ -307,83 +272,4 @@ fn evaluations_of(
         all.extend(python.evaluations(memory, state.address.0)?);
     }
     Ok(all)
-}
-
-/// Reads the stacks of the threads of one process.
-#[derive(Clone, Copy)]
-struct StackReader<'r> {
-    pid: Pid,
-    unwinder: Unwinder<'r>,
-    python: Option<&'r PythonProcess>,
-    /// Of threads that ran when they were stopped.
-    running: &'r Evaluations,
-}
-
-impl StackReader<'_> {
-    /// Unwinds the stack of a thread and puts it into it with names. Nothing if it cannot be read.
-    fn read(
-        &self,
-        thread: &mut Thread,
-        stopped: Option<StoppedThread>,
-        describer: &mut Describer<'_>,
-        live: &CachedMemory<'_>,
-    ) -> Option<Unwound> {
-        let unwound = match stopped {
-            Some(stopped) => self.after_stop(thread, stopped, live),
-            None => self.without_stop(thread, live)?,
-        };
-        let calls = match self.running.get(&thread.tid) {
-            Some(known) => known.clone(),
-            None => evaluations_of(self.python, live, thread),
-        };
-        thread.native = Some(describer.describe(thread, &unwound, calls));
-        Some(unwound)
-    }
-
-    fn after_stop(
-        &self,
-        thread: &Thread,
-        stopped: StoppedThread,
-        live: &CachedMemory<'_>,
-    ) -> Unwound {
-        let StoppedThread { registers, stack } = stopped;
-        let walk = self
-            .unwinder
-            .unwind(&registers, std::slice::from_ref(&stack), live);
-        let at_rest = is_where_it_was(thread, registers.sp, registers.pc);
-        // One that ran has moved only if something is known that it has moved from.
-        let moved = !at_rest
-            && match self.running.get(&thread.tid) {
-                Some(known) => known.is_err(),
-                None => thread.wait.is_some() || !thread.python.is_empty(),
-            };
-        Unwound {
-            walk,
-            stack,
-            registers: registers.known().collect(),
-            moved,
-            grade: Grade::Read,
-        }
-    }
-
-    /// By stack pointer and program counter, if the thread waits.
-    fn without_stop(&self, thread: &Thread, live: &CachedMemory<'_>) -> Option<Unwound> {
-        let mut task = kernel::Task::new(self.pid, thread.tid);
-        let kernel::SyscallLine::In(before) = task.first_look(true).syscall else {
-            return None;
-        };
-        let (sp, pc) = (before.stack_pointer.0, before.instruction_pointer.0);
-        let walk = self.unwinder.unwind_blocked(sp, pc, &[], live);
-        // What was read while it moved is worth nothing.
-        if task.last_look().syscall != kernel::SyscallLine::In(before) {
-            return None;
-        }
-        Some(Unwound {
-            walk,
-            stack: StackBytes::default(),
-            registers: Vec::new(),
-            moved: !is_where_it_was(thread, sp, pc),
-            grade: Grade::Guessed,
-        })
-    }
 }

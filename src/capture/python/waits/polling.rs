@@ -106,10 +106,9 @@ pub(super) fn asked(
     let named = variables.into_iter().chain(used_globals(heap, asking));
     let named: Vec<u64> = named.take(MAX_OBJECTS).map(|(_, object)| object).collect();
     // `self.thread`: the loop names it.
-    let attributes = named.iter().flat_map(|object| {
-        let names = ahead.in_loops.iter();
-        names.filter_map(|name| heap.attribute(*object, name).ok().flatten())
-    });
+    let attributes = named
+        .iter()
+        .flat_map(|object| attributes(heap, *object, &ahead.in_loops));
     let attributes: Vec<u64> = attributes.collect();
     let mut out = Asked::default();
     for object in named
@@ -165,12 +164,9 @@ impl Ahead<'_> {
         let objects = variables.iter().chain(&globals).take(MAX_OBJECTS);
         let of_objects: Vec<u64> = objects
             .flat_map(|(_, object)| {
-                let named = names.iter();
-                named.flat_map(|name| {
-                    let attribute = heap.attribute(*object, name).ok().flatten();
-                    let method = heap.method_function(*object, name);
-                    attribute.into_iter().chain(method)
-                })
+                let methods = names.iter();
+                let methods = methods.filter_map(|name| heap.method_function(*object, name));
+                attributes(heap, *object, names).chain(methods)
             })
             .collect();
         // Its code runs when the loop goes on.
@@ -210,6 +206,16 @@ impl Ahead<'_> {
                 .into_iter()
                 .any(|function| self.function_acts(function, left))
     }
+}
+
+/// The attributes of an object that have one of these names.
+fn attributes<'n>(
+    heap: &'n Heap<'_>,
+    object: u64,
+    names: &'n BTreeSet<String>,
+) -> impl Iterator<Item = u64> + 'n {
+    let names = names.iter();
+    names.filter_map(move |name| heap.attribute(object, name).ok().flatten())
 }
 
 /// An object, and the items of it if it is a list, tuple or dictionary.
