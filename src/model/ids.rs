@@ -23,8 +23,7 @@ impl fmt::Display for Addr {
 
 impl Serialize for Addr {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // At once: `collect_str` has each piece of it escaped, and reports hold some hundred thousand.
-        serializer.serialize_str(&self.to_string())
+        serializer.collect_str(self)
     }
 }
 
