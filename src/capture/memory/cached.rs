@@ -1,7 +1,7 @@
 //! A page-wise read-through cache. Made anew for each sample: what it returns is as old as the sample at most.
 
 use super::{Memory, PAGE, Range, ReadError};
-use fnv::FnvHashMap;
+use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ const MAX_READ: usize = 1 << 20;
 /// Most pages fetched for one sample: a target that leads us in circles must not cost us minutes. Four thousand threads
 /// take some 20,000.
 const MAX_PAGES: usize = 1 << 18;
-/// Most pages of one generation (12 MiB). There are two of them at a time.
-const GENERATION: usize = 3 << 10;
-/// The same of a small cache (1 MiB).
-const SMALL_GENERATION: usize = 1 << 8;
+/// Most pages of one generation (4 MiB). There are two of them at a time.
+const GENERATION: usize = 1 << 10;
+/// The same of a small cache (256 KiB).
+const SMALL_GENERATION: usize = 1 << 6;
 /// Most reads of one sample, for the same reason: some seconds' worth. Four thousand threads take some million.
 const MAX_READS: u64 = 100_000_000;
 
@@ -32,8 +32,8 @@ pub struct CachedMemory<'m> {
 struct Pages {
     /// Most of the young ones.
     generation: usize,
-    young: FnvHashMap<u64, Page>,
-    old: FnvHashMap<u64, Page>,
+    young: FxHashMap<u64, Page>,
+    old: FxHashMap<u64, Page>,
 }
 
 impl Pages {
@@ -83,8 +83,8 @@ impl<'m> CachedMemory<'m> {
             inner,
             pages: RefCell::new(Pages {
                 generation,
-                young: FnvHashMap::default(),
-                old: FnvHashMap::default(),
+                young: FxHashMap::default(),
+                old: FxHashMap::default(),
             }),
             fetches_left: Cell::new(MAX_PAGES),
             reads_left: Cell::new(MAX_READS),
@@ -148,11 +148,17 @@ impl<'m> CachedMemory<'m> {
         while done < out.len() {
             let at = address + done as u64;
             let page = at / PAGE;
-            if !self.pages.borrow_mut().renew(page) {
-                self.fetch(&[page]);
+            let mut pages = self.pages.borrow();
+            let mut found = pages.young.get(&page);
+            if found.is_none() {
+                drop(pages);
+                if !self.pages.borrow_mut().renew(page) {
+                    self.fetch(&[page]);
+                }
+                pages = self.pages.borrow();
+                found = pages.young.get(&page);
             }
-            let pages = self.pages.borrow();
-            let bytes = match pages.young.get(&page) {
+            let bytes = match found {
                 Some(Ok(bytes)) => bytes,
                 Some(Err(error)) => return Err(*error),
                 None => return Err(ReadError::Exhausted),

@@ -50,7 +50,7 @@ pub(crate) fn cleanup(
     let address = frame.lookup();
     let (start, table) = symbols.landing_table(address)?;
     let pad = landing_pad(memory, start, table, address)?;
-    let state = flow::at_pad(frame.sp, frame.preserved);
+    let state = flow::at_pad(frame.sp, &frame.preserved);
     let found = Paths::follow(pad, state, memory, symbols, stack);
     let certain = found.certain();
     let mut cleanup = Cleanup {

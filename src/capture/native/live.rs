@@ -50,10 +50,7 @@ pub(super) fn stop(pid: Pid) -> Vec<StoppedThread> {
                 };
                 bytes.extend(page);
             }
-            StackBytes {
-                address: start,
-                bytes,
-            }
+            StackBytes::new(start, &bytes)
         });
         threads.push(StoppedThread {
             tid: *tid,

@@ -27,6 +27,6 @@ pub(crate) use arch::Registers;
 pub(crate) use cleanup::{Call, Cleanup, cleanup};
 pub(crate) use images::Images;
 pub(crate) use object_file::ObjectCache;
-pub(crate) use stack::{StackBytes, read};
+pub(crate) use stack::{StackBytes, WORD, read};
 pub(crate) use symbols::{Symbol, Symbolizer};
 pub(crate) use unwind::{NativeFrame, Unwinder, Walk, WalkEnd};

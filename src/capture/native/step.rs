@@ -1,6 +1,6 @@
 //! One step: from the registers of a frame to those of its caller, by the rules of the unwind table.
 
-use super::arch::{Architecture, COLUMNS, Registers};
+use super::arch::{Architecture, Partial, Registers};
 use super::stack::Reader;
 use super::unwind_table::{FrameAddress, Place, Row, UnwindTable};
 use gimli::{EvaluationResult, UnwindExpression, Value};
@@ -56,7 +56,7 @@ impl Stepper<'_> {
         let mut caller = Registers {
             pc: arch.code_address(pc),
             sp: cfa,
-            general: [None; COLUMNS],
+            general: Partial::UNKNOWN,
         };
         for column in arch.preserved {
             caller.set(arch, *column, self.registers.get(arch, *column));

@@ -37,12 +37,14 @@ fn walk(arch: &'static Architecture, code: &[u8], words: &[u64], registers: &Reg
     page.resize(PAGE as usize, 0);
     let pages = RecordedPages::new(BTreeMap::from([(CODE, page)]));
     let memory = CachedMemory::new(&pages);
-    let stack = StackBytes {
-        address: STACK,
-        bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-    };
+    let stack = stack(words);
     let cache = ObjectCache::default();
     Unwinder::new(&images, &cache).unwind(registers, &[stack], &memory)
+}
+
+fn stack(words: &[u64]) -> StackBytes {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    StackBytes::new(STACK, &bytes)
 }
 
 fn pcs(walk: &Walk) -> Vec<u64> {
@@ -206,10 +208,7 @@ proptest! {
         };
         let pages = RecordedPages::default();
         let memory = CachedMemory::new(&pages);
-        let stacks = [StackBytes {
-            address: STACK,
-            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-        }];
+        let stacks = [stack(&words)];
         let reader = Reader::new(&stacks, &memory);
         let mut registers = Registers::blocked(STACK, words[2]);
         for column in 0..33 {

@@ -4,11 +4,11 @@
 
 use super::arch::{Architecture, COLUMNS};
 use super::headers::u32_at;
-use fnv::FnvHashMap;
 use gimli::{
     BaseAddresses, CieOrFde, EhFrame, EhFrameOffset, EndianSlice, FrameDescriptionEntry,
     LittleEndian, RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
 };
+use rustc_hash::FxHashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most entries of a file without an index.
@@ -81,7 +81,7 @@ pub(super) struct UnwindTable {
     bases: BaseAddresses,
     index: Index,
     /// By address: threads and processes share what they run.
-    rows: Mutex<FnvHashMap<u64, Option<Arc<Row>>>>,
+    rows: Mutex<FxHashMap<u64, Option<Arc<Row>>>>,
 }
 
 /// Finds the entry for an address.

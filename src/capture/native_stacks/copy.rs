@@ -2,7 +2,7 @@
 
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, Range, pages};
-use crate::capture::native::{Registers, StackBytes};
+use crate::capture::native::{Registers, StackBytes, WORD};
 use crate::capture::parallel;
 use crate::capture::stop::Stop;
 use crate::model::{Pid, Tid};
@@ -67,12 +67,8 @@ pub(super) fn copy<T>(
     stop.release();
     let threads = registers
         .into_iter()
-        .zip(ranges.iter().zip(stacks))
-        .map(|((tid, registers), (range, bytes))| {
-            let address = range.address;
-            let stack = StackBytes { address, bytes };
-            (tid, StoppedThread { registers, stack })
-        })
+        .zip(stacks)
+        .map(|((tid, registers), stack)| (tid, StoppedThread { registers, stack }))
         .collect();
     Ok(Copied {
         threads,
@@ -83,11 +79,14 @@ pub(super) fn copy<T>(
 
 /// Reads ranges, or of those that have a page in them that cannot be read (a guard within a stack's mapping) what comes
 /// before it.
-fn read(memory: &dyn Memory, ranges: &[Range]) -> Vec<Vec<u8>> {
+fn read(memory: &dyn Memory, ranges: &[Range]) -> Vec<StackBytes> {
     let stacks = parallel::map(ranges.chunks(PIECE), |ranges| {
         let whole = memory.read_many(ranges).into_iter().zip(ranges);
         whole
-            .map(|(bytes, range)| bytes.unwrap_or_else(|_| readable_start(memory, *range)))
+            .map(|(bytes, range)| {
+                let bytes = bytes.unwrap_or_else(|_| readable_start(memory, *range));
+                StackBytes::new(range.address, &bytes)
+            })
             .collect::<Vec<_>>()
     });
     stacks.into_iter().flatten().collect()
@@ -106,7 +105,8 @@ fn used_stack(stack_pointer: u64, regions: &[Region]) -> (u64, u64) {
     let Some(region) = region_at(regions, stack_pointer) else {
         return (stack_pointer, 0);
     };
-    let start = stack_pointer.saturating_sub(RED_ZONE).max(region.start);
+    let start = stack_pointer.saturating_sub(RED_ZONE) / WORD * WORD;
+    let start = start.max(region.start);
     (start, region.end.saturating_sub(start).min(MOST_OF_ONE))
 }
 

@@ -4,14 +4,14 @@ use super::{Unwound, splice};
 use crate::capture::native::{self, Symbol, Symbolizer, WalkEnd};
 use crate::capture::python::Evaluation;
 use crate::model::{Addr, Foreign, NativeFrame, NativeStack, Thread};
-use fnv::FnvHashMap;
+use rustc_hash::FxHashMap;
 use std::rc::Rc;
 
 /// Describes stack after stack; what it has found out of an address it knows when it comes to it again.
 pub(super) struct Describer<'s> {
     symbols: Symbolizer<'s>,
     /// By the address and the one that was looked up for it.
-    known: FnvHashMap<(u64, u64), Rc<[NativeFrame]>>,
+    known: FxHashMap<(u64, u64), Rc<[NativeFrame]>>,
     /// CPython's evaluation function where its frames are to be counted; see [`splice::by_count`].
     counted: Option<&'s str>,
 }
@@ -20,7 +20,7 @@ impl<'s> Describer<'s> {
     pub(super) fn new(symbols: Symbolizer<'s>, counted: Option<&'s str>) -> Self {
         Self {
             symbols,
-            known: FnvHashMap::default(),
+            known: FxHashMap::default(),
             counted,
         }
     }

@@ -4,7 +4,7 @@ use super::code::{Code, CodeCache};
 use super::heap::Heap;
 use super::locals;
 use super::offsets::{FrameRoot, InstructionLayout};
-use crate::capture::memory::ReadError;
+use crate::capture::memory::{PAGE, ReadError};
 use crate::model::{Foreign, Frame};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -51,6 +51,22 @@ pub(crate) fn innermost(heap: &Heap<'_>, thread_state: u64) -> Result<u64, ReadE
             heap.memory.u64(cframe.wrapping_add(within))
         }
     }
+}
+
+/// The first frame outwards of one that is on another page, if it comes soon; 0 after the outermost.
+pub(crate) fn next_elsewhere(heap: &Heap<'_>, frame: u64) -> Option<u64> {
+    const SOON: usize = 16;
+    let mut next = frame;
+    for _ in 0..SOON {
+        next = heap
+            .memory
+            .u64(next.wrapping_add(heap.offsets.frame_previous))
+            .ok()?;
+        if next / PAGE != frame / PAGE {
+            return Some(next);
+        }
+    }
+    None
 }
 
 /// Walks from the innermost frame outwards.

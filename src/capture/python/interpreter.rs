@@ -14,12 +14,33 @@ const MAX_INTERPRETERS: usize = 10_000;
 /// Most thread states of one interpreter.
 const MAX_THREAD_STATES: usize = 100_000;
 
+/// Thread states of which frames and more are brought in one call: few enough that it is all kept until it has been read.
+pub(super) const TOGETHER: usize = 256;
+/// Innermost frames of a thread state that are brought so.
+const FRAMES_TOGETHER: usize = 16;
+/// What is brought of a frame; most are smaller.
+const FRAME_BYTES: usize = 256;
+
 /// Everything read of one runtime in one pass.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) thread_states: Vec<RawThreadState>,
     pub(crate) gaps: Vec<Gap>,
+}
+
+impl Census {
+    /// The thread states, with the pages of their frames at hand.
+    pub(super) fn with_frames<'c>(
+        &'c self,
+        heap: &'c Heap<'_>,
+    ) -> impl Iterator<Item = &'c RawThreadState> {
+        self.thread_states.chunks(TOGETHER).flat_map(|some| {
+            let frames = some.iter().flat_map(RawThreadState::frame_ranges);
+            heap.memory.prefetch(frames);
+            some
+        })
+    }
 }
 
 /// A thread state with what only the reader needs.
@@ -38,6 +59,14 @@ pub(crate) struct RawThreadState {
     pub(crate) thread_object: Option<u64>,
     /// Its frames as they lie in memory, innermost first.
     pub(crate) raw_frames: Vec<RawFrame>,
+}
+
+impl RawThreadState {
+    /// Where its innermost frames lie.
+    pub(super) fn frame_ranges(&self) -> impl Iterator<Item = (u64, usize)> {
+        let frames = self.raw_frames.iter().take(FRAMES_TOGETHER);
+        frames.map(|frame| (frame.address, FRAME_BYTES))
+    }
 }
 
 /// The addresses that make up the lists: cheap to read again, to see whether they changed meanwhile.
@@ -102,6 +131,14 @@ pub(crate) fn skeleton(heap: &Heap<'_>, runtime: u64) -> Result<Skeleton, ReadEr
 }
 
 impl Skeleton {
+    /// Brings what the walk reads of the lists in a few calls, as far as they are as they were.
+    pub(crate) fn prefetch(&self, heap: &Heap<'_>) {
+        let states = self.interpreters.iter().flat_map(|(_, states)| states);
+        let fields = [heap.offsets.thread_next, heap.offsets.thread_interpreter];
+        heap.memory
+            .prefetch(states.flat_map(|state| fields.map(|field| (state.wrapping_add(field), 8))));
+    }
+
     /// Whether the lists look like CPython's at all: there is a main interpreter, with id 0.
     pub(crate) fn plausible(&self, heap: &Heap<'_>) -> bool {
         self.interpreters.iter().any(|(interpreter, _)| {
@@ -130,21 +167,30 @@ pub(crate) fn census(
             reason.as_str(),
         ));
     }
-    prefetch_stacks(heap, skeleton);
+    // Those of many interpreters; of one with many threads some at a time.
+    let states = skeleton
+        .interpreters
+        .iter()
+        .rev()
+        .flat_map(|(_, states)| states);
+    prefetch_stacks(heap, states.take(TOGETHER));
     // CPython lists the newest first; people expect the main interpreter first.
     for (address, states) in skeleton.interpreters.iter().rev() {
         match interpreter(heap, runtime, *address, states.len(), process) {
             Ok(found) => {
                 let known = known_threads(heap, *address);
-                for &state in states {
-                    match thread_state(heap, codes, state, &found, &known, with_locals) {
-                        Ok(raw) => census.thread_states.push(raw),
-                        Err(error) => census.gaps.push(Gap::new(
-                            Some(found.key.clone()),
-                            GapKind::Implausible,
-                            "a thread state",
-                            error.to_string(),
-                        )),
+                for some in states.chunks(TOGETHER) {
+                    prefetch_stacks(heap, some);
+                    for &state in some {
+                        match thread_state(heap, codes, state, &found, &known, with_locals) {
+                            Ok(raw) => census.thread_states.push(raw),
+                            Err(error) => census.gaps.push(Gap::new(
+                                Some(found.key.clone()),
+                                GapKind::Implausible,
+                                "a thread state",
+                                error.to_string(),
+                            )),
+                        }
                     }
                 }
                 census.interpreters.push(found);
@@ -160,16 +206,29 @@ pub(crate) fn census(
     census
 }
 
-/// Brings the pages of all innermost frames in a few calls.
-fn prefetch_stacks(heap: &Heap<'_>, skeleton: &Skeleton) {
-    let states = skeleton.interpreters.iter().flat_map(|(_, states)| states);
-    let frames = states.filter_map(|state| frame::innermost(heap, *state).ok());
+/// Brings the pages of thread states and of their innermost frames in a few calls. Frames that follow each other are in one
+/// chunk of memory, but for those of calls from C, which are on the C stack.
+fn prefetch_stacks<'s>(heap: &Heap<'_>, states: impl IntoIterator<Item = &'s u64> + Clone) {
+    const WAVES: usize = 4;
     heap.memory.prefetch(
-        frames
-            .filter(|frame| *frame != 0)
-            .map(|frame| (frame.saturating_sub(512), 640))
-            .collect::<Vec<_>>(),
+        states
+            .clone()
+            .into_iter()
+            .map(|state| (*state, FRAME_BYTES)),
     );
+    let frames = states
+        .into_iter()
+        .map(|state| frame::innermost(heap, *state));
+    let mut frames: Vec<u64> = frames.filter_map(Result::ok).collect();
+    for _ in 0..WAVES {
+        frames.retain(|frame| *frame != 0);
+        let below = |frame: &u64| (frame.saturating_sub(512), 640);
+        heap.memory.prefetch(frames.iter().map(below));
+        frames = frames
+            .into_iter()
+            .filter_map(|frame| frame::next_elsewhere(heap, frame))
+            .collect();
+    }
 }
 
 fn interpreter(

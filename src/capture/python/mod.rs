@@ -332,6 +332,7 @@ fn same_again(
 ) -> bool {
     let cached = CachedMemory::new(memory);
     let heap = Heap::new(&cached, offsets);
+    before.prefetch(&heap);
     interpreter::skeleton(&heap, runtime).as_ref() == Ok(before)
 }
 

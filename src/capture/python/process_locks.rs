@@ -33,7 +33,7 @@ pub(super) fn held(heap: &Heap<'_>, census: &Census) -> Vec<HeldProcessLock> {
         return Vec::new();
     }
     let mut out = Vec::new();
-    for raw in &census.thread_states {
+    for raw in census.with_frames(heap) {
         for frame in raw.raw_frames.iter().take(MAX_FRAMES) {
             // A forked process has its parent's frames below its own; their blocks are the parent's.
             if frame.code.name == "_bootstrap"

@@ -38,8 +38,6 @@ const SIGNAL_REGISTERS: [(u16, u64); 32] = {
 #[cfg(target_arch = "aarch64")]
 pub(super) fn registers(user: &nix::libc::user_regs_struct) -> super::Registers {
     let mut registers = super::Registers::blocked(user.sp, AARCH64.code_address(user.pc));
-    for (known, value) in registers.general.iter_mut().zip(user.regs) {
-        *known = Some(value);
-    }
+    registers.general = user.regs.into_iter().map(Some).collect();
     registers
 }

@@ -45,7 +45,55 @@ pub(crate) struct Registers {
     /// Stack pointer.
     pub(crate) sp: u64,
     /// The general registers by DWARF number, where they are known. That of the stack pointer is unused.
-    pub(super) general: [Option<u64>; COLUMNS],
+    pub(super) general: Partial<COLUMNS>,
+}
+
+/// Registers of which some may not be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Partial<const N: usize> {
+    /// Zero where they are not known.
+    values: [u64; N],
+    /// Which are, the first in the lowest bit: a mark for each is half of what as many `Option`s take.
+    known: u64,
+}
+
+impl<const N: usize> Partial<N> {
+    /// Nothing is known.
+    pub(super) const UNKNOWN: Self = {
+        assert!(N <= u64::BITS as usize);
+        Self {
+            values: [0; N],
+            known: 0,
+        }
+    };
+
+    pub(super) fn get(&self, at: usize) -> Option<u64> {
+        let value = self.values.get(at)?;
+        (self.known >> at & 1 == 1).then_some(*value)
+    }
+
+    /// Nothing happens beyond the last.
+    pub(super) fn set(&mut self, at: usize, value: Option<u64>) {
+        if let Some(place) = self.values.get_mut(at) {
+            *place = value.unwrap_or(0);
+            self.known = self.known & !(1 << at) | u64::from(value.is_some()) << at;
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Option<u64>> {
+        (0..N).map(|at| self.get(at))
+    }
+}
+
+impl<const N: usize> FromIterator<Option<u64>> for Partial<N> {
+    /// The first ones; what is missing is not known.
+    fn from_iter<I: IntoIterator<Item = Option<u64>>>(values: I) -> Self {
+        let mut all = Self::UNKNOWN;
+        for (at, value) in values.into_iter().take(N).enumerate() {
+            all.set(at, value);
+        }
+        all
+    }
 }
 
 impl Registers {
@@ -54,7 +102,7 @@ impl Registers {
         Self {
             pc,
             sp,
-            general: [None; COLUMNS],
+            general: Partial::UNKNOWN,
         }
     }
 
@@ -73,13 +121,13 @@ impl Registers {
 
     /// Values of the general registers that are known.
     pub(crate) fn known(&self) -> impl Iterator<Item = u64> {
-        self.general.iter().copied().flatten()
+        self.general.iter().flatten()
     }
 
     /// The first six of those that calls preserve.
-    pub(super) fn preserved(&self, arch: &Architecture) -> [Option<u64>; 6] {
-        let mut columns = arch.preserved.iter();
-        std::array::from_fn(|_| columns.next().and_then(|column| self.get(arch, *column)))
+    pub(super) fn preserved(&self, arch: &Architecture) -> Partial<6> {
+        let columns = arch.preserved.iter();
+        columns.map(|column| self.get(arch, *column)).collect()
     }
 
     /// A general register by its DWARF number, the stack pointer too.
@@ -90,7 +138,7 @@ impl Registers {
         if column == arch.return_address && !arch.has_link_register {
             return Some(self.pc);
         }
-        *self.general.get(usize::from(column))?
+        self.general.get(usize::from(column))
     }
 
     /// Sets a general register by its DWARF number.
@@ -99,8 +147,8 @@ impl Registers {
             if let Some(value) = value {
                 self.sp = value;
             }
-        } else if let Some(register) = self.general.get_mut(usize::from(column)) {
-            *register = value;
+        } else {
+            self.general.set(usize::from(column), value);
         }
     }
 }

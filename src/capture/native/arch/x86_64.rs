@@ -48,9 +48,7 @@ pub(super) fn registers(user: &nix::libc::user_regs_struct) -> super::Registers 
         user.rax, user.rdx, user.rcx, user.rbx, user.rsi, user.rdi, user.rbp, user.rsp, user.r8,
         user.r9, user.r10, user.r11, user.r12, user.r13, user.r14, user.r15,
     ];
-    for (known, value) in registers.general.iter_mut().zip(numbered) {
-        *known = Some(value);
-    }
+    registers.general = numbered.into_iter().map(Some).collect();
     registers
 }
 

@@ -11,8 +11,8 @@ use super::unwind::NativeFrame;
 use crate::capture::memory::CachedMemory;
 use crate::model::Foreign;
 use debug_file::DebugFile;
-use fnv::FnvHashMap;
 use lines::Lines;
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -46,8 +46,8 @@ pub(crate) struct Symbolizer<'i> {
     memory: &'i CachedMemory<'i>,
     wants_lines: &'i (dyn Fn(usize) -> bool + Sync),
     until: Instant,
-    known: FnvHashMap<u64, Arc<[Symbol]>>,
-    functions: FnvHashMap<u64, Option<Foreign>>,
+    known: FxHashMap<u64, Arc<[Symbol]>>,
+    functions: FxHashMap<u64, Option<Foreign>>,
     without_lines: BTreeMap<usize, &'static str>,
 }
 
@@ -67,8 +67,8 @@ impl<'i> Symbolizer<'i> {
             memory,
             wants_lines,
             until,
-            known: FnvHashMap::default(),
-            functions: FnvHashMap::default(),
+            known: FxHashMap::default(),
+            functions: FxHashMap::default(),
             without_lines: BTreeMap::new(),
         }
     }

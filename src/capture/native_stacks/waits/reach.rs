@@ -59,7 +59,7 @@ pub(super) fn out_of_reach(
     } = *space;
     let stacks: Vec<Region> = unwound
         .values()
-        .filter_map(|thread| region_at(regions, thread.stack.address).copied())
+        .filter_map(|thread| region_at(regions, thread.stack.address()).copied())
         .collect();
     let pieces = Pieces::new(memory);
     let mut going_on = process.threads.iter().filter(|thread| goes_on(thread));
@@ -77,7 +77,7 @@ pub(super) fn out_of_reach(
             memory,
             pieces: &pieces,
         };
-        let own = region_at(regions, stack.stack.address).copied();
+        let own = region_at(regions, stack.stack.address()).copied();
         let Some(words) = follow.all(stack, own, &named) else {
             continue;
         };
@@ -113,7 +113,7 @@ fn goes_on(thread: &Thread) -> bool {
 /// by one of them.
 pub(super) fn shared(thread: &Unwound, physical: usize, regions: &[Region]) -> Vec<u64> {
     let end = thread.walk.frames.get(physical).map_or(0, |frame| frame.sp);
-    let own = region_at(regions, thread.stack.address).copied();
+    let own = region_at(regions, thread.stack.address()).copied();
     let mut shared: Vec<u64> = scan::words(thread)
         .take_while(|(address, ..)| *address < end)
         .map(|(_, word, _)| word)

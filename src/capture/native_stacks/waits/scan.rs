@@ -80,7 +80,7 @@ pub(super) fn hits(locks: &[u64], threads: &BTreeMap<Tid, Unwound>) -> HashMap<u
     found
 }
 
-/// The words of the live part of a stack: address, value, and the value after it.
+/// The words of the live part of a stack that are not zero: address, value, and the value after it.
 pub(super) fn words(thread: &Unwound) -> impl Iterator<Item = (u64, u64, u64)> {
     // What is below the stack pointer is left over from calls that have returned.
     let start = thread
@@ -88,18 +88,6 @@ pub(super) fn words(thread: &Unwound) -> impl Iterator<Item = (u64, u64, u64)> {
         .frames
         .first()
         .map_or(u64::MAX, |frame| frame.sp);
-    let base = thread.stack.address;
-    let skip = start.saturating_sub(base).next_multiple_of(8);
-    let bytes = usize::try_from(skip)
-        .ok()
-        .and_then(|skip| thread.stack.bytes.get(skip..))
-        .unwrap_or(&[]);
-    let word = |chunk: &[u8]| chunk.try_into().map_or(0, u64::from_le_bytes);
-    let first = base.wrapping_add(skip);
-    let shifted = bytes.get(8..).unwrap_or(&[]);
-    bytes
-        .chunks_exact(8)
-        .zip(shifted.chunks_exact(8))
-        .zip(0_u64..)
-        .map(move |((one, next), at)| (first.wrapping_add(at * 8), word(one), word(next)))
+    let words = thread.stack.words();
+    words.skip_while(move |(address, ..)| *address < start)
 }

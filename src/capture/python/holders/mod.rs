@@ -121,7 +121,7 @@ fn fill_in(
         generators: BTreeMap::new(),
         suspended: Suspended::default(),
     };
-    for raw in &census.thread_states {
+    for raw in census.with_frames(heap) {
         search.with_blocks(raw);
     }
     search.generators_locks();

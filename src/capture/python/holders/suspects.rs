@@ -27,7 +27,7 @@ pub(super) fn reached(
         by_object: BTreeMap::new(),
         by_code: BTreeMap::new(),
     };
-    for raw in &census.thread_states {
+    for raw in census.with_frames(heap) {
         let mut known = BTreeSet::new();
         let frames = raw.raw_frames.iter().take(MAX_SUSPECT_FRAMES);
         for frame in frames.filter(|frame| counts(heap, frame)) {

@@ -13,7 +13,7 @@ mod semaphore;
 use super::BlockedThread;
 use super::heap::Heap;
 use super::holders::{self, RawHolder};
-use super::interpreter::{Census, RawThreadState};
+use super::interpreter::{Census, RawThreadState, TOGETHER};
 use super::offsets::{LockLayout, fixed};
 use crate::capture::pthread;
 use crate::model::{Addr, Foreign, Grade, HolderEvidence, Key, NativeCall, Tid, WaitObject};
@@ -285,17 +285,23 @@ pub(super) fn attribute(
     threads: &[BlockedThread],
 ) -> Vec<(Tid, PythonWait)> {
     let attributor = Attributor::new(heap, census, runtime);
-    // The wait entries lie on the waiters' own stacks, each on a page of its own.
-    heap.memory.prefetch(
-        threads
+    let mut waits: Vec<(Tid, Tid, PythonWait)> = Vec::new();
+    for threads in threads.chunks(TOGETHER) {
+        // The wait entries lie on the waiters' own stacks, each on a page of its own.
+        let futexes = threads.iter().filter_map(|thread| thread.futex);
+        let entries = futexes.map(|futex| (futex.saturating_sub(parking::ENTRY_SEMAPHORE), 64));
+        let states = threads
             .iter()
-            .filter_map(|thread| thread.futex)
-            .map(|futex| (futex.saturating_sub(parking::ENTRY_SEMAPHORE), 64)),
-    );
-    let mut waits: Vec<(Tid, Tid, PythonWait)> = threads
-        .iter()
-        .filter_map(|thread| Some((thread.tid, thread.native_id, attributor.wait(thread)?)))
-        .collect();
+            .flat_map(|thread| attributor.by_tid.get(&thread.native_id))
+            .flatten();
+        let frames = states.flat_map(|raw| raw.frame_ranges());
+        heap.memory.prefetch(entries.chain(frames));
+        waits.extend(
+            threads.iter().filter_map(|thread| {
+                Some((thread.tid, thread.native_id, attributor.wait(thread)?))
+            }),
+        );
+    }
     holders::find(heap, census, &mut waits);
     waits
         .into_iter()

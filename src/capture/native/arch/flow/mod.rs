@@ -8,6 +8,7 @@ mod x86_64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64_values;
 
+use super::Partial;
 pub(crate) use values::ReadStack;
 pub(in crate::capture::native) use values::{Decision, State};
 
@@ -69,7 +70,7 @@ pub(in crate::capture::native) fn stub_slot(bytes: &[u8], address: u64) -> Optio
 }
 
 /// The values at a landing pad of a frame: its stack pointer, and the registers that calls preserve, as far as they are known.
-pub(in crate::capture::native) fn at_pad(sp: u64, saved: [Option<u64>; 6]) -> State {
+pub(in crate::capture::native) fn at_pad(sp: u64, saved: &Partial<6>) -> State {
     #[cfg(target_arch = "x86_64")]
     return x86_64_values::at_pad(sp, saved);
     #[cfg(not(target_arch = "x86_64"))]

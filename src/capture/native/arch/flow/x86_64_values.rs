@@ -1,6 +1,7 @@
 //! What instructions of `x86_64` do to the values that are known: those exactly that compilers move and test drop flags with;
 //! of the others it is only noted what they write.
 
+use super::Partial;
 use super::values::{Compared, Decision, ReadStack, State, Value};
 use iced_x86::{
     ConditionCode, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemorySize,
@@ -14,9 +15,9 @@ const RSI: usize = 6;
 const RSP: usize = 4;
 
 /// At a landing pad: `saved` are rbx, rbp and r12 to r15, as far as they are known.
-pub(super) fn at_pad(sp: u64, saved: [Option<u64>; 6]) -> State {
+pub(super) fn at_pad(sp: u64, saved: &Partial<6>) -> State {
     let mut registers = [Value::OUTSIDE; 16];
-    for (number, value) in [3, 5, 12, 13, 14, 15].into_iter().zip(saved) {
+    for (number, value) in [3, 5, 12, 13, 14, 15].into_iter().zip(saved.iter()) {
         registers[number] = Value::of_frame(value);
     }
     registers[RSP] = Value::known(sp);
@@ -346,7 +347,7 @@ mod tests {
     const SP: u64 = 0x7000;
 
     fn after(code: &[&[u8]], read: ReadStack<'_>) -> Decision {
-        let mut state = at_pad(SP, [None; 6]);
+        let mut state = at_pad(SP, &Partial::UNKNOWN);
         let (last, before) = code.split_last().expect("instructions");
         for bytes in before {
             assert_eq!(execute(bytes, 0x1000, &mut state, read), None);
