@@ -3,7 +3,7 @@
 
 use super::case::{self, Case};
 use super::liveness::{Enders, Others};
-use super::tracker::is_thread_call;
+use super::pools::is_thread_call;
 use crate::model::{Await, EventLoop, Foreign, Key, Process, Task, TaskState, Thread, Wait};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,7 @@
 use super::look::Look;
 use super::{Enders, Others};
 use crate::analysis::case::{self};
-use crate::analysis::tracker;
+use crate::analysis::streams;
 use crate::model::{
     ChildState, Descriptor, FileKind, Key, Peer, Pid, Process, SocketState, Thread, Wait, WaitKind,
 };
@@ -106,7 +106,7 @@ impl<'a> Look<'a, '_> {
         // A server's socket in the set wakes the loop, but a task that reads from its own process waits on.
         let listens = |file: &&Descriptor| file.state == Some(SocketState::Listen);
         let connected = files.iter().any(|file| known_peer(file).is_some());
-        let reads = case::idle_loop_of(process, thread).is_some_and(tracker::awaits_a_stream);
+        let reads = case::idle_loop_of(process, thread).is_some_and(streams::awaits_a_stream);
         if connected && reads {
             files.retain(|file| !listens(file));
         }

@@ -6,9 +6,8 @@ use super::said::{
 };
 use super::{event_loop, native, swallowed, verbs};
 use crate::analysis::case::Case;
-use crate::analysis::tracker::{
-    is_at_work, is_future_call, is_pool_call, is_stream, is_stream_writer, is_worker,
-};
+use crate::analysis::pools::{is_at_work, is_future_call, is_pool_call, is_worker};
+use crate::analysis::streams::{is_stream, is_stream_writer};
 use crate::analysis::trail::{How, Node, Trail, fact};
 use crate::analysis::wording;
 use crate::model::{

@@ -4,7 +4,7 @@ use super::cause::Root;
 use super::said::{LOCK, SEMAPHORE, said};
 use super::verbs;
 use crate::analysis::case::{self, Case};
-use crate::analysis::tracker::idles_between_tasks;
+use crate::analysis::pools::idles_between_tasks;
 use crate::analysis::trail::{Node, fact};
 use crate::analysis::wording;
 use crate::model::{Certainty, Foreign, Grade, Process, Wait, WaitKind};

@@ -1,6 +1,6 @@
 //! What is said of each cause: why the wait does not end, and the remedy.
 
-use crate::analysis::tracker::{is_future_call, is_pool_call};
+use crate::analysis::pools::{is_future_call, is_pool_call};
 
 /// A cause with what to say of it.
 #[derive(Clone, Copy)]

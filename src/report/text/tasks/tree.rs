@@ -1,120 +1,35 @@
-//! The tasks of a process's event loops, as trees: trio's by nursery, asyncio's by who waits for whom.
+//! The tasks of a loop as a tree, and the lines that it takes.
 
-use super::super::{clean, clean_word};
-use super::layout::{Page, cut};
-use super::threads::{plural, spot};
-use crate::model::{
-    Await, EventLoop, Key, ObjectFact, Process, Report, Task, TaskLibrary, TaskState,
-};
+use super::place;
+use super::wording::{cancellation, left_of, some_of, state_of};
+use crate::model::{EventLoop, Key, Process, Task, TaskLibrary, TaskState};
+use crate::report::clean;
 use std::collections::{BTreeSet, HashMap};
-use unicode_width::UnicodeWidthStr;
 
-/// Tasks of one loop that have a line of their own when not all are asked for.
-const MAX_LISTED: usize = 40;
 /// Fewest tasks side by side that are folded when they are alike.
 const MIN_ALIKE: usize = 4;
 /// Deepest level that is still indented.
 const MAX_INDENTED: usize = 8;
-/// Characters of a place that are kept before its line.
-const MIN_PLACE: usize = 6;
 /// Facts of an object that stand beside it.
 const MAX_INLINE: usize = 2;
 /// Milliseconds by which two deadlines may differ that are the same.
 const SAME_MS: u64 = 100;
-/// Tasks that are named in one line.
-const MAX_NAMED: usize = 3;
-
-pub(super) fn write(page: &mut Page, report: &Report, process: &Process) {
-    for event_loop in &process.event_loops {
-        let all = report.options.all;
-        if event_loop.tasks.is_empty() && event_loop.thread.is_none() && !all {
-            continue;
-        }
-        write_loop(page, process, event_loop, all);
-    }
-}
-
-fn write_loop(page: &mut Page, process: &Process, event_loop: &EventLoop, all: bool) {
-    let tree = Tree::of(event_loop, all);
-    page.gap();
-    let (title, rest) = heading(process, event_loop, &tree);
-    page.wrapped("  ", "    ", &format!("{title} · {rest}"));
-    let rows = tree.rows(process, all);
-    let shown = if all {
-        rows.len()
-    } else {
-        rows.len().min(MAX_LISTED)
-    };
-    let widths = widths(page.width(), &rows[..shown]);
-    for row in &rows[..shown] {
-        write_row(page, row, widths, all);
-    }
-    let hidden: usize = rows[shown..].iter().map(|row| row.count).sum();
-    if hidden > 0 {
-        page.line(&format!("   … {} (--all)", plural(hidden, "more task")));
-    }
-}
-
-/// What runs where, and how it is with it.
-fn heading(process: &Process, event_loop: &EventLoop, tree: &Tree<'_>) -> (String, String) {
-    let library = match event_loop.library {
-        TaskLibrary::Trio => "trio",
-        TaskLibrary::Asyncio => "asyncio",
-    };
-    let thread = event_loop
-        .thread
-        .as_ref()
-        .and_then(|key| process.thread(key));
-    let mut title = match thread {
-        Some(thread) => format!(
-            "{library} on {} (tid {})",
-            clean(thread.display_name()),
-            thread.tid
-        ),
-        None if event_loop.guest => format!("{library} in guest mode"),
-        None => format!("{library}, a loop that no thread is known to run"),
-    };
-    let interpreter = process
-        .interpreters
-        .iter()
-        .find(|interpreter| interpreter.key == event_loop.interpreter);
-    if let Some(interpreter) = interpreter.filter(|interpreter| interpreter.id != 0) {
-        title.push_str(&format!(", interpreter {}", interpreter.id));
-    }
-    let mut parts = vec![plural(tree.shown(), "task")];
-    if let Some(running) = event_loop.running.as_ref().and_then(|key| tree.task(key)) {
-        parts.push(format!("runs {}", clean(&running.name)));
-    }
-    match (event_loop.idle, event_loop.timers, event_loop.next_timer_ms) {
-        (Some(true), Some(0), _) => parts.push("idle, no timer".to_owned()),
-        (Some(true), _, Some(next)) => parts.push(format!("idle, next timer {}", within(next))),
-        (Some(true), ..) => parts.push("idle".to_owned()),
-        _ => {}
-    }
-    if let Some(ready) = event_loop.ready.filter(|ready| *ready > 0) {
-        parts.push(format!("{ready} ready"));
-    }
-    if event_loop.moving {
-        parts.push("changed while it was read".to_owned());
-    }
-    (title, parts.join(" · "))
-}
 
 /// A line of a tree, and what stands below it.
-struct Row<'r> {
-    task: &'r Task,
+pub(super) struct Row<'r> {
+    pub(super) task: &'r Task,
     /// The branches left of its name, and of the lines below it.
-    branch: String,
-    below: String,
-    name: String,
-    what: String,
-    place: String,
-    notes: Vec<String>,
+    pub(super) branch: String,
+    pub(super) below: String,
+    pub(super) name: String,
+    pub(super) what: String,
+    pub(super) place: String,
+    pub(super) notes: Vec<String>,
     /// Tasks that it stands for.
-    count: usize,
+    pub(super) count: usize,
 }
 
-struct Tree<'r> {
+pub(super) struct Tree<'r> {
     event_loop: &'r EventLoop,
     index: HashMap<&'r Key, usize>,
     children: Vec<Vec<usize>>,
@@ -122,7 +37,7 @@ struct Tree<'r> {
 }
 
 impl<'r> Tree<'r> {
-    fn of(event_loop: &'r EventLoop, with_system: bool) -> Self {
+    pub(super) fn of(event_loop: &'r EventLoop, with_system: bool) -> Self {
         let tasks = &event_loop.tasks;
         let shown = |task: &Task| with_system || !task.system;
         let index: HashMap<&Key, usize> = tasks
@@ -164,19 +79,19 @@ impl<'r> Tree<'r> {
         }
     }
 
-    fn task(&self, key: &Key) -> Option<&'r Task> {
+    pub(super) fn task(&self, key: &Key) -> Option<&'r Task> {
         self.index
             .get(key)
             .and_then(|number| self.event_loop.tasks.get(*number))
             .map(std::sync::Arc::as_ref)
     }
 
-    fn shown(&self) -> usize {
+    pub(super) fn shown(&self) -> usize {
         self.roots.len()
     }
 
     /// All lines, each task once.
-    fn rows(&self, process: &Process, all: bool) -> Vec<Row<'r>> {
+    pub(super) fn rows(&self, process: &Process, all: bool) -> Vec<Row<'r>> {
         let tasks = &self.event_loop.tasks;
         let mut done = vec![false; tasks.len()];
         let mut rows: Vec<Row<'r>> = Vec::new();
@@ -360,92 +275,6 @@ impl<'r> Tree<'r> {
     }
 }
 
-/// How it stands with the cancellation of a task.
-fn cancellation(task: &Task, library: TaskLibrary) -> Option<String> {
-    if task.cancelled {
-        let ends_tasks = task
-            .awaits
-            .as_ref()
-            .is_some_and(|awaits| !awaits.tasks.is_empty());
-        let text = match (library, task.uncancellable) {
-            (TaskLibrary::Asyncio, _) => "cancel() was called",
-            (TaskLibrary::Trio, true) if ends_tasks => "cancelled, waits for its tasks to end",
-            (TaskLibrary::Trio, true) => "cancelled, but this wait cannot be",
-            (TaskLibrary::Trio, false) => "cancelled",
-        };
-        return Some(text.to_owned());
-    }
-    let shield = task.scopes.iter().position(|scope| scope.shield)?;
-    let outside = task.scopes.get(shield + 1..)?;
-    if !outside.iter().any(|scope| scope.cancelled) {
-        return None;
-    }
-    let place = task.scopes.get(shield)?.place.as_ref();
-    let by = place.map_or_else(String::new, |place| format!(" (in {})", clean(place)));
-    Some(format!("cancelled from outside, but shielded{by}"))
-}
-
-/// What is worth telling of the object: what goes without saying is left out.
-fn state_of(awaits: &Await) -> Vec<String> {
-    let said = |fact: &&ObjectFact| {
-        !matches!(
-            (fact.name.as_str(), fact.value.untrusted()),
-            ("set", "false")
-                | ("state", "running")
-                | (
-                    "locked" | "futures" | "tasks" | "closed" | "unfinished_tasks",
-                    _
-                )
-        )
-    };
-    let facts = awaits.object.iter().flat_map(|object| &object.state);
-    facts
-        .filter(said)
-        .map(|fact| format!("{} {}", clean_word(&fact.name), clean(&fact.value)))
-        .collect()
-}
-
-/// A few names, and how many more.
-fn some_of(names: impl Iterator<Item = String>) -> String {
-    let names: Vec<String> = names.collect();
-    let more = names.len().saturating_sub(MAX_NAMED);
-    let mut text = names[..names.len() - more].join(", ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
-}
-
-pub(in crate::report) fn place(task: &Task) -> String {
-    let own = task.frames.iter().find(|frame| !frame.is_library());
-    own.or(task.frames.last()).map_or_else(String::new, spot)
-}
-
-fn seconds(milliseconds: u64) -> String {
-    match milliseconds {
-        0..10_000 => format!("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
-        _ => format!("{} s", milliseconds / 1000),
-    }
-}
-
-fn left_of(milliseconds: i64) -> String {
-    let time = seconds(milliseconds.unsigned_abs());
-    if milliseconds < 0 {
-        format!("{time} overdue")
-    } else {
-        format!("{time} left")
-    }
-}
-
-fn within(milliseconds: i64) -> String {
-    let time = seconds(milliseconds.unsigned_abs());
-    if milliseconds < 0 {
-        format!("{time} overdue")
-    } else {
-        format!("in {time}")
-    }
-}
-
 /// How a row looks; rows that look the same may be folded. A task with others below it is like no other.
 type Look = (String, String, Vec<String>, Option<usize>);
 
@@ -497,63 +326,4 @@ fn fold_roots(rows: Vec<Row<'_>>, all: bool) -> Vec<Row<'_>> {
         out.push(row);
     }
     out
-}
-
-/// Widths of the columns for name, wait and place, so that a row fits the page.
-fn widths(page: usize, rows: &[Row<'_>]) -> [usize; 3] {
-    let mut need = [0_usize; 3];
-    for row in rows {
-        need[0] = need[0].max(row.branch.width() + row.name.width());
-        need[1] = need[1].max(row.what.width());
-        need[2] = need[2].max(row.place.width());
-    }
-    // Three spaces before, two between the columns.
-    let space = page.saturating_sub(7);
-    if need.iter().sum::<usize>() <= space {
-        return need;
-    }
-    let name = need[0].min(space * 2 / 5);
-    let rest = space - name;
-    let place = need[2].min(rest - need[1].min(rest / 2));
-    [name, need[1].min(rest - place), place]
-}
-
-fn write_row(page: &mut Page, row: &Row<'_>, [name, what, place]: [usize; 3], all: bool) {
-    let padded = |text: &str, width: usize| {
-        let text = cut(text, width);
-        let space = width.saturating_sub(text.width());
-        text + &" ".repeat(space)
-    };
-    let head = padded(&format!("{}{}", row.branch, row.name), name);
-    let doing = padded(&row.what, what);
-    let line = format!("   {head}  {doing}  {}", cut_place(&row.place, place));
-    page.line(&cut(line.trim_end(), page.width()));
-    for note in &row.notes {
-        let stem = padded(&row.below, name);
-        page.wrapped(&format!("   {stem}  "), &format!("   {stem}  "), note);
-    }
-    if all {
-        for frame in row.task.frames.iter() {
-            let stem = &row.below;
-            page.line(&format!("   {stem}    {}", whole_spot(frame)));
-        }
-    }
-}
-
-/// Cuts a place that is too long before its line, which tells more than the end of the file's name.
-fn cut_place(place: &str, width: usize) -> String {
-    match place.rfind(':') {
-        Some(colon) if place.width() > width && place.len() - colon + MIN_PLACE < width => {
-            let (head, line) = place.split_at(colon);
-            cut(head, width - line.width()) + line
-        }
-        _ => cut(place, width),
-    }
-}
-
-fn whole_spot(frame: &crate::model::Frame) -> String {
-    let line = frame
-        .line
-        .map_or_else(String::new, |line| format!(":{line}"));
-    format!("{} ({}{line})", clean(&frame.function), clean(&frame.file))
 }

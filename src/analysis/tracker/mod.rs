@@ -1,15 +1,20 @@
 //! Follows waits from thread to thread, into event loops and their tasks, and on into other processes.
 
+mod peers;
+
 use super::case::{self, Case};
 use super::chain::{Link, Waits};
 use super::native_trail;
 use super::polling;
+use super::pools::{
+    is_at_work, is_future_call, is_pool_call, is_thread_call, is_worker, runs_a_task,
+};
+use super::streams::entry;
 use super::task_liveness::stuck_loop_of;
 use super::trail::{How, Node, Trail, fact};
 use super::wait_graph;
 use crate::model::{
-    Await, Descriptor, EventLoop, Frame, HolderEvidence, Key, Process, Task, TaskState, Thread,
-    Wait, WaitKind, WaitObject,
+    HolderEvidence, Key, Process, Task, TaskState, Thread, Wait, WaitKind, WaitObject,
 };
 use std::collections::BTreeMap;
 
@@ -223,111 +228,6 @@ impl<'c> Tracker<'c> {
         Some(Node::Thread(process, found))
     }
 
-    /// Who has the other end of a pipe or socket, and is stuck.
-    fn other_end(
-        &self,
-        process: &'c Process,
-        thread: &'c Thread,
-        wait: &'c Wait,
-    ) -> Option<(How, Node<'c>)> {
-        let files = wait.descriptor.iter().chain(&wait.files);
-        files
-            .filter_map(|file| self.peer(process, Some(thread), file))
-            .map(|node| {
-                let how = match wait.kind {
-                    WaitKind::Write => How::Room,
-                    _ => How::Data,
-                };
-                (how, node)
-            })
-            .next()
-    }
-
-    fn peer(
-        &self,
-        process: &'c Process,
-        except: Option<&Thread>,
-        file: &'c Descriptor,
-    ) -> Option<Node<'c>> {
-        let peer = file.peer.as_ref()?;
-        let others = peer.processes.iter().filter(|pid| **pid != process.pid);
-        for pid in others {
-            let mut all = self.case.last.processes.iter();
-            let Some(other) = all.find(|other| other.pid == *pid) else {
-                continue;
-            };
-            // A manager's thread that does what a client asked for does not read from it meanwhile.
-            let works = |candidate: &&Thread| {
-                let wait = candidate.wait.as_ref();
-                case::serves_client(candidate)
-                    && self.is_stuck(candidate)
-                    && wait.is_some_and(|wait| wait.descriptor.is_none())
-            };
-            if let Some(thread) = other.threads.iter().find(works) {
-                return Some(Node::Thread(other, thread));
-            }
-            // The thread that is busy with the other end tells more than the main thread.
-            let answers = |candidate: &&Thread| {
-                let back = candidate
-                    .wait
-                    .as_ref()
-                    .and_then(|wait| wait.descriptor.as_ref());
-                let back = back.and_then(|file| file.peer.as_ref());
-                self.is_stuck(candidate)
-                    && back.is_some_and(|peer| peer.processes.contains(&process.pid))
-            };
-            if let Some(thread) = other.threads.iter().find(answers) {
-                return Some(Node::Thread(other, thread));
-            }
-            if let Some(node) = self.leader(other) {
-                return Some(node);
-            }
-        }
-        let own = process.threads.iter().find(|other| {
-            let file = other
-                .wait
-                .as_ref()
-                .and_then(|wait| wait.descriptor.as_ref());
-            file.is_some_and(|file| peer.own.contains(&file.number))
-                && except.is_none_or(|except| except.key != other.key)
-        });
-        own.map(|other| Node::Thread(process, other))
-    }
-
-    /// Where a connection leads back into the process: the one thread that is stuck in the program's own code and may serve it.
-    fn server_thread(
-        &self,
-        process: &'c Process,
-        client: &Thread,
-        wait: &Wait,
-    ) -> Option<Node<'c>> {
-        let files = wait.descriptor.iter().chain(&wait.files);
-        let mut own = files.filter_map(|file| file.peer.as_ref());
-        let own = own.find(|peer| !peer.own.is_empty())?;
-        if own.unaccepted {
-            let serves = |other: &&Thread| {
-                let mut frames = other.frames();
-                other.key != client.key
-                    && self.is_stuck(other)
-                    && frames.any(|frame| frame.is("BaseServer.serve_forever", "socketserver.py"))
-            };
-            let server = process.threads.iter().find(serves)?;
-            return Some(Node::Thread(process, server));
-        }
-        let mut others = process.threads.iter().filter(|other| {
-            let own = |frame: &Frame| !frame.is_library();
-            other.key != client.key
-                && self.is_stuck(other)
-                && !case::is_bystander(other)
-                && other.frames().any(own)
-        });
-        let first = others.next()?;
-        others
-            .next()
-            .is_none()
-            .then_some(Node::Thread(process, first))
-    }
-
     /// Within a process: the thread that computes a future, or one that alone could do what is waited for.
     fn within(
         &self,
@@ -434,127 +334,4 @@ impl<'c> Tracker<'c> {
             .find(|file| file.number == number)?;
         self.peer(process, None, file).map(|node| (How::Data, node))
     }
-}
-
-/// Whether what a loop runs for waits for data on a connection: then a new connection does not help.
-pub(super) fn awaits_a_stream(event_loop: &EventLoop) -> bool {
-    let mut at = entry(event_loop);
-    let mut left = MAX_STEPS;
-    while let Some(task) = at.filter(|_| left > 0) {
-        left -= 1;
-        let Some(awaits) = &task.awaits else {
-            return false;
-        };
-        let mut awaited = awaits.tasks.iter().filter_map(|key| event_loop.task(key));
-        match awaited.find(|next| next.state == TaskState::Waiting) {
-            Some(next) => at = Some(next),
-            None => {
-                let object = awaits.object.as_ref();
-                return is_stream(object) || is_stream_writer(object);
-            }
-        }
-    }
-    false
-}
-
-/// Whether it is an object that data comes from by a socket.
-pub(super) fn is_stream(object: Option<&WaitObject>) -> bool {
-    let class = object.map_or("", |object| object.type_name.untrusted());
-    matches!(
-        class.rsplit('.').next().unwrap_or(class),
-        "StreamReader" | "SocketStream" | "_SocketType"
-    )
-}
-
-/// Whether it is an object that a task writes to by a socket, and waits for the other end to read.
-pub(super) fn is_stream_writer(object: Option<&WaitObject>) -> bool {
-    object.is_some_and(|object| object.type_name.untrusted().ends_with("StreamWriter"))
-}
-
-/// The task that a loop runs for: the one that it ends with, unless that is a library's own (anyio's pytest plugin hands tests to
-/// another task); else the first that no other one waits for, rather one in the program's own code.
-fn entry(event_loop: &EventLoop) -> Option<&Task> {
-    let own = || event_loop.tasks.iter().filter(|task| !task.system);
-    let is_awaited = |task: &Task| {
-        own().any(|other| {
-            let awaits = other.awaits.as_ref();
-            other.key != task.key && awaits.is_some_and(|awaits| awaits.tasks.contains(&task.key))
-        })
-    };
-    let is_in_own_code = |task: &Task| task.frames.iter().any(|frame| !frame.is_library());
-    let waiting = || own().filter(|task| task.state == TaskState::Waiting);
-    let main = event_loop.main.as_ref();
-    waiting()
-        .find(|task| Some(&task.key) == main && is_in_own_code(task))
-        .or_else(|| waiting().find(|task| is_in_own_code(task) && !is_awaited(task)))
-        .or_else(|| waiting().find(|task| !is_awaited(task)))
-        .or_else(|| waiting().next())
-        .map(AsRef::as_ref)
-}
-
-/// A thread of a pool of `concurrent.futures`, or of a `multiprocessing.pool.ThreadPool`.
-pub(super) fn is_worker(thread: &Thread) -> bool {
-    thread.frames().any(|frame| {
-        frame.is("_worker", "concurrent/futures/thread.py")
-            || (frame.is("worker", "multiprocessing/pool.py") && !thread.key.is_leader())
-    })
-}
-
-/// Whether a pool's thread is at work: in code that is not the pool's.
-pub(super) fn is_at_work(thread: &Thread) -> bool {
-    !case::idles_in_pool(thread) && thread.frames().any(|frame| !frame.is_stdlib())
-}
-
-/// Calls that wait for futures of `concurrent.futures`.
-pub(super) fn is_future_call(call: &str) -> bool {
-    matches!(
-        call,
-        "Future.result"
-            | "Future.exception"
-            | "wait"
-            | "as_completed"
-            | "_result_or_cancel"
-            | "Executor.map.<locals>.result_iterator"
-    )
-}
-
-/// Whether these frames are of a worker process that is in a task, and not of one that waits for the next. A forked one has its
-/// parent's frames below its own.
-fn runs_a_task(frames: &[&Frame]) -> bool {
-    let machinery = pools_own(frames);
-    machinery.is_some_and(|at| frames.iter().take(at).any(|frame| !frame.is_library()))
-}
-
-/// The frame of a pool's own loop in a process that is one of its workers.
-fn pools_own(frames: &[&Frame]) -> Option<usize> {
-    frames.iter().position(|frame| {
-        frame.is("worker", "multiprocessing/pool.py")
-            || frame.is("_process_worker", "concurrent/futures/process.py")
-    })
-}
-
-/// Whether a process is a worker of a pool that has nothing to do.
-pub(super) fn idles_between_tasks(process: &Process) -> bool {
-    let mut main = process
-        .threads
-        .iter()
-        .filter(|thread| thread.key.is_leader());
-    main.any(|thread| {
-        let frames: Vec<&Frame> = thread.frames().collect();
-        pools_own(&frames).is_some() && !runs_a_task(&frames)
-    })
-}
-
-/// Calls that wait for the result of a process pool.
-pub(super) fn is_pool_call(call: &str, type_name: &str) -> bool {
-    call.starts_with("Pool.") || type_name.starts_with("multiprocessing.pool.")
-}
-
-pub(super) fn is_thread_call(awaits: &Await) -> bool {
-    let call = awaits.call.as_ref().map_or("", |call| call.untrusted());
-    let object = awaits.object.as_ref();
-    call.ends_with(".to_thread")
-        || call.ends_with("to_thread.run_sync")
-        || object
-            .is_some_and(|object| object.type_name.untrusted() == "concurrent.futures._base.Future")
 }
