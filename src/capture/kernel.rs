@@ -2,6 +2,7 @@
 //! more than all else together (`docs/performance.md`).
 
 use crate::model::{Addr, Foreign, KernelThread, Pid, Syscall, Tid};
+use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -117,10 +118,34 @@ fn syscall_name(number: i64) -> Option<String> {
     syscalls::Sysno::new(number).map(|name| name.name().to_owned())
 }
 
+/// `/proc/PID/task`, kept open where it can be: a file of a thread is found from there in a third less time than from the root.
+pub(super) struct Tasks {
+    pid: Pid,
+    folder: Option<File>,
+}
+
+impl Tasks {
+    pub(super) fn of(pid: Pid) -> Self {
+        Self {
+            pid,
+            folder: File::open(format!("/proc/{pid}/task")).ok(),
+        }
+    }
+
+    fn open(&self, tid: Tid, name: &str) -> io::Result<File> {
+        let Some(folder) = &self.folder else {
+            return File::open(format!("/proc/{}/task/{tid}/{name}", self.pid));
+        };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(folder, format!("{tid}/{name}"), flags, Mode::empty());
+        Ok(File::from(opened?))
+    }
+}
+
 /// One thread's files, kept open between the two looks of a sample.
-pub(super) struct Task {
+pub(super) struct Task<'t> {
     pub(super) tid: Tid,
-    folder: String,
+    tasks: &'t Tasks,
     schedstat: Option<File>,
     syscall: Option<File>,
 }
@@ -144,11 +169,11 @@ impl Look {
     }
 }
 
-impl Task {
-    pub(super) fn new(pid: Pid, tid: Tid) -> Self {
+impl<'t> Task<'t> {
+    pub(super) fn new(tasks: &'t Tasks, tid: Tid) -> Self {
         Self {
             tid,
-            folder: format!("/proc/{pid}/task/{tid}/"),
+            tasks,
             schedstat: None,
             syscall: None,
         }
@@ -156,9 +181,9 @@ impl Task {
 
     /// The look that opens a sample: first the count of runs, then the system call. Keeps the files open if asked.
     pub(super) fn first_look(&mut self, keep_open: bool) -> Look {
-        let schedstat = File::open(format!("{}schedstat", self.folder)).ok();
+        let schedstat = self.open("schedstat");
         let counters = schedstat.as_ref().and_then(read_schedstat);
-        let syscall = File::open(format!("{}syscall", self.folder)).ok();
+        let syscall = self.open("syscall");
         let line = syscall
             .as_ref()
             .map_or(SyscallLine::Unreadable, read_syscall);
@@ -174,12 +199,11 @@ impl Task {
 
     /// The look that closes a sample, in the opposite order: a thread that ran in between is then always noticed.
     pub(super) fn last_look(&mut self) -> Look {
-        let open = |name: &str| File::open(format!("{}{name}", self.folder)).ok();
-        let syscall = self.syscall.take().or_else(|| open("syscall"));
+        let syscall = self.syscall.take().or_else(|| self.open("syscall"));
         let line = syscall
             .as_ref()
             .map_or(SyscallLine::Unreadable, read_syscall);
-        let schedstat = self.schedstat.take().or_else(|| open("schedstat"));
+        let schedstat = self.schedstat.take().or_else(|| self.open("schedstat"));
         Look {
             schedstat: schedstat.as_ref().and_then(read_schedstat),
             syscall: line,
@@ -188,19 +212,24 @@ impl Task {
 
     /// `stat`.
     pub(super) fn stat(&self) -> Option<Stat> {
-        read_stat(&self.folder)
+        parse_stat(&read_small(self.open("stat")?).ok()?)
     }
 
     /// `wchan`; absent while the thread runs or where the kernel hides it.
     pub(super) fn wchan(&self) -> Option<Foreign> {
-        let text = read_small(&format!("{}wchan", self.folder)).ok()?;
+        let text = read_small(self.open("wchan")?).ok()?;
         (!text.is_empty() && text != b"0").then(|| Foreign::from_bytes(&text))
+    }
+
+    fn open(&self, name: &str) -> Option<File> {
+        self.tasks.open(self.tid, name).ok()
     }
 }
 
 /// The `stat` of the task or process whose folder (with trailing slash) is given.
 pub(super) fn read_stat(folder: &str) -> Option<Stat> {
-    parse_stat(&read_small(&format!("{folder}stat")).ok()?)
+    let file = File::open(format!("{folder}stat")).ok()?;
+    parse_stat(&read_small(file).ok()?)
 }
 
 fn read_schedstat(file: &File) -> Option<SchedStat> {
@@ -220,9 +249,9 @@ fn read_syscall(file: &File) -> SyscallLine {
 }
 
 /// Reads a `/proc` file of at most 4 KiB.
-fn read_small(path: &str) -> io::Result<Vec<u8>> {
+fn read_small(mut file: File) -> io::Result<Vec<u8>> {
     let mut buffer = [0; 4096];
-    let length = File::open(path)?.read(&mut buffer)?;
+    let length = file.read(&mut buffer)?;
     Ok(buffer[..length].to_vec())
 }
 

@@ -1,13 +1,13 @@
 //! Two looks at each thread of a process, around the reading of its memory. At thousands of threads they are most of what a
 //! capture costs, so several are looked at at a time.
 
-use super::kernel::{Look, Stat, SyscallLine, Task};
+use super::kernel::{Look, Stat, SyscallLine, Task, Tasks};
 use super::memory::{CachedMemory, Memory};
 use super::merge::RawThread;
 use super::namespace::NamespaceIds;
 use super::parallel;
 use super::syscall::{self, Meaning};
-use crate::model::{Foreign, Pid, Tid};
+use crate::model::{Foreign, Tid};
 use std::collections::BTreeSet;
 
 /// Threads that one worker looks at before it comes for more.
@@ -20,7 +20,7 @@ pub(super) const MOST_OPEN_FILES: u64 = 2 * MAX_OPEN_TASKS as u64 + 64;
 /// What is the same for all threads of a process.
 #[derive(Clone, Copy)]
 pub(super) struct Looker<'m> {
-    pub(super) pid: Pid,
+    pub(super) tasks: &'m Tasks,
     pub(super) memory: &'m dyn Memory,
     /// A 32-bit process counts its system calls differently; their numbers mean nothing to us.
     pub(super) bits_32: bool,
@@ -29,8 +29,8 @@ pub(super) struct Looker<'m> {
 }
 
 /// A thread between the looks, and after them.
-pub(super) struct SeenThread {
-    task: Task,
+pub(super) struct SeenThread<'m> {
+    task: Task<'m>,
     pub(super) first: Look,
     last: Look,
     pub(super) meaning: Option<Meaning>,
@@ -47,15 +47,15 @@ pub(super) struct Stopped {
     pub(super) whole: bool,
 }
 
-impl SeenThread {
+impl SeenThread<'_> {
     pub(super) fn tid(&self) -> Tid {
         self.task.tid
     }
 }
 
-impl Looker<'_> {
+impl<'m> Looker<'m> {
     /// The first look at each of the threads.
-    pub(super) fn first(&self, tids: &[Tid]) -> Vec<SeenThread> {
+    pub(super) fn first(&self, tids: &[Tid]) -> Vec<SeenThread<'m>> {
         let keep_open = tids.len() <= MAX_OPEN_TASKS;
         let seen = parallel::by_workers(tids.chunks(PIECE), |pieces| {
             let memory = CachedMemory::small(self.memory);
@@ -67,7 +67,7 @@ impl Looker<'_> {
         seen.into_iter().flatten().collect()
     }
 
-    fn first_of(&self, tid: Tid, keep_open: bool, memory: &CachedMemory<'_>) -> SeenThread {
+    fn first_of(&self, tid: Tid, keep_open: bool, memory: &CachedMemory<'_>) -> SeenThread<'m> {
         let mut seen = self.begun(tid, keep_open);
         if let SyscallLine::In(call) = &seen.first.syscall
             && !self.bits_32
@@ -85,8 +85,8 @@ impl Looker<'_> {
     }
 
     /// The first look at a thread that began after the others had been looked at.
-    pub(super) fn begun(&self, tid: Tid, keep_open: bool) -> SeenThread {
-        let mut task = Task::new(self.pid, tid);
+    pub(super) fn begun(&self, tid: Tid, keep_open: bool) -> SeenThread<'m> {
+        let mut task = Task::new(self.tasks, tid);
         SeenThread {
             first: task.first_look(keep_open),
             last: Look::default(),
@@ -98,7 +98,7 @@ impl Looker<'_> {
     }
 
     /// The last look at each.
-    pub(super) fn last(&self, seen: &mut [SeenThread]) {
+    pub(super) fn last(&self, seen: &mut [SeenThread<'_>]) {
         parallel::map(seen.chunks_mut(PIECE), |piece| {
             for seen in piece {
                 seen.last = seen.task.last_look();
@@ -109,12 +109,12 @@ impl Looker<'_> {
     /// What both looks tell of the threads that are still there.
     pub(super) fn join(
         &self,
-        mut seen: Vec<SeenThread>,
+        mut seen: Vec<SeenThread<'_>>,
         namespace: &NamespaceIds,
         stopped: &Stopped,
     ) -> Vec<RawThread> {
         let threads = parallel::map(seen.chunks_mut(PIECE), |piece| {
-            let join = |seen: &mut SeenThread| self.join_one(seen, namespace, stopped);
+            let join = |seen: &mut SeenThread<'_>| self.join_one(seen, namespace, stopped);
             piece.iter_mut().filter_map(join).collect::<Vec<_>>()
         });
         threads.into_iter().flatten().collect()
@@ -122,7 +122,7 @@ impl Looker<'_> {
 
     fn join_one(
         &self,
-        seen: &mut SeenThread,
+        seen: &mut SeenThread<'_>,
         namespace: &NamespaceIds,
         stopped: &Stopped,
     ) -> Option<RawThread> {

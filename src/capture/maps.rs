@@ -95,10 +95,12 @@ pub(crate) struct Region {
 
 /// The mapped ranges of a process; none if they cannot be read.
 pub(crate) fn regions(pid: Pid, tid: Tid) -> Vec<Region> {
-    let maps: Vec<MemoryMap> = read_maps(&format!("/proc/{pid}/task/{tid}"))
-        .into_iter()
-        .flatten()
-        .collect();
+    let maps = read_maps(&format!("/proc/{pid}/task/{tid}"));
+    let maps: Vec<MemoryMap> = maps.into_iter().flatten().collect();
+    regions_of(&maps)
+}
+
+fn regions_of(maps: &[MemoryMap]) -> Vec<Region> {
     let beside_library = |index: usize, map: &MemoryMap| {
         let before = index.checked_sub(1).and_then(|before| maps.get(before));
         let before = before.filter(|before| before.address.1 == map.address.0);
@@ -179,8 +181,21 @@ fn read_maps(task: &str) -> io::Result<MemoryMaps> {
 impl Code {
     /// Reads the map through thread `tid` of `pid` (a leader that has exited has none any more).
     pub(crate) fn read(pid: Pid, tid: Tid) -> io::Result<Self> {
+        let maps = read_maps(&format!("/proc/{pid}/task/{tid}"))?;
+        Ok(Self::of(pid, tid, maps.into_iter()))
+    }
+
+    /// The same, and all mapped ranges, by one look at the map.
+    pub(crate) fn read_with_regions(pid: Pid, tid: Tid) -> io::Result<(Self, Vec<Region>)> {
+        let maps: Vec<MemoryMap> = read_maps(&format!("/proc/{pid}/task/{tid}"))?
+            .into_iter()
+            .collect();
+        let regions = regions_of(&maps);
+        Ok((Self::of(pid, tid, maps.into_iter()), regions))
+    }
+
+    fn of(pid: Pid, tid: Tid, maps: impl Iterator<Item = MemoryMap>) -> Self {
         let task = format!("/proc/{pid}/task/{tid}");
-        let maps = read_maps(&task)?;
         let program = std::fs::read_link(format!("{task}/exe")).ok();
         let mut code = Self::default();
         let mut numbers: HashMap<PathBuf, usize> = HashMap::new();
@@ -212,7 +227,7 @@ impl Code {
                 });
             }
         }
-        Ok(code)
+        code
     }
 }
 

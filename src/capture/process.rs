@@ -287,8 +287,9 @@ impl ProcessReader {
         memory: &ProcessMemory,
         gaps: &mut Vec<Gap>,
     ) -> ThreadPass {
+        let tasks = kernel::Tasks::of(self.pid);
         let looker = Looker {
-            pid: self.pid,
+            tasks: &tasks,
             memory,
             bits_32: self.is_32_bit(),
             stops: self.how.stop,
@@ -351,7 +352,7 @@ impl ProcessReader {
     /// What the reading of Python has to know of the threads: which wait, and where their stacks are.
     fn for_python(
         &self,
-        seen: &[SeenThread],
+        seen: &[SeenThread<'_>],
         namespace: &NamespaceIds,
     ) -> (Vec<BlockedThread>, Vec<ThreadStack>) {
         let blocked = seen.iter().filter_map(|seen| {

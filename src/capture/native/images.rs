@@ -2,7 +2,7 @@
 
 use super::arch::Architecture;
 use super::object_file::{ObjectCache, ObjectFile};
-use crate::capture::maps::{Code, CodeMapping, Content, Module};
+use crate::capture::maps::{Code, CodeMapping, Content, Module, Region};
 use crate::capture::memory::CachedMemory;
 use crate::model::{Pid, Tid};
 use std::io;
@@ -43,11 +43,11 @@ pub(super) enum NotLocated<'i> {
 }
 
 impl Images {
-    /// Reads which code is mapped, through thread `tid` of `pid`.
+    /// Reads which code is mapped, and all mapped ranges, through thread `tid` of `pid`.
     ///
     /// # Errors
     /// When the map cannot be read, or on a machine whose stacks cannot be unwound here.
-    pub(crate) fn read(pid: Pid, tid: Tid) -> io::Result<Self> {
+    pub(crate) fn read(pid: Pid, tid: Tid) -> io::Result<(Self, Vec<Region>)> {
         let arch = Architecture::host().ok_or_else(|| {
             let message = format!(
                 "native stacks cannot be unwound on {}",
@@ -56,7 +56,8 @@ impl Images {
             io::Error::new(io::ErrorKind::Unsupported, message)
         })?;
         let root = format!("/proc/{pid}/task/{tid}/root");
-        Ok(Self::new(arch, Code::read(pid, tid)?, root))
+        let (code, regions) = Code::read_with_regions(pid, tid)?;
+        Ok((Self::new(arch, code, root), regions))
     }
 
     pub(super) fn new(arch: &'static Architecture, code: Code, root: String) -> Self {

@@ -93,7 +93,7 @@ mod tests {
     fn a_blocked_program() {
         let child = waiting();
         let pid = Pid::try_from(child.id()).expect("a pid");
-        let images = Images::read(pid, pid).expect("its map");
+        let (images, _) = Images::read(pid, pid).expect("its map");
         let cache = ObjectCache::default();
         let inner = ProcessMemory::new(pid);
         let memory = CachedMemory::new(&inner);

@@ -8,7 +8,6 @@ mod splice;
 mod thread_names;
 mod waits;
 
-use super::maps;
 use super::memory::{CachedMemory, ProcessMemory};
 use super::namespace::NamespaceIds;
 use super::native::{self, Images, ObjectCache, Registers, StackBytes, Walk};
@@ -76,8 +75,8 @@ pub(super) fn add(
     let Some(alive) = alive else {
         return outcome;
     };
-    let images = match Images::read(process.pid, alive) {
-        Ok(images) => images,
+    let (images, regions) = match Images::read(process.pid, alive) {
+        Ok(read) => read,
         Err(error) => {
             let kind = match error.kind() {
                 std::io::ErrorKind::Unsupported => GapKind::Unsupported,
@@ -88,7 +87,6 @@ pub(super) fn add(
         }
     };
     let memory = ProcessMemory::new(alive);
-    let regions = maps::regions(process.pid, alive);
     let span = tracing::debug_span!("stop_and_copy").entered();
     let copied = match no_stop {
         true => None,

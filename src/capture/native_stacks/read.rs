@@ -131,7 +131,8 @@ impl StackReader<'_> {
 
     /// By stack pointer and program counter, if the thread waits.
     fn without_stop(&self, thread: &Thread, live: &CachedMemory<'_>) -> Option<Unwound> {
-        let mut task = kernel::Task::new(self.pid, thread.tid);
+        let tasks = kernel::Tasks::of(self.pid);
+        let mut task = kernel::Task::new(&tasks, thread.tid);
         let kernel::SyscallLine::In(before) = task.first_look(true).syscall else {
             return None;
         };

@@ -1,7 +1,7 @@
 //! Making recordings, from real processes.
 
 use super::{Head, Recording};
-use crate::capture::kernel::{self, SyscallLine, Task};
+use crate::capture::kernel::{self, SyscallLine, Task, Tasks};
 use crate::capture::maps::{self, Maps};
 use crate::capture::memory::recorded::Recorder;
 use crate::capture::memory::{CachedMemory, ProcessMemory};
@@ -95,7 +95,8 @@ fn start(python: &Path) -> (Running, Pid) {
 /// One sample; `None` while a thread runs.
 fn sample(pid: Pid) -> Option<Recording> {
     let tids = kernel::thread_ids(pid).expect("threads");
-    let mut tasks: Vec<Task> = tids.iter().map(|tid| Task::new(pid, *tid)).collect();
+    let folder = Tasks::of(pid);
+    let mut tasks: Vec<Task> = tids.iter().map(|tid| Task::new(&folder, *tid)).collect();
     let first: Vec<_> = tasks.iter_mut().map(|task| task.first_look(true)).collect();
     let memory = ProcessMemory::new(pid);
     let recorder = Recorder::new(&memory);
