@@ -52,6 +52,9 @@ pub(super) fn meaning(
         ("restart_syscall", place) if place.contains("futex") => "futex",
         ("restart_syscall", place) if place.contains("nanosleep") => "clock_nanosleep",
         ("restart_syscall", place) if place.contains("poll") || place.contains("select") => "poll",
+        // What goes on sleeping is of the scheduler to the kernel, so its caller is told: the entry of system calls.
+        ("restart_syscall", place) if place.contains("restart_syscall") => "clock_nanosleep",
+        ("restart_syscall", place) if place.starts_with("do_syscall") => "clock_nanosleep",
         (name, _) => name,
     };
     let arg = |index: usize| call.args.get(index).map_or(0, |address| address.0);
@@ -260,8 +263,10 @@ mod tests {
         let restarted = call("restart_syscall", [0x7000, 128 | 9, 0, 0, 0, 0]);
         let found = meaning(&restarted, Some("futex_do_wait"), None);
         assert_eq!((found.kind, found.futex), (WaitKind::Futex, Some(0x7000)));
-        let found = meaning(&restarted, Some("hrtimer_nanosleep"), None);
-        assert_eq!(found.kind, WaitKind::Sleep);
+        for place in ["hrtimer_nanosleep", "do_syscall_64", "__arm64_sys_restart_syscall"] {
+            let found = meaning(&restarted, Some(place), None);
+            assert_eq!(found.kind, WaitKind::Sleep);
+        }
         assert_eq!(meaning(&restarted, None, None).kind, WaitKind::Syscall);
     }
 

@@ -68,7 +68,7 @@ pub(super) fn stop(pid: Pid) -> Vec<StoppedThread> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::native::{Images, ObjectCache, Unwinder, Walk, WalkEnd};
+    use crate::capture::native::{Architecture, Images, ObjectCache, Unwinder, Walk, WalkEnd};
     use std::process::{Child, Command, Stdio};
 
     /// `cat`, blocked in read(2).
@@ -129,6 +129,8 @@ mod tests {
         }
         assert!(stopped.frames.iter().all(|frame| !frame.guessed));
         let pcs = |walk: &Walk| walk.frames.iter().map(|frame| frame.pc).collect::<Vec<_>>();
-        assert_eq!(pcs(&stopped), pcs(&blocked));
+        let (stopped, blocked) = (pcs(&stopped), pcs(&blocked));
+        assert!(Architecture::is_in_call(blocked[0], stopped[0]));
+        assert_eq!(stopped[1..], blocked[1..]);
     }
 }

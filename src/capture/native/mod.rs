@@ -23,7 +23,7 @@ mod unwind;
 mod unwind_table;
 
 pub(crate) use ahead::named as named_ahead;
-pub(crate) use arch::Registers;
+pub(crate) use arch::{Architecture, Registers};
 pub(crate) use cleanup::{Call, Cleanup, cleanup};
 pub(crate) use images::Images;
 pub(crate) use object_file::ObjectCache;

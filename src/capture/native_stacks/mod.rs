@@ -10,7 +10,7 @@ mod waits;
 
 use super::memory::{CachedMemory, ProcessMemory};
 use super::namespace::NamespaceIds;
-use super::native::{self, Images, ObjectCache, Registers, StackBytes, Walk};
+use super::native::{self, Architecture, Images, ObjectCache, Registers, StackBytes, Walk};
 use super::python::{Evaluation, PythonProcess};
 use super::stop::{Held, Stop};
 use crate::model::{
@@ -203,11 +203,9 @@ fn pause(process: &Process, held: Held) -> Pause {
 
 /// Whether a thread is in the very call that the sample saw it in.
 fn is_where_it_was(thread: &Thread, sp: u64, pc: u64) -> bool {
-    thread
-        .kernel
-        .syscall
-        .as_ref()
-        .is_some_and(|call| call.stack_pointer == Addr(sp) && call.instruction_pointer == Addr(pc))
+    thread.kernel.syscall.as_ref().is_some_and(|call| {
+        call.stack_pointer == Addr(sp) && Architecture::is_in_call(call.instruction_pointer.0, pc)
+    })
 }
 
 /// The evaluations of threads that run: known only while they are stopped. Nothing for one that has other Python frames now

@@ -13,6 +13,8 @@ pub(in crate::capture::native) const AARCH64: Architecture = Architecture {
     // Programs have 48 bits unless they ask for more; with pointer authentication the kernel and the processor put the
     // signature of a return address above.
     code_bits: (1 << 48) - 1,
+    // To the `svc` (Linux, arch/arm64/kernel/signal.c, do_signal: "so that a debugger will see the already changed PC").
+    set_back: 4,
     // mov x8,#139; svc #0: in the vdso, and in musl.
     signal_return: &[&[0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4]],
     signal_registers: &SIGNAL_REGISTERS,

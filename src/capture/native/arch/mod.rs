@@ -29,6 +29,8 @@ pub(crate) struct Architecture {
     pub(super) has_link_register: bool,
     /// Bits of a code address; those above may hold a signature of it.
     pub(super) code_bits: u64,
+    /// How far the kernel sets the program counter back for a system call that is to be made again, before a tracer sees it.
+    pub(super) set_back: u64,
     /// The instructions that a signal handler returns to, which end it (`rt_sigreturn`).
     pub(super) signal_return: &'static [&'static [u8]],
     /// Where, from the stack pointer at those instructions on, the kernel keeps the registers: DWARF number and distance.
@@ -161,6 +163,12 @@ impl Architecture {
             "aarch64" => Some(&aarch64::AARCH64),
             _ => None,
         }
+    }
+
+    /// Whether a program counter is where a thread is in the system call of which the kernel has told `told`.
+    pub(crate) fn is_in_call(told: u64, pc: u64) -> bool {
+        let set_back = Self::host().map_or(0, |arch| arch.set_back);
+        pc == told || pc == told.wrapping_sub(set_back)
     }
 
     /// A code address without what else its upper bits may hold.

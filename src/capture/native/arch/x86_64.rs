@@ -11,6 +11,8 @@ pub(in crate::capture::native) const X86_64: Architecture = Architecture {
     preserved: &[3, 6, 12, 13, 14, 15],
     has_link_register: false,
     code_bits: u64::MAX,
+    // It does so, but after the stop.
+    set_back: 0,
     signal_return: &[
         // mov $15,%rax; syscall: glibc and musl.
         &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05],
