@@ -263,7 +263,11 @@ mod tests {
         let restarted = call("restart_syscall", [0x7000, 128 | 9, 0, 0, 0, 0]);
         let found = meaning(&restarted, Some("futex_do_wait"), None);
         assert_eq!((found.kind, found.futex), (WaitKind::Futex, Some(0x7000)));
-        for place in ["hrtimer_nanosleep", "do_syscall_64", "__arm64_sys_restart_syscall"] {
+        for place in [
+            "hrtimer_nanosleep",
+            "do_syscall_64",
+            "__arm64_sys_restart_syscall",
+        ] {
             let found = meaning(&restarted, Some(place), None);
             assert_eq!(found.kind, WaitKind::Sleep);
         }

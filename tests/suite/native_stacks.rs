@@ -313,6 +313,14 @@ fn running_python_is_placed_whole_or_not_at_all() {
     }
 }
 
+/// Whether two have the same frames, but for what the kernel sets the program counter back before a tracer sees it.
+fn is_as_seen(ours: &[u64], gdb: &[u64]) -> bool {
+    let set_back = if cfg!(target_arch = "aarch64") { 4 } else { 0 };
+    let innermost = ours.first().zip(gdb.first());
+    innermost.is_some_and(|(ours, gdb)| ours.wrapping_sub(*gdb) <= set_back)
+        && ours.get(1..) == gdb.get(1..)
+}
+
 /// Without a stop nothing is held, and threads that wait have their frames all the same, marked as guessed.
 #[test]
 fn without_a_stop() {
@@ -329,7 +337,7 @@ fn without_a_stop() {
     let (ours, gdb) = (ours(root(&report)), by_gdb(program.pid()));
     let same = gdb
         .iter()
-        .filter(|(tid, frames)| ours.get(tid) == Some(frames));
+        .filter(|(tid, frames)| ours.get(tid).is_some_and(|ours| is_as_seen(ours, frames)));
     assert!(same.count() * 2 > gdb.len(), "most are right");
     for thread in &root(&report).threads {
         assert_eq!(stack(thread).grade, hangscope::model::Grade::Guessed);

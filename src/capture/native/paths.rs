@@ -246,7 +246,10 @@ impl<'m, 's, 'i> Paths<'m, 's, 'i> {
 
     fn step(&self, at: u64, state: &mut State) -> Option<(Step, Option<Decision>)> {
         let bytes = self.bytes(at)?;
-        let step = flow::step(&bytes, at)?;
+        let mut step = flow::step(&bytes, at)?;
+        step.named = step
+            .named
+            .or_else(|| flow::named(&bytes, state, self.stack));
         let decision = flow::execute(&bytes, at, state, self.stack);
         Some((step, decision))
     }

@@ -1,6 +1,6 @@
 //! The walk over the frames of a thread, from its registers outwards.
 
-use super::arch::{Architecture, Partial, Registers};
+use super::arch::{Architecture, PRESERVED, Partial, Registers};
 use super::images::{Images, Located, NotLocated};
 use super::object_file::ObjectCache;
 use super::stack::{Reader, StackBytes};
@@ -32,8 +32,8 @@ pub(crate) struct NativeFrame {
     pub(crate) module: Option<usize>,
     /// `pc` is after a call, and may be that of the next function.
     pub(super) after_call: bool,
-    /// The first six registers that calls preserve, as far as they are known: in the order of [`Architecture::preserved`].
-    pub(super) preserved: Partial<6>,
+    /// The first registers that calls preserve, as far as they are known: in the order of [`Architecture::preserved`].
+    pub(super) preserved: Partial<PRESERVED>,
 }
 
 impl NativeFrame {

@@ -12,6 +12,9 @@ use nix::libc::user_regs_struct;
 /// Columns of a DWARF unwind table that are kept: enough for each architecture here.
 pub(super) const COLUMNS: usize = 33;
 
+/// How many of the registers that calls preserve are kept with each frame, to follow its code: all, here.
+pub(super) const PRESERVED: usize = if cfg!(target_arch = "aarch64") { 11 } else { 6 };
+
 /// What unwinding has to know of an architecture.
 #[derive(Debug)]
 pub(crate) struct Architecture {
@@ -126,8 +129,8 @@ impl Registers {
         self.general.iter().flatten()
     }
 
-    /// The first six of those that calls preserve.
-    pub(super) fn preserved(&self, arch: &Architecture) -> Partial<6> {
+    /// The first ones of those that calls preserve.
+    pub(super) fn preserved(&self, arch: &Architecture) -> Partial<PRESERVED> {
         let columns = arch.preserved.iter();
         columns.map(|column| self.get(arch, *column)).collect()
     }

@@ -2,13 +2,19 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "aarch64")]
+mod aarch64_memory;
+#[cfg(target_arch = "aarch64")]
+mod aarch64_numbers;
+#[cfg(target_arch = "aarch64")]
+mod aarch64_values;
 mod values;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64_values;
 
-use super::Partial;
+use super::{PRESERVED, Partial};
 pub(crate) use values::ReadStack;
 pub(in crate::capture::native) use values::{Decision, State};
 
@@ -62,7 +68,9 @@ pub(in crate::capture::native) fn step(bytes: &[u8], address: u64) -> Option<Ste
 pub(in crate::capture::native) fn stub_slot(bytes: &[u8], address: u64) -> Option<u64> {
     #[cfg(target_arch = "x86_64")]
     return x86_64::stub_slot(bytes, address);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    return aarch64::stub_slot(bytes, address);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = (bytes, address);
         None
@@ -70,13 +78,15 @@ pub(in crate::capture::native) fn stub_slot(bytes: &[u8], address: u64) -> Optio
 }
 
 /// The values at a landing pad of a frame: its stack pointer, and the registers that calls preserve, as far as they are known.
-pub(in crate::capture::native) fn at_pad(sp: u64, saved: &Partial<6>) -> State {
+pub(in crate::capture::native) fn at_pad(sp: u64, saved: &Partial<PRESERVED>) -> State {
     #[cfg(target_arch = "x86_64")]
     return x86_64_values::at_pad(sp, saved);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    return aarch64_values::at_pad(sp, saved);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = (sp, saved);
-        State::new([values::Value::default(); 16])
+        State::new([values::Value::default(); values::REGISTERS])
     }
 }
 
@@ -90,13 +100,25 @@ pub(in crate::capture::native) fn execute(
     #[cfg(target_arch = "x86_64")]
     return x86_64_values::execute(bytes, address, state, read);
     #[cfg(target_arch = "aarch64")]
-    {
-        let _ = (address, state, read);
-        return aarch64::decision(bytes);
-    }
+    return aarch64_values::execute(bytes, address, state, read);
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = (bytes, address, state, read);
+        None
+    }
+}
+
+/// An address in a file that an instruction names together with those before it, as where instructions have no room for one.
+pub(in crate::capture::native) fn named(
+    bytes: &[u8],
+    state: &State,
+    read: ReadStack<'_>,
+) -> Option<u64> {
+    #[cfg(target_arch = "aarch64")]
+    return aarch64_values::named(bytes, state, read);
+    #[cfg(not(target_arch = "aarch64"))]
+    {
+        let _ = (bytes, state, read);
         None
     }
 }
@@ -105,7 +127,9 @@ pub(in crate::capture::native) fn execute(
 pub(in crate::capture::native) fn arguments(state: &State) -> [Option<u64>; 2] {
     #[cfg(target_arch = "x86_64")]
     return x86_64_values::arguments(state);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    return aarch64_values::arguments(state);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = state;
         [None; 2]
@@ -120,7 +144,12 @@ pub(in crate::capture::native) fn called_slot(
 ) -> Option<u64> {
     #[cfg(target_arch = "x86_64")]
     return x86_64_values::called_slot(bytes, address, state);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let _ = address;
+        return aarch64_values::called_slot(bytes, state);
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = (bytes, address, state);
         None
@@ -139,6 +168,8 @@ pub(in crate::capture::native) fn entered(state: &State) -> State {
 pub(in crate::capture::native) fn returned(state: &mut State) {
     #[cfg(target_arch = "x86_64")]
     x86_64_values::returned(state);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    aarch64_values::returned(state);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = state;
 }

@@ -3,6 +3,13 @@
 
 use std::collections::BTreeMap;
 
+/// General registers that are followed, sp among them.
+pub(super) const REGISTERS: usize = if cfg!(target_arch = "aarch64") {
+    32
+} else {
+    16
+};
+
 /// A number of which some bits may be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::capture::native) struct Value {
@@ -82,6 +89,27 @@ pub(super) struct Compared {
     pub(super) outside: bool,
 }
 
+impl Compared {
+    pub(super) const OUTSIDE: Self = Self {
+        equal: None,
+        numbers: None,
+        outside: true,
+    };
+
+    /// Of the lowest bytes of two values.
+    pub(super) fn of(one: Value, other: Value, bytes: usize) -> Self {
+        let numbers = one.number(bytes).zip(other.number(bytes));
+        // One known bit that differs is enough.
+        let differs = (one.bits ^ other.bits) & one.known & other.known & mask(bytes);
+        let differs = (differs != 0).then_some(false);
+        Self {
+            equal: numbers.map(|(one, other)| one == other).or(differs),
+            numbers: numbers.map(|(one, other)| (one, other, bytes)),
+            outside: one.outside || other.outside,
+        }
+    }
+}
+
 /// Which way a jump on a condition goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::capture::native) enum Decision {
@@ -100,7 +128,7 @@ pub(crate) type ReadStack<'r> = &'r dyn Fn(u64, usize) -> Option<u64>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::capture::native) struct State {
     /// In the order of the instruction set's own numbers.
-    pub(super) registers: [Value; 16],
+    pub(super) registers: [Value; REGISTERS],
     /// Bytes that the code has written, none where it is not known what.
     written: BTreeMap<u64, Option<u8>>,
     pub(super) compared: Compared,
@@ -110,14 +138,11 @@ pub(in crate::capture::native) struct State {
 const MAX_WRITTEN: usize = 1024;
 
 impl State {
-    pub(super) fn new(registers: [Value; 16]) -> Self {
+    pub(super) fn new(registers: [Value; REGISTERS]) -> Self {
         Self {
             registers,
             written: BTreeMap::new(),
-            compared: Compared {
-                outside: true,
-                ..Compared::default()
-            },
+            compared: Compared::OUTSIDE,
         }
     }
 
@@ -183,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_written_goes_before_what_was_there() {
-        let mut state = State::new([Value::default(); 16]);
+        let mut state = State::new([Value::default(); REGISTERS]);
         let read = |_: u64, _: usize| Some(0x1111_u64);
         state.store(Value::known(0x1001), 1, Value::known(0x22));
         let loaded = state.load(Value::known(0x1000), 2, &read);

@@ -1,8 +1,8 @@
 //! What instructions of `x86_64` do to the values that are known: those exactly that compilers move and test drop flags with;
 //! of the others it is only noted what they write.
 
-use super::Partial;
-use super::values::{Compared, Decision, ReadStack, State, Value};
+use super::super::{PRESERVED, Partial};
+use super::values::{Compared, Decision, REGISTERS, ReadStack, State, Value};
 use iced_x86::{
     ConditionCode, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemorySize,
     Mnemonic, OpAccess, OpKind, Register,
@@ -15,8 +15,8 @@ const RSI: usize = 6;
 const RSP: usize = 4;
 
 /// At a landing pad: `saved` are rbx, rbp and r12 to r15, as far as they are known.
-pub(super) fn at_pad(sp: u64, saved: &Partial<6>) -> State {
-    let mut registers = [Value::OUTSIDE; 16];
+pub(super) fn at_pad(sp: u64, saved: &Partial<PRESERVED>) -> State {
+    let mut registers = [Value::OUTSIDE; REGISTERS];
     for (number, value) in [3, 5, 12, 13, 14, 15].into_iter().zip(saved.iter()) {
         registers[number] = Value::of_frame(value);
     }
@@ -41,10 +41,7 @@ pub(super) fn returned(state: &mut State) {
     for number in CLOBBERED {
         state.registers[number] = Value::OUTSIDE;
     }
-    state.compared = Compared {
-        outside: true,
-        ..Compared::default()
-    };
+    state.compared = Compared::OUTSIDE;
 }
 
 /// At the first instruction of the function that is called there.
@@ -219,24 +216,9 @@ impl Machine<'_, '_> {
             OpKind::Register => instruction.op0_register().size(),
             _ => size(instruction),
         };
-        self.state.compared = match both {
-            None => Compared {
-                outside: true,
-                ..Compared::default()
-            },
-            Some((one, other)) => {
-                let numbers = one.number(bytes).zip(other.number(bytes));
-                // One known bit that differs is enough.
-                let differs = (one.bits ^ other.bits) & one.known & other.known;
-                let differs =
-                    (differs & Value::known(u64::MAX).low(bytes).bits != 0).then_some(false);
-                Compared {
-                    equal: numbers.map(|(one, other)| one == other).or(differs),
-                    numbers: numbers.map(|(one, other)| (one, other, bytes)),
-                    outside: one.outside || other.outside,
-                }
-            }
-        };
+        self.state.compared = both.map_or(Compared::OUTSIDE, |(one, other)| {
+            Compared::of(one, other, bytes)
+        });
     }
 
     fn decide(&self, condition: ConditionCode) -> Decision {
