@@ -229,7 +229,13 @@ fn recorded_pages_tell_what_the_process_did() {
             record::record(minor).save().expect("saved");
         }
     }
-    for minor in OLDEST_MINOR..=NEWEST_MINOR {
+    // Made on x86_64: before 3.11 the kernel's id of a thread is where glibc has it, which is elsewhere on other machines.
+    let first = if cfg!(target_arch = "x86_64") {
+        OLDEST_MINOR
+    } else {
+        11
+    };
+    for minor in first..=NEWEST_MINOR {
         let recording = Recording::load(minor);
         let part = recording.read();
         let mut settings = insta::Settings::clone_current();
