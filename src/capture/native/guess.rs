@@ -63,7 +63,7 @@ impl Unwinder<'_> {
                 break;
             };
             // Above the caller's frame pointer is the return address.
-            if !self.is_code(arch.code_address(above).wrapping_sub(1)) {
+            if !self.is_return_address(above) {
                 continue;
             }
             let mut from = position.clone();

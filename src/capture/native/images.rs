@@ -15,6 +15,9 @@ type Opened = OnceLock<Result<Arc<ObjectFile>, String>>;
 #[derive(Debug)]
 pub(crate) struct Images {
     pub(super) arch: &'static Architecture,
+    /// Bits of a code address, as far as any code is mapped: how wide addresses are is up to the kernel (39 to 52 bits on aarch64),
+    /// and a signature takes all above.
+    pub(super) code_bits: u64,
     code: Code,
     /// `/proc/PID/task/TID/root`: the directory tree that the process sees.
     root: String,
@@ -62,8 +65,14 @@ impl Images {
 
     pub(super) fn new(arch: &'static Architecture, code: Code, root: String) -> Self {
         let opened = (0..=code.modules.len()).map(|_| OnceLock::new()).collect();
+        let highest = code.mappings.last().map_or(0, |mapping| mapping.end);
+        let code_bits = match arch.code_bits {
+            u64::MAX => u64::MAX,
+            most => most & (u64::MAX >> highest.leading_zeros().min(63)),
+        };
         Self {
             arch,
+            code_bits,
             code,
             root,
             opened,
@@ -94,6 +103,11 @@ impl Images {
     /// Number of the program itself.
     pub(crate) fn program(&self) -> Option<usize> {
         self.code.program
+    }
+
+    /// A return address without its signature.
+    pub(super) fn code_address(&self, address: u64) -> u64 {
+        address & self.code_bits
     }
 
     /// Whether an address may be executed.

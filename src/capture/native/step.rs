@@ -24,6 +24,8 @@ pub(super) enum NoCaller {
 /// What is at hand for a step.
 pub(super) struct Stepper<'a> {
     pub(super) arch: &'static Architecture,
+    /// Those of a return address that are not a signature.
+    pub(super) code_bits: u64,
     pub(super) table: &'a UnwindTable,
     pub(super) row: &'a Row,
     pub(super) registers: &'a Registers,
@@ -54,7 +56,7 @@ impl Stepper<'_> {
             Some(place) => self.value(place, column, cfa)?,
         };
         let mut caller = Registers {
-            pc: arch.code_address(pc),
+            pc: pc & self.code_bits,
             sp: cfa,
             general: Partial::UNKNOWN,
         };

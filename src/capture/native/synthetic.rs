@@ -83,7 +83,7 @@ fn a_call_through_a_null_pointer() {
     registers.set(
         &aarch64::AARCH64,
         30,
-        Some(0x00ab_0000_0000_0000 | (CODE + 0x200)),
+        Some(0x00ab_c000_0000_0000 | (CODE + 0x200)),
     );
     let found = walk(&aarch64::AARCH64, &[], &[], &registers);
     assert_eq!(pcs(&found), [0, CODE + 0x200]);
@@ -216,7 +216,7 @@ proptest! {
         }
         for address in addresses {
             if let Some(row) = table.row(address) {
-                let stepper = Stepper { arch, table, row: &row, registers: &registers, reader: &reader };
+                let stepper = Stepper { arch, code_bits: arch.code_bits, table, row: &row, registers: &registers, reader: &reader };
                 let _ = stepper.step();
             }
         }

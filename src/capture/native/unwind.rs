@@ -138,8 +138,10 @@ impl<'i> Unwinder<'i> {
         self.images.arch
     }
 
-    pub(super) fn is_code(&self, address: u64) -> bool {
-        self.images.is_code(address)
+    /// Whether a word may be the address that a call returns to.
+    pub(super) fn is_return_address(&self, word: u64) -> bool {
+        let address = self.images.code_address(word);
+        self.images.is_code(address.wrapping_sub(1))
     }
 
     /// Walks on from a position. Returns how it ended, and where.
@@ -199,6 +201,7 @@ impl<'i> Unwinder<'i> {
                             frame.signal = row.signal;
                             let stepper = Stepper {
                                 arch: self.images.arch,
+                                code_bits: self.images.code_bits,
                                 table,
                                 row: &row,
                                 registers,
@@ -328,7 +331,9 @@ impl<'i> Unwinder<'i> {
             return None;
         }
         let saved = reader.word(pointer)?;
-        let pc = arch.code_address(reader.word(pointer.checked_add(8)?)?);
+        let pc = self
+            .images
+            .code_address(reader.word(pointer.checked_add(8)?)?);
         self.caller(registers, pc, pointer.checked_add(16)?, Some(saved))
     }
 
@@ -337,7 +342,9 @@ impl<'i> Unwinder<'i> {
         let arch = self.images.arch;
         let pointer = registers.get(arch, arch.frame_pointer);
         if arch.has_link_register {
-            let pc = arch.code_address(registers.get(arch, arch.return_address)?);
+            let pc = self
+                .images
+                .code_address(registers.get(arch, arch.return_address)?);
             return self.caller(registers, pc, registers.sp, pointer);
         }
         let pc = reader.word(registers.sp)?;

@@ -39,7 +39,7 @@ const SIGNAL_REGISTERS: [(u16, u64); 32] = {
 /// The registers in the order of their numbers.
 #[cfg(target_arch = "aarch64")]
 pub(super) fn registers(user: &nix::libc::user_regs_struct) -> super::Registers {
-    let mut registers = super::Registers::blocked(user.sp, AARCH64.code_address(user.pc));
+    let mut registers = super::Registers::blocked(user.sp, user.pc);
     registers.general = user.regs.into_iter().map(Some).collect();
     registers
 }

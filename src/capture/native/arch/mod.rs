@@ -173,9 +173,4 @@ impl Architecture {
         let set_back = Self::host().map_or(0, |arch| arch.set_back);
         pc == told || pc == told.wrapping_sub(set_back)
     }
-
-    /// A code address without what else its upper bits may hold.
-    pub(super) fn code_address(&self, address: u64) -> u64 {
-        address & self.code_bits
-    }
 }
