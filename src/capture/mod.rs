@@ -40,6 +40,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 pub use test_names::TestNames;
 
+/// Whether native stacks can be unwound on this machine's architecture.
+#[must_use]
+pub fn unwinds_here() -> bool {
+    native::Architecture::host().is_some()
+}
+
 /// Why there is no snapshot at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaptureError {

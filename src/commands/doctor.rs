@@ -1,6 +1,7 @@
 //! `hangscope doctor`: what can be read here, and what would help.
 
 use super::{print, python_finder};
+use crate::capture;
 use crate::exit_code::ExitCode;
 use crate::target::yama_scope;
 use nix::unistd::Uid;
@@ -36,7 +37,17 @@ pub(super) fn run() -> ExitCode {
     lines.push(
         "  any process: threads, system calls, what they wait for as the kernel sees it".to_owned(),
     );
-    lines.push("  not yet: native frames, other runtimes' stacks".to_owned());
+    lines.push(match capture::unwinds_here() {
+        true => {
+            "  Rust, C and C++, and Python with --native: native stacks, waits, and who holds locks"
+                .to_owned()
+        }
+        false => format!(
+            "  no native stacks: they are read on x86_64 and aarch64, and this is {}",
+            std::env::consts::ARCH
+        ),
+    });
+    lines.push("  not the code that other runtimes run (Java, Go, Node.js)".to_owned());
     lines.push(String::new());
     print(&lines.join("\n"))
 }

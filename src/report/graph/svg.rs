@@ -12,6 +12,7 @@ use layout::std_shapes::shapes::{Arrow, Element, LineEndKind, ShapeKind};
 use layout::topo::layout::VisualGraph;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::panic;
 
 const FONT_SIZE: usize = 13;
 const RED: u32 = 0xcc00_00ff;
@@ -24,7 +25,12 @@ pub(in crate::report) struct Svg;
 
 impl Renderer for Svg {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(picture(&Drawing::of(report)).as_bytes())
+        // layout-rs has places where it gives up by a panic ("Can't normalize the unit vector").
+        let picture = panic::catch_unwind(|| picture(&Drawing::of(report)));
+        let picture = picture.map_err(|_| {
+            io::Error::other("layout-rs cannot lay this graph out; --graph dot is for Graphviz")
+        })?;
+        out.write_all(picture.as_bytes())
     }
 }
 
