@@ -328,8 +328,8 @@ fn span(length: Duration) -> String {
 fn means(role: Role, pid: Pid) -> String {
     match role {
         Role::Libtest => format!(
-            "its test binary (process {pid}) is killed, with all tests that it has not finished; cargo goes on with other \
-             binaries only if told to (--no-fail-fast)"
+            "its test binary (process {pid}) is killed, with all tests that it has not finished (cargo goes on with other \
+             binaries only if told to: --no-fail-fast)"
         ),
         Role::Nextest => {
             format!(

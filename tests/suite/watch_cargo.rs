@@ -132,6 +132,26 @@ fn a_hung_libtest_test_is_named_in_full_and_its_binary_killed() {
     place.assert_nothing_left();
 }
 
+/// As build tools other than cargo run them, or a container that has only the binary.
+#[test]
+fn a_test_binary_without_cargo_is_followed() {
+    let place = Place::new();
+    package(&place, "2021", &[("src/lib.rs", LIB)]);
+    let mut build = place.command("rustc");
+    build.args(["--test", "--edition", "2021", "-C", "strip=symbols"]);
+    let end = run(apart(build.args(["src/lib.rs", "-o", "unit"])));
+    assert_eq!(end.code(), 0, "{}", end.stderr);
+    let script = ["sh", "-c", "./unit; exit $?"];
+    let end = watched(&place, &["--test-timeout", "3s"], &script);
+    assert_eq!(end.code(), 137, "the shell's own: {}", end.stderr);
+    let name = "unit tests::a_name_with_one_prefix_hangs";
+    let limit = format!("test timeout (3 s) in {name}\n");
+    assert!(end.stderr.contains(&limit), "{}", end.stderr);
+    let hung = [(name.to_owned(), "hung".to_owned())];
+    assert_eq!(tests_of(&place.bundle()), hung);
+    place.assert_nothing_left();
+}
+
 #[test]
 fn a_test_that_always_runs_is_named_in_full() {
     let place = Place::new();

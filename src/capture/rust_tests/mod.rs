@@ -6,12 +6,14 @@
 //! as soon as it is looked at, and one that ends between two looks is not.
 
 mod environment;
+mod libtests;
 mod names;
 mod program;
 mod threads;
 
 use super::{children, kernel};
 use crate::model::{Foreign, Pid, Tid};
+use libtests::Libtests;
 pub use program::holds_doctests;
 use program::{Kind, Program};
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,6 +103,7 @@ pub struct RustLook {
 pub struct RustTests {
     programs: BTreeMap<Started, Program>,
     threads: BTreeMap<Started, Threads>,
+    files: Libtests,
     /// Whether a test that our own environment names is one to be found: hangscope was started for it.
     own_test: bool,
 }
@@ -136,7 +139,8 @@ impl RustTests {
             let kind = if above.is_test() || above == Kind::Foreign || foreign.contains(&seen.pid) {
                 Kind::Foreign
             } else {
-                let program = Program::of(self.programs.remove(&started), seen, self.own_test);
+                let known = self.programs.remove(&started);
+                let program = Program::of(known, seen, self.own_test, &mut self.files);
                 let kind = program.kind(above, marked.get(&started));
                 let waits = matches!(above, Kind::Cargo | Kind::Doctests);
                 look.building |= waits && program.builds && kind != Kind::Doctests;

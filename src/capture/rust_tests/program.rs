@@ -2,6 +2,7 @@
 
 use super::Seen;
 use super::environment::{Environment, NextestTest, binary};
+use super::libtests::Libtests;
 use crate::capture::facts::read_bounded;
 use crate::model::{Foreign, Pid};
 use std::ffi::OsStr;
@@ -67,13 +68,20 @@ pub(super) struct Program {
     /// It holds several doctests, and runs them itself if it is not told where it is.
     holds_doctests: bool,
     pub(super) nextest: Option<NextestTest>,
+    /// libtest is in its file.
+    has_libtest: bool,
     /// The name of its binary.
     pub(super) binary: Foreign,
 }
 
 impl Program {
     /// The program of a process. What is known of it is good until it runs another.
-    pub(super) fn of(known: Option<Self>, seen: &Seen, own_test: bool) -> Self {
+    pub(super) fn of(
+        known: Option<Self>,
+        seen: &Seen,
+        own_test: bool,
+        files: &mut Libtests,
+    ) -> Self {
         let exe = fs::read_link(format!("/proc/{}/exe", seen.pid)).ok();
         if let Some(known) = known
             && known.exe == exe
@@ -99,6 +107,9 @@ impl Program {
                 .as_deref()
                 .is_some_and(|exe| holds_doctests(&from_here(seen.pid, exe))),
             builds: builds(exe.as_deref(), &arguments),
+            has_libtest: exe
+                .as_deref()
+                .is_some_and(|exe| files.contain(seen.pid, exe)),
             merged: environment.get("RUSTDOC_DOCTEST_BIN_PATH").is_some(),
             exe,
             comm: seen.name.clone(),
@@ -135,6 +146,8 @@ impl Program {
             _ if marked.is_some() && self.is_in("deps") => Kind::Libtest,
             _ if above.is_below_cargo() && self.is_in("deps") => Kind::Libtest,
             _ if above.is_below_cargo() => Kind::BelowCargo,
+            // One that was built before, and is run by itself, by a script or by another build tool.
+            _ if self.has_libtest && !is_called("rustdoc") => Kind::Libtest,
             _ => Kind::Other,
         }
     }
@@ -219,6 +232,7 @@ mod tests {
             holds_doctests: false,
             merged,
             nextest: None,
+            has_libtest: false,
             binary: Foreign::default(),
         }
     }
@@ -226,6 +240,12 @@ mod tests {
     #[test]
     fn what_a_process_is_depends_on_what_it_is_below() {
         let plain = |comm, exe| program(comm, exe, false, false, false);
+        let bare = Program {
+            has_libtest: true,
+            ..plain("it", "/p/it")
+        };
+        assert_eq!(bare.kind(Kind::Other, None), Kind::Libtest);
+        assert_eq!(bare.kind(Kind::Cargo, None), Kind::BelowCargo, "cargo run");
         let binary = plain("it-1", "/p/target/debug/deps/it-1");
         assert_eq!(binary.kind(Kind::Cargo, None), Kind::Libtest);
         assert_eq!(binary.kind(Kind::BelowCargo, None), Kind::Libtest);
