@@ -59,6 +59,7 @@ impl Stepper<'_> {
             pc: pc & self.code_bits,
             sp: cfa,
             general: Partial::UNKNOWN,
+            thread_pointer: None,
         };
         for column in arch.preserved {
             caller.set(arch, *column, self.registers.get(arch, *column));

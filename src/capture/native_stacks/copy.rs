@@ -1,7 +1,7 @@
 //! What is copied of a process while it is stopped: registers and the used part of each stack.
 
 use crate::capture::maps::{Region, region_at};
-use crate::capture::memory::{Memory, Range, pages};
+use crate::capture::memory::{Memory, PAGE, Range, pages};
 use crate::capture::native::{Registers, StackBytes, WORD};
 use crate::capture::parallel;
 use crate::capture::stop::Stop;
@@ -52,7 +52,7 @@ pub(super) fn copy<T>(
     let registers = std::mem::take(&mut stop.registers);
     let used: Vec<(u64, u64)> = registers
         .values()
-        .map(|registers| used_stack(registers.sp, regions))
+        .map(|registers| used_stack(registers, regions))
         .collect();
     let share = share_of_each(&used);
     let ranges: Vec<Range> = used
@@ -101,13 +101,20 @@ fn readable_start(memory: &dyn Memory, range: Range) -> Vec<u8> {
 }
 
 /// Start and length of the part of a stack that is in use.
-fn used_stack(stack_pointer: u64, regions: &[Region]) -> (u64, u64) {
-    let Some(region) = region_at(regions, stack_pointer) else {
-        return (stack_pointer, 0);
+fn used_stack(registers: &Registers, regions: &[Region]) -> (u64, u64) {
+    let Some(region) = region_at(regions, registers.sp) else {
+        return (registers.sp, 0);
     };
-    let start = stack_pointer.saturating_sub(RED_ZONE) / WORD * WORD;
+    let start = registers.sp.saturating_sub(RED_ZONE) / WORD * WORD;
     let start = start.max(region.start);
-    (start, region.end.saturating_sub(start).min(MOST_OF_ONE))
+    // The C library keeps a thread's control block on the outermost page of its stack. Another thread's may follow at once: glibc
+    // 2.42 makes guards that are no mappings of their own (`MADV_GUARD_INSTALL`).
+    let own_end = registers
+        .thread_pointer
+        .filter(|pointer| (registers.sp..region.end).contains(pointer))
+        .map(|pointer| (pointer | (PAGE - 1)).saturating_add(1));
+    let end = own_end.map_or(region.end, |end| end.min(region.end));
+    (start, end.saturating_sub(start).min(MOST_OF_ONE))
 }
 
 /// How much of each stack may be copied so that all fit.
@@ -135,14 +142,31 @@ mod tests {
 
     #[test]
     fn the_used_part_ends_with_the_mapping() {
+        let used = |sp: u64, regions: &[Region]| used_stack(&Registers::blocked(sp, 0), regions);
         let regions = [region(0x1000, 0x2000), region(0x8000, 0x9000)];
-        assert_eq!(used_stack(0x8f00, &regions), (0x8e80, 0x180));
-        assert_eq!(used_stack(0x8010, &regions), (0x8000, 0x1000));
-        assert_eq!(used_stack(0x3000, &regions).1, 0);
-        assert_eq!(used_stack(0x10, &regions).1, 0);
-        assert_eq!(used_stack(0x9000, &regions).1, 0);
+        assert_eq!(used(0x8f00, &regions), (0x8e80, 0x180));
+        assert_eq!(used(0x8f04, &regions), (0x8e80, 0x180));
+        assert_eq!(used(0x8010, &regions), (0x8000, 0x1000));
+        assert_eq!(used(0x3000, &regions).1, 0);
+        assert_eq!(used(0x10, &regions).1, 0);
+        assert_eq!(used(0x9000, &regions).1, 0);
         let huge = [region(0, u64::MAX)];
-        assert_eq!(used_stack(0x1000, &huge).1, MOST_OF_ONE);
+        assert_eq!(used(0x1000, &huge).1, MOST_OF_ONE);
+    }
+
+    #[test]
+    fn the_used_part_ends_with_the_page_of_the_thread_pointer() {
+        let regions = [region(0x10000, 0x40000)];
+        let used = |pointer: u64| {
+            let mut registers = Registers::blocked(0x11000, 0);
+            registers.thread_pointer = Some(pointer);
+            used_stack(&registers, &regions)
+        };
+        assert_eq!(used(0x136c0), (0x10f80, 0x3080));
+        assert_eq!(used(0x3f6c0), (0x10f80, 0x2f080));
+        // The first thread's, and others that are elsewhere.
+        assert_eq!(used(0x10800), used(0x3f6c0));
+        assert_eq!(used(0x7f000), used(0x3f6c0));
     }
 
     #[test]

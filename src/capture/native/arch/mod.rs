@@ -51,6 +51,8 @@ pub(crate) struct Registers {
     pub(crate) sp: u64,
     /// The general registers by DWARF number, where they are known. That of the stack pointer is unused.
     pub(super) general: Partial<COLUMNS>,
+    /// Of a stopped thread what its thread pointer is, where that is among the registers that ptrace(2) tells.
+    pub(crate) thread_pointer: Option<u64>,
 }
 
 /// Registers of which some may not be known.
@@ -108,6 +110,7 @@ impl Registers {
             pc,
             sp,
             general: Partial::UNKNOWN,
+            thread_pointer: None,
         }
     }
 

@@ -51,6 +51,7 @@ pub(super) fn registers(user: &nix::libc::user_regs_struct) -> super::Registers 
         user.r9, user.r10, user.r11, user.r12, user.r13, user.r14, user.r15,
     ];
     registers.general = numbered.into_iter().map(Some).collect();
+    registers.thread_pointer = Some(user.fs_base);
     registers
 }
 
