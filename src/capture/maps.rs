@@ -1,6 +1,7 @@
 //! The memory map of a process: which files are mapped where, and how to open them.
 
 use super::elf::{ElfError, ElfFile, open_mapped};
+use super::memory::{Memory, PAGE, Range, ReadError, pages};
 use crate::model::{Foreign, Pid, Tid};
 use procfs::FromBufRead;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps};
@@ -82,7 +83,7 @@ pub(crate) struct Code {
     pub(crate) program: Option<usize>,
 }
 
-/// A range of mapped memory.
+/// A range of mapped memory that may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Region {
     pub(crate) start: u64,
@@ -93,7 +94,7 @@ pub(crate) struct Region {
     pub(crate) of_program: bool,
 }
 
-/// The mapped ranges of a process; none if they cannot be read.
+/// The mapped ranges of a process that may be read; none if they are not told.
 pub(crate) fn regions(pid: Pid, tid: Tid) -> Vec<Region> {
     let maps = read_maps(&format!("/proc/{pid}/task/{tid}"));
     let maps: Vec<MemoryMap> = maps.into_iter().flatten().collect();
@@ -113,7 +114,9 @@ fn regions_of(maps: &[MemoryMap]) -> Vec<Region> {
                 .chain(after)
                 .any(|map| is_of_system(&map.pathname))
     };
-    let regions = maps.iter().enumerate().map(|(index, map)| Region {
+    let readable = maps.iter().enumerate();
+    let readable = readable.filter(|(_, map)| map.perms.contains(MMPermissions::READ));
+    let regions = readable.map(|(index, map)| Region {
         start: map.address.0,
         end: map.address.1,
         first_stack: map.pathname == MMapPath::Stack,
@@ -138,6 +141,46 @@ pub(crate) fn region_at(regions: &[Region], address: u64) -> Option<&Region> {
     let after = regions.partition_point(|region| region.start <= address);
     let region = regions.get(after.checked_sub(1)?)?;
     (address < region.end).then_some(region)
+}
+
+/// Most of a stack that is looked through for its end.
+const MOST_OF_STACK: u64 = 64 << 20;
+
+/// Where the stack ends that a stack pointer is in. That of another thread may follow in the same mapping: glibc 2.42 makes guards
+/// that are no mappings of their own (`MADV_GUARD_INSTALL`), so a stack ends before the first page that cannot be read, too.
+pub(crate) fn stack_end(memory: &dyn Memory, pointer: u64, region: &Region) -> u64 {
+    let most = region.end.min(pointer.saturating_add(MOST_OF_STACK));
+    let guard = unreadable_pages(memory, pointer, most).next();
+    guard.unwrap_or(region.end)
+}
+
+/// The pages of a mapping that cannot be read, by their addresses.
+pub(crate) fn unreadable_pages(
+    memory: &dyn Memory,
+    from: u64,
+    to: u64,
+) -> impl Iterator<Item = u64> {
+    // Mostly there are few pages, or it is one of the first.
+    const PAGES: [u64; 2] = [16, 1000];
+    let mut pieces = PAGES.into_iter().chain(std::iter::repeat(PAGES[1]));
+    let mut next = from;
+    let pieces = std::iter::from_fn(move || {
+        let start = next;
+        let end = (start / PAGE + pieces.next()?).saturating_mul(PAGE).min(to);
+        next = end;
+        (start < end).then_some((start, end))
+    });
+    pieces.flat_map(|(start, end)| {
+        let first_bytes = pages(start, end).into_iter().map(|page| Range {
+            address: page.address,
+            length: 1,
+        });
+        let first_bytes: Vec<Range> = first_bytes.collect();
+        let read = memory.read_many(&first_bytes);
+        let unmapped = first_bytes.into_iter().zip(read);
+        let unmapped = unmapped.filter(|(_, read)| matches!(read, Err(ReadError::Unmapped(_))));
+        unmapped.map(|(byte, _)| byte.address).collect::<Vec<_>>()
+    })
 }
 
 /// What memory is at addresses that processes may share: device, inode and offset, the same in each of them.

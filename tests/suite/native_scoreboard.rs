@@ -102,10 +102,12 @@ fn compare(truth: &Truth, marks: &[Mark], finding: &Finding) -> Result<(), Strin
     }
 }
 
-fn scoreboard(program: &Path, folder: &str, sources: &str) {
+fn scoreboard(program: &Path, folder: &str, sources: &str, preload: Option<&Path>) {
     let marks = marks(&fixture(folder).join(sources));
     score_all(folder, truths(folder), |truth| {
-        let mut program = Program::start(Command::new(program).arg(&truth.scene));
+        let mut command = Command::new(program);
+        command.envs(preload.map(|library| ("LD_PRELOAD", library)));
+        let mut program = Program::start(command.arg(&truth.scene));
         program.wait_for("READY");
         let (score, said) = judge(&mut program, truth.healthy, &[], |finding| {
             compare(&truth, &marks, finding)
@@ -122,17 +124,32 @@ fn scoreboard(program: &Path, folder: &str, sources: &str) {
 
 #[test]
 fn rust_debug() {
-    scoreboard(&native::rust_hangs("dev"), "hangs/rust", "src");
+    scoreboard(&native::rust_hangs("dev"), "hangs/rust", "src", None);
 }
 
 #[test]
 fn rust_release() {
-    scoreboard(&native::rust_hangs("release"), "hangs/rust", "src");
+    scoreboard(&native::rust_hangs("release"), "hangs/rust", "src", None);
 }
 
 #[test]
 fn c() {
-    scoreboard(&native::c_program("hangs/c/hangs.c"), "hangs/c", "");
+    scoreboard(&native::c_program("hangs/c/hangs.c"), "hangs/c", "", None);
+}
+
+/// All stacks in one mapping, as glibc 2.42 may make them.
+#[test]
+fn c_with_adjoining_stacks() {
+    let stacks = native::c_library("programs/native/adjoining_stacks.c");
+    let program = native::c_program("hangs/c/hangs.c");
+    scoreboard(&program, "hangs/c", "", Some(&stacks));
+}
+
+#[test]
+fn rust_with_adjoining_stacks() {
+    let stacks = native::c_library("programs/native/adjoining_stacks.c");
+    let program = native::rust_hangs("release");
+    scoreboard(&program, "hangs/rust", "src", Some(&stacks));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `cargo test` and `cargo nextest run` under watch, in small projects that are built here, offline.
 
+use crate::support::native::c_library;
 use crate::support::skip;
 use crate::support_watch::{End, Place, Run, json, run, signal, wait_until};
 use rustix::process::Signal;
@@ -149,6 +150,31 @@ fn a_test_binary_without_cargo_is_followed() {
     assert!(end.stderr.contains(&limit), "{}", end.stderr);
     let hung = [(name.to_owned(), "hung".to_owned())];
     assert_eq!(tests_of(&place.bundle()), hung);
+    place.assert_nothing_left();
+}
+
+/// All stacks in one mapping, as glibc 2.42 may make them: each test has the name on its own stack, whether its thread waits or runs.
+#[test]
+fn tests_on_adjoining_stacks_are_told_apart() {
+    const TESTS: &str = "
+        #[test] fn names_that_begin_alike_1() { loop { std::thread::park() } }
+        #[test] fn names_that_begin_alike_2() { loop { std::thread::park() } }
+        #[test] fn names_that_begin_alike_3() { loop { std::hint::spin_loop() } }
+    ";
+    let place = Place::new();
+    package(&place, "2021", &[("unit.rs", TESTS)]);
+    let end = run(apart(place.command("rustc").args(["--test", "unit.rs"])));
+    assert_eq!(end.code(), 0, "{}", end.stderr);
+    let stacks = c_library("programs/native/adjoining_stacks.c");
+    let command = "LD_PRELOAD=$0 exec ./unit --test-threads 3";
+    let command = ["sh", "-c", command, stacks.to_str().expect("UTF-8")];
+    watched(&place, &["--test-timeout", "3s"], &command);
+    let names: Vec<String> = tests_of(&place.bundle())
+        .into_iter()
+        .map(|test| test.0)
+        .collect();
+    let expected = [1, 2, 3].map(|number| format!("unit names_that_begin_alike_{number}"));
+    assert_eq!(names, expected);
     place.assert_nothing_left();
 }
 

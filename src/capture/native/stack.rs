@@ -59,6 +59,11 @@ impl StackBytes {
         self.address
     }
 
+    /// Address behind the last byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.address.saturating_add(self.length)
+    }
+
     /// Up to eight bytes as a number; `None` if not all of them are here.
     pub(crate) fn read(&self, address: u64, size: usize) -> Option<u64> {
         let at = address.checked_sub(self.address)?;

@@ -1,7 +1,7 @@
 //! Full names of Rust's threads, whose stacks have been found.
 
 use super::Unwound;
-use crate::capture::maps::{Region, region_at};
+use crate::capture::maps::{Region, region_at, stack_end};
 use crate::capture::memory::Memory;
 use crate::capture::rust_names::{self, COMM, MAX_NAME};
 use crate::model::{Foreign, Thread, Tid};
@@ -27,19 +27,24 @@ pub(super) fn complete(
             .get(&thread.tid)
             .and_then(|unwound| unwound.walk.frames.first())
             .map(|frame| frame.sp);
-        thread.full_name = pointer
-            .and_then(|pointer| region_at(regions, pointer))
+        let stack = pointer.and_then(|pointer| {
+            let region = region_at(regions, pointer)?;
+            Some((pointer, stack_end(memory, pointer, region)))
+        });
+        thread.full_name = stack
             .and_then(|stack| name(memory, stack, thread.name.untrusted(), regions))
             .map(Foreign::from);
     }
 }
 
-/// The name that begins with `comm`, of what this stack's outer end leads to.
-fn name(memory: &dyn Memory, stack: &Region, comm: &str, regions: &[Region]) -> Option<String> {
-    let own_data = (
-        stack.start.max(stack.end.saturating_sub(OWN_DATA)),
-        stack.end,
-    );
+/// The name that begins with `comm`, of what the outer end of a stack leads to: from its stack pointer to its end.
+fn name(
+    memory: &dyn Memory,
+    (from, end): (u64, u64),
+    comm: &str,
+    regions: &[Region],
+) -> Option<String> {
+    let own_data = (from.max(end.saturating_sub(OWN_DATA)), end);
     let is_length = |length: u64| (COMM as u64 + 1..=MAX_NAME).contains(&length);
     let kept = rust_names::kept(memory, own_data, regions, is_length);
     kept.into_iter().find_map(|text| {
@@ -92,10 +97,10 @@ mod tests {
         };
         let regions = [region(0x1000), region(0x2000)];
         let memory = Two(stack, heap);
-        let found = name(&memory, &regions[0], "tests::a_long_n", &regions);
+        let found = name(&memory, (0x1000, 0x2000), "tests::a_long_n", &regions);
         assert_eq!(found.as_deref(), Some("tests::a_long_name_of_a_test"));
         assert_eq!(
-            name(&memory, &regions[0], "tests::b_long_n", &regions),
+            name(&memory, (0x1000, 0x2000), "tests::b_long_n", &regions),
             None
         );
     }

@@ -7,7 +7,7 @@
 //! symbols nor a run of the binary with `--list` are needed; the latter would run its static constructors, and all of
 //! a program that only looks like a libtest binary. Seen in debug and release builds of Rust 1.95.
 
-use crate::capture::maps::{Region, region_at};
+use crate::capture::maps::{Region, region_at, stack_end, unreadable_pages};
 use crate::capture::memory::{Memory, PAGE, Range};
 use crate::capture::rust_names::{self, COMM, MAX_NAME, words_of};
 use crate::model::{Pid, Tid};
@@ -26,8 +26,10 @@ const OWN_DATA: u64 = 64 << 10;
 const END: u64 = 16 << 10;
 /// How far the id is from the beginning of `struct pthread`, at most: 720 bytes in glibc.
 const PTHREAD: usize = 1024;
-/// Most mappings that are looked at to find the stack of a thread that runs.
+/// Most stacks that are looked at to find that of a thread that runs.
 const MAX_STACKS: usize = 512;
+/// Most pages that are looked at for guards between stacks, for that.
+const MAX_PAGES: u64 = 1 << 16;
 
 /// What a thread's stack says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ pub(super) fn test_of(
     }
     let present = stack_pointer(pid, tid).and_then(|pointer| {
         let region = region_at(regions, pointer)?;
-        Some((pointer & !7, region.end))
+        Some((pointer & !7, stack_end(memory, pointer, region)))
     });
     let said = present.map(|stack| said_by(memory, stack, comm, regions));
     let elsewhere = match said {
@@ -120,16 +122,36 @@ fn stacks_by_id(memory: &dyn Memory, tid: Tid, regions: &[Region]) -> Vec<(u64, 
         let size = region.end.saturating_sub(region.start);
         !region.first_stack && (END..=(256 << 20)).contains(&size)
     };
-    let stacks: Vec<Region> = regions
-        .iter()
-        .filter(is_stack)
-        .take(MAX_STACKS)
-        .copied()
-        .collect();
+    let mappings = || regions.iter().filter(is_stack);
+    let whole = mappings().map(|region| (region.start, region.end));
+    let found = with_id(memory, tid, whole.collect());
+    if !found.is_empty() {
+        return found;
+    }
+    // Several may be in one mapping, with guards between them.
+    let mut left = MAX_PAGES;
+    let parts = mappings().flat_map(|region| {
+        let pages = (region.end - region.start) / PAGE;
+        let affordable = pages <= left;
+        left = left.saturating_sub(pages);
+        let guards = affordable.then(|| unreadable_pages(memory, region.start, region.end));
+        let mut start = region.start;
+        let guards = guards.into_iter().flatten().take(MAX_STACKS);
+        let ends = guards.chain([region.end]);
+        let parts = ends.map(|end| (std::mem::replace(&mut start, end + PAGE), end));
+        parts.collect::<Vec<_>>()
+    });
+    with_id(memory, tid, parts.collect())
+}
+
+/// Those of these stacks at whose end is the thread's `struct pthread`.
+fn with_id(memory: &dyn Memory, tid: Tid, mut stacks: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    stacks.retain(|(start, end)| *end >= start.saturating_add(END));
+    stacks.truncate(MAX_STACKS);
     let ends: Vec<Range> = stacks
         .iter()
-        .map(|region| Range {
-            address: region.end - END,
+        .map(|(_, end)| Range {
+            address: end - END,
             length: usize::try_from(END).unwrap_or(0),
         })
         .collect();
@@ -137,14 +159,11 @@ fn stacks_by_id(memory: &dyn Memory, tid: Tid, regions: &[Region]) -> Vec<(u64, 
     stacks
         .iter()
         .zip(memory.read_many(&ends))
-        .filter(|(region, bytes)| {
+        .filter(|((_, end), bytes)| {
             let bytes = bytes.as_deref().unwrap_or_default();
-            is_end_of(bytes, region.end.saturating_sub(END), wanted)
+            is_end_of(bytes, end - END, wanted)
         })
-        .map(|(region, _)| {
-            let start = region.end.saturating_sub(WINDOW).max(region.start);
-            (start, region.end)
-        })
+        .map(|((start, end), _)| (end.saturating_sub(WINDOW).max(*start), *end))
         .collect()
 }
 

@@ -272,7 +272,7 @@ fn state_word(thread: &Thread, motion: Motion) -> &'static str {
 pub(in crate::report) fn doing(process: &Process, thread: &Thread) -> String {
     let Some(wait) = &thread.wait else {
         return match thread.kind {
-            ThreadKind::Native => "no Python".to_owned(),
+            ThreadKind::Native if process.python.is_some() => "no Python".to_owned(),
             _ => String::new(),
         };
     };

@@ -53,6 +53,7 @@ pub(super) fn tell(
     let mut in_conditions = Vec::new();
     let mut waited = Vec::new();
     let is_native = process.python.is_none();
+    let stacks = reach::stacks(unwound, regions);
     for thread in &mut process.threads {
         let Some(shape) = shape_of(thread) else {
             continue;
@@ -84,7 +85,7 @@ pub(super) fn tell(
                 tid: thread.tid,
                 address: address.0,
                 shared: match parks {
-                    true => reach::shared(stack, physical, regions),
+                    true => reach::shared(stack, stacks.get(&thread.tid), physical, regions),
                     false => Vec::new(),
                 },
             });
@@ -121,7 +122,8 @@ pub(super) fn tell(
         images,
         memory,
     };
-    for (tid, others) in reach::out_of_reach(process, &waited, unwound, &space, symbols) {
+    for (tid, others) in reach::out_of_reach(process, &waited, (unwound, &stacks), &space, symbols)
+    {
         let keys = others
             .iter()
             .filter_map(|other| process.thread_by_tid(*other));

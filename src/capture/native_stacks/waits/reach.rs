@@ -7,9 +7,10 @@ use super::pieces::Pieces;
 use super::{Waited, scan};
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::CachedMemory;
-use crate::capture::native::{Images, Symbolizer, named_ahead};
+use crate::capture::native::{Images, StackBytes, Symbolizer, named_ahead};
 use crate::model::{Process, Thread, ThreadKind, Tid};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Most threads that are followed, of those that go on.
 const MAX_THREADS: usize = 8;
@@ -39,11 +40,38 @@ pub(super) struct Space<'s> {
     pub(super) memory: &'s CachedMemory<'s>,
 }
 
+/// Where the threads' stacks are.
+pub(super) type Stacks = BTreeMap<Tid, Range<u64>>;
+
+/// The stacks of the threads: each a whole mapping; or, where several are in one, from the end of the one to that of the next.
+pub(super) fn stacks(unwound: &BTreeMap<Tid, Unwound>, regions: &[Region]) -> Stacks {
+    let mut in_order: Vec<(&Tid, &StackBytes)> = unwound
+        .iter()
+        .map(|(tid, thread)| (tid, &thread.stack))
+        .collect();
+    in_order.sort_by_key(|(_, stack)| stack.address());
+    let mut stacks = Stacks::new();
+    let mut before: Option<(Tid, u64)> = None;
+    for (tid, stack) in in_order {
+        let Some(mapping) = region_at(regions, stack.address()) else {
+            continue;
+        };
+        let mut start = mapping.start;
+        if let Some((below, end)) = before.filter(|(_, end)| *end > mapping.start) {
+            start = end;
+            stacks.entry(below).and_modify(|stack| stack.end = end);
+        }
+        stacks.insert(*tid, start..mapping.end);
+        before = Some((*tid, stack.end()));
+    }
+    stacks
+}
+
 /// For each wait the threads that do not come to what is waited for.
 pub(super) fn out_of_reach(
     process: &Process,
     waits: &[Waited],
-    unwound: &BTreeMap<Tid, Unwound>,
+    (unwound, stacks): (&BTreeMap<Tid, Unwound>, &Stacks),
     space: &Space<'_>,
     symbols: &mut Symbolizer<'_>,
 ) -> BTreeMap<Tid, Vec<Tid>> {
@@ -57,10 +85,6 @@ pub(super) fn out_of_reach(
         images,
         memory,
     } = *space;
-    let stacks: Vec<Region> = unwound
-        .values()
-        .filter_map(|thread| region_at(regions, thread.stack.address()).copied())
-        .collect();
     let pieces = Pieces::new(memory);
     let mut going_on = process.threads.iter().filter(|thread| goes_on(thread));
     for thread in going_on.by_ref().take(MAX_THREADS) {
@@ -73,12 +97,11 @@ pub(super) fn out_of_reach(
         };
         let follow = Follow {
             regions,
-            stacks: &stacks,
+            stacks,
             memory,
             pieces: &pieces,
         };
-        let own = region_at(regions, stack.stack.address()).copied();
-        let Some(words) = follow.all(stack, own, &named) else {
+        let Some(words) = follow.all(stack, &named) else {
             continue;
         };
         for wait in waits.iter().filter(|wait| wait.tid != thread.tid) {
@@ -86,9 +109,7 @@ pub(super) fn out_of_reach(
                 let range = at.saturating_sub(before)..=at.saturating_add(BEHIND);
                 words.range(range).any(|word| follow.covers(*word, at))
             };
-            let near_stack = stacks
-                .iter()
-                .any(|stack| (stack.start..stack.end).contains(&wait.address));
+            let near_stack = stacks.values().any(|stack| stack.contains(&wait.address));
             let before = if near_stack { BEHIND } else { BEFORE };
             let reaches = leads_to(wait.address, before)
                 || wait.shared.iter().any(|shared| leads_to(*shared, BEHIND));
@@ -111,16 +132,21 @@ fn goes_on(thread: &Thread) -> bool {
 
 /// Addresses of the program's memory on the part of a stack that the waiting itself uses: what is waited for is known to others
 /// by one of them.
-pub(super) fn shared(thread: &Unwound, physical: usize, regions: &[Region]) -> Vec<u64> {
+pub(super) fn shared(
+    thread: &Unwound,
+    own: Option<&Range<u64>>,
+    physical: usize,
+    regions: &[Region],
+) -> Vec<u64> {
     let end = thread.walk.frames.get(physical).map_or(0, |frame| frame.sp);
-    let own = region_at(regions, thread.stack.address()).copied();
     let mut shared: Vec<u64> = scan::words(thread)
         .take_while(|(address, ..)| *address < end)
         .map(|(_, word, _)| word)
         .chain(thread.registers.iter().copied())
         .filter(|word| {
-            let region = region_at(regions, *word).copied();
-            region.is_some_and(|region| region.of_program && Some(region) != own)
+            let region = region_at(regions, *word);
+            region.is_some_and(|region| region.of_program)
+                && !own.is_some_and(|own| own.contains(word))
         })
         .collect();
     shared.sort_unstable();
@@ -138,19 +164,14 @@ fn is_cache(bytes: &[u8]) -> bool {
 
 struct Follow<'f> {
     regions: &'f [Region],
-    stacks: &'f [Region],
+    stacks: &'f Stacks,
     memory: &'f CachedMemory<'f>,
     pieces: &'f Pieces<'f>,
 }
 
 impl Follow<'_> {
     /// All words that a thread's stack and registers and the addresses that its code names lead to.
-    fn all(
-        &self,
-        thread: &Unwound,
-        own: Option<Region>,
-        named: &BTreeSet<u64>,
-    ) -> Option<BTreeSet<u64>> {
+    fn all(&self, thread: &Unwound, named: &BTreeSet<u64>) -> Option<BTreeSet<u64>> {
         let mut words: BTreeSet<u64> = named.clone();
         let mut open = Vec::new();
         let of_static = named.iter().flat_map(|address| {
@@ -184,7 +205,8 @@ impl Follow<'_> {
                 continue;
             };
             // Its own stack is read; threads find each other's by lists of the C library.
-            if !region.of_program || Some(*region) == own || self.stacks.contains(region) {
+            let is_stack = self.stacks.values().any(|stack| stack.contains(&object));
+            if !region.of_program || is_stack {
                 continue;
             }
             if self.pieces.is_bookkeeping(region, object) {
@@ -241,5 +263,46 @@ impl Follow<'_> {
         let size = own & !FLAGS;
         head(object.checked_add(size)?).filter(|next| in_use(*next))?;
         Some(size - HEAD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::native::{Walk, WalkEnd};
+    use crate::model::Grade;
+
+    #[test]
+    fn stacks_in_one_mapping_end_where_they_were_copied_to() {
+        let thread = |address: u64, length: usize| Unwound {
+            walk: Walk {
+                frames: Vec::new(),
+                end: WalkEnd::Outermost,
+                read_live: false,
+            },
+            stack: StackBytes::new(address, &vec![1; length]),
+            registers: Vec::new(),
+            moved: false,
+            grade: Grade::Read,
+        };
+        let region = |start: u64, end: u64| Region {
+            start,
+            end,
+            first_stack: false,
+            of_program: true,
+        };
+        let unwound = BTreeMap::from([
+            (1, thread(0x9800, 0x800)),
+            (2, thread(0x3000, 0x1000)),
+            (3, thread(0x5c00, 0x400)),
+            (4, thread(0x20, 0)),
+        ]);
+        let regions = [region(0x1000, 0x8000), region(0x9000, 0xa000)];
+        let expected = [
+            (1, 0x9000..0xa000),
+            (2, 0x1000..0x4000),
+            (3, 0x4000..0x8000),
+        ];
+        assert_eq!(stacks(&unwound, &regions), Stacks::from(expected));
     }
 }
