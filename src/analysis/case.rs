@@ -4,10 +4,10 @@ use super::liveness::Liveness;
 use super::{progress, wait_graph};
 use crate::model::{
     Descriptor, EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Pid, Process,
-    Reference, Run, Snapshot, SocketState, Thread, ThreadKind, ThreadProgress, ThreadState,
+    Reference, Run, Snapshot, SocketState, Task, Thread, ThreadKind, ThreadProgress, ThreadState,
     Trigger, Wait, WaitEdge, WaitKind,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Longest line of parents that is followed.
 const MAX_DEPTH: usize = 1000;
@@ -67,6 +67,8 @@ pub(super) enum Closure {
 pub(super) struct Case<'a> {
     pub(super) samples: &'a [Snapshot],
     pub(super) last: &'a Snapshot,
+    /// The tasks of each sample: there may be ten thousands that wait for one another.
+    tasks: Vec<HashMap<&'a Key, &'a Task>>,
     pub(super) edges: Vec<WaitEdge>,
     pub(super) progress: BTreeMap<Key, ThreadProgress>,
     /// The run is over its limit: what may be a hang is worth telling, where a look at a process that nobody
@@ -88,6 +90,7 @@ impl<'a> Case<'a> {
         let mut case = Self {
             samples,
             last,
+            tasks: samples.iter().map(tasks_of).collect(),
             edges: wait_graph::edges(samples),
             progress: progress::of(samples),
             overdue: trigger.is_overdue(),
@@ -319,6 +322,17 @@ impl<'a> Case<'a> {
             .filter_map(move |sample| sample.thread(thread))
     }
 
+    /// All samples' views of a task.
+    pub(super) fn task_views(&self, task: &Key) -> impl Iterator<Item = &'a Task> {
+        let views = self.tasks.iter();
+        views.filter_map(move |tasks| tasks.get(task).copied())
+    }
+
+    /// A task of the last sample.
+    pub(super) fn task(&self, key: &Key) -> Option<&'a Task> {
+        self.tasks.last()?.get(key).copied()
+    }
+
     /// The thread that waits for the end of `thread` or for what it holds, directly or through others.
     pub(super) fn affected_by(&self, threads: &[&Key], except: &[&Key]) -> Vec<Key> {
         wait_graph::upstream(&self.edges, threads)
@@ -326,6 +340,12 @@ impl<'a> Case<'a> {
             .filter(|key| key.as_str().contains("/t") && !except.contains(&key))
             .collect()
     }
+}
+
+fn tasks_of(sample: &Snapshot) -> HashMap<&Key, &Task> {
+    let loops = sample.processes.iter().flat_map(|it| &it.event_loops);
+    let tasks = loops.flat_map(|event_loop| &event_loop.tasks);
+    tasks.map(|task| (&task.key, task.as_ref())).collect()
 }
 
 /// The thread of another process, a parent, that a lock notes as its owner: who was forked has the note, and not the thread.

@@ -166,17 +166,6 @@ fn is_parked(
     serves || event_loop.main.as_ref() == Some(&task.key) || is_waited_for()
 }
 
-/// All samples' views of a task.
-fn views<'a>(case: &Case<'a>, task: &Task) -> impl Iterator<Item = &'a Task> {
-    let key = task.key.clone();
-    let process = key.of_process();
-    case.samples.iter().filter_map(move |sample| {
-        let process = sample.process(&process)?;
-        let mut loops = process.event_loops.iter();
-        loops.find_map(|event_loop| event_loop.task(&key))
-    })
-}
-
 /// Whether a task waits in the same place for the same in all samples.
 fn is_unmoved(case: &Case<'_>, task: &Task) -> bool {
     let object = |task: &Task| Some(task.awaits.as_ref()?.object.as_ref()?.address);
@@ -185,15 +174,14 @@ fn is_unmoved(case: &Case<'_>, task: &Task) -> bool {
             && view.frames == task.frames
             && object(view) == object(task)
     };
-    let views: Vec<&Task> = views(case, task).collect();
+    let views: Vec<&Task> = case.task_views(&task.key).collect();
     views.len() == case.samples.len() && views.into_iter().all(same)
 }
 
 /// Who cannot come to what a task awaits: most looks say so of those in which that could be asked.
 fn out_of_reach<'a>(case: &Case<'a>, task: &Task) -> BTreeSet<&'a Key> {
-    let lists =
-        views(case, task).filter_map(|view| Some(view.awaits.as_ref()?.out_of_reach.as_slice()));
-    in_most(lists)
+    let views = case.task_views(&task.key);
+    in_most(views.filter_map(|view| Some(view.awaits.as_ref()?.out_of_reach.as_slice())))
 }
 
 /// Tasks and loops that cannot come to what a thread waits for.

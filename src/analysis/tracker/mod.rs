@@ -100,9 +100,8 @@ impl<'c> Tracker<'c> {
             return Some((How::Asks, asked));
         }
         let wait = thread.wait.as_ref()?;
-        let loops = || process.event_loops.iter();
         if let Some(key) = &wait.task
-            && let Some(task) = loops().find_map(|event_loop| event_loop.task(key))
+            && let Some(task) = self.case.task(key)
         {
             return Some((How::Task, Node::Task(process, task)));
         }
@@ -295,10 +294,7 @@ impl<'c> Tracker<'c> {
         if let Some(thread) = awaits.thread.as_ref().and_then(|key| process.thread(key)) {
             return Some((How::Worker, Node::Thread(process, thread)));
         }
-        let find = |key: &Key| {
-            let mut loops = process.event_loops.iter();
-            loops.find_map(|event_loop| event_loop.task(key))
-        };
+        let find = |key: &Key| self.case.task(key);
         let holder = awaits.holders.iter().find_map(|holder| {
             let task = find(holder.task.as_ref()?)?;
             Some((How::Lock, Node::Task(process, task)))
