@@ -23,7 +23,7 @@ watch: the command's own; 124 when a limit ended it, 11 for --fail-on-leak.";
 ///
 /// hangscope reads a tree of processes (Python, Rust, C) from outside, works out who waits for whom and who holds it, and
 /// names the cause with evidence and a remedy. It changes nothing in them; where native stacks are needed it stops a process
-/// for some milliseconds (`dump --no-native`: never).
+/// for some milliseconds, which epoll_wait and reads with a timeout notice (EINTR); `dump --no-native` never does.
 #[derive(Debug, Parser)]
 #[command(name = "hangscope", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {

@@ -376,15 +376,18 @@ fn rests_until_cancelled(process: &Process) -> bool {
 }
 
 /// A pool's thread without work; not the worker that waits for the timers and files of a whole runtime (tokio): what it wakes for
-/// goes on. Where there is no timer, and no file but those that it is woken by from within the process, it has none either.
+/// goes on. Where there is no timer, and no file but those that it is woken by from within the process, it has none either. A runtime
+/// without files waits for its timers on a condition variable.
 pub(super) fn idles_in_pool(thread: &Thread) -> bool {
     let Some(wait) = &thread.wait else {
         return false;
     };
-    let is_driver = wait.kind == WaitKind::Poll
-        && (wait.timed != Some(false) || wait.has_outside_peer() != Some(false));
-    let mut call = wait.call.iter();
-    call.any(|call| call.untrusted().starts_with("idle ")) && !is_driver
+    let call = wait.call.as_ref().map_or("", |call| call.untrusted());
+    let is_driver = match wait.kind {
+        WaitKind::Poll => wait.timed != Some(false) || wait.has_outside_peer() != Some(false),
+        _ => call == "idle tokio worker" && wait.timed == Some(true),
+    };
+    call.starts_with("idle ") && !is_driver
 }
 
 /// A native thread that waits on a lock for a time, as faulthandler's watchdog does: rarely does it wake Python code.

@@ -7,6 +7,7 @@
 //! 4. The run is ended.
 
 use super::following::{Limited, head_start};
+use super::processes::Process;
 use super::supervisor::Supervisor;
 use super::testrun::Running;
 use super::{OnHang, kill};
@@ -188,7 +189,8 @@ impl Supervisor {
     fn harder(&mut self, mut one: Overdue) {
         self.following.mark_hung(&one.running);
         let role = one.running.role;
-        if matches!(role, Role::Worker | Role::Forked) || role.is_rust() {
+        let apart = matches!(role, Role::Worker | Role::Forked) || role.is_rust();
+        if apart && !self.is_command(one.running.process.pid) {
             // Of a libtest binary, the whole process.
             let process = one.running.process;
             let is_killed = |other: &Overdue| {
@@ -214,6 +216,11 @@ impl Supervisor {
         } else {
             self.end_run(Some(one.place_and_limit()));
         }
+    }
+
+    /// Whether a process is the watched command itself: with it the run ends.
+    fn is_command(&self, pid: Pid) -> bool {
+        Process::read(pid).is_some_and(|process| process.parent == self.link.root())
     }
 
     /// Drops tests that have ended, or got on since they were asked to, and says what became of them.

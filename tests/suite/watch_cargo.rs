@@ -168,7 +168,8 @@ fn tests_on_adjoining_stacks_are_told_apart() {
     let stacks = c_library("programs/native/adjoining_stacks.c");
     let command = "LD_PRELOAD=$0 exec ./unit --test-threads 3";
     let command = ["sh", "-c", command, stacks.to_str().expect("UTF-8")];
-    watched(&place, &["--test-timeout", "3s"], &command);
+    let end = watched(&place, &["--test-timeout", "3s"], &command);
+    assert_eq!(end.code(), 124, "the command itself: {}", end.stderr);
     let names: Vec<String> = tests_of(&place.bundle())
         .into_iter()
         .map(|test| test.0)

@@ -4,6 +4,7 @@
 
 use super::super::Unwound;
 use super::guards::{Owners, Owning};
+use super::reach::goes_on;
 use super::scan::{self, Hit};
 use super::shapes::Primitive;
 use super::{Owner, Waiter};
@@ -163,7 +164,27 @@ impl Look<'_> {
             .iter()
             .filter(|lock| **lock != self.waiter.lock.address && refers(lock))
             .count();
-        owning.singly && owning.frame >= self.waiter.physical && owning.kinds.len() > others
+        let fits =
+            owning.singly && owning.frame >= self.waiter.physical && owning.kinds.len() > others;
+        fits && (self.is_seen_to_be_of_lock(owning) || !self.others_go_on())
+    }
+
+    /// Whether the lock's address is in the guard itself, or in the code that drops it.
+    fn is_seen_to_be_of_lock(&self, owning: &Owning) -> bool {
+        let lock = self.waiter.lock.address;
+        owning.has_guard_of(lock) == Some(true) || owning.names(lock)
+    }
+
+    /// Whether another thread may be the one that has the lock, and give it back: its guard may be anywhere.
+    fn others_go_on(&self) -> bool {
+        let mut others = self.process.threads.iter();
+        others.any(|other| {
+            let idles = other.wait.as_ref().is_some_and(|wait| {
+                let call = wait.call.as_ref().map_or("", |call| call.untrusted());
+                call.starts_with("idle ")
+            });
+            other.tid != self.waiter.tid && !idles && goes_on(other)
+        })
     }
 
     /// Whether a guard of this frame is that of the lock: its code names it, or the frame has a word like it.

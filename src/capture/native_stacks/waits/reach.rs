@@ -122,7 +122,7 @@ pub(super) fn out_of_reach(
 }
 
 /// Whether a thread may do something of itself: it runs, or waits for a time or for something outside.
-fn goes_on(thread: &Thread) -> bool {
+pub(super) fn goes_on(thread: &Thread) -> bool {
     let rests = thread
         .wait
         .as_ref()
