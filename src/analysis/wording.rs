@@ -26,6 +26,15 @@ pub(super) fn name(thread: &Thread) -> String {
     }
 }
 
+/// The names of two threads, with their ids where these are the same: libtest names a test's threads like the test.
+pub(super) fn names(one: &Thread, other: &Thread) -> (String, String) {
+    let names = (name(one), name(other));
+    match names.0 == names.1 && one.key != other.key {
+        true => (who(one), who(other)),
+        false => names,
+    }
+}
+
 /// "task `worker`".
 pub(super) fn task(task: &Task) -> String {
     format!("task `{}`", task.name.untrusted())

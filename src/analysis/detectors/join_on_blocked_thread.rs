@@ -121,7 +121,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     }
     let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     let all_joins = chain.links.iter().all(|link| link.is_join());
-    let (waiter_name, root_name) = (wording::name(waiter), wording::name(root));
+    let (waiter_name, root_name) = wording::names(waiter, root);
     let closure = case.closure(process, &known);
     let is_main = process.is_led_by(waiter);
     // Whoever goes on may be about to do what the root waits for.

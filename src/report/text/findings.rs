@@ -4,8 +4,8 @@ use super::super::whereabouts::{births, test_of_finding, whereabouts};
 use super::super::{Style, clean, clean_word};
 use super::layout::Page;
 use crate::model::{
-    Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Report, Snapshot, TestSource, ThreadKind,
-    Trigger, Verdict,
+    Certainty, Finding, Gap, GapKind, Grade, Key, Motion, Process, Report, Snapshot, TestSource,
+    ThreadKind, Trigger, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -209,6 +209,7 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
             &style.caution(headline),
             &whereabouts(report).unwrap_or_default(),
         );
+        write_stopped(page, last);
         return;
     }
     let mut counts: BTreeMap<Motion, usize> = BTreeMap::new();
@@ -249,10 +250,7 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         write_standstill(page, style, report, &looked);
         return;
     }
-    let stopped = last
-        .processes
-        .iter()
-        .any(|process| matches!(process.state.as_str(), "T" | "t"));
+    let stopped = last.processes.iter().any(is_stopped);
     let headline = match (stopped, &report.trigger) {
         (true, _) => "stopped",
         (false, trigger) if trigger.is_overdue() => "cause not recognised",
@@ -270,25 +268,31 @@ fn write_no_finding(page: &mut Page, style: Style, report: &Report, last: &Snaps
         &whereabouts(report).unwrap_or_default(),
     );
     page.wrapped("  ", "  ", &summary);
-    for process in &last.processes {
-        if matches!(process.state.as_str(), "T" | "t") {
-            page.wrapped(
-                "  ",
-                "  ",
-                &format!(
-                    "process {pid} is stopped (SIGSTOP, Ctrl-Z or a debugger): nothing in it can move until it is \
-                     continued (kill -CONT {pid})",
-                    pid = process.pid
-                ),
-            );
-        }
-    }
+    write_stopped(page, last);
     let starved = count(&[Motion::Starved]);
     if starved > 0 {
         page.wrapped(
             "  ",
             "  ",
             &format!("{starved} threads are ready to run but get no CPU: the machine is busy"),
+        );
+    }
+}
+
+fn is_stopped(process: &Process) -> bool {
+    matches!(process.state.as_str(), "T" | "t")
+}
+
+fn write_stopped(page: &mut Page, last: &Snapshot) {
+    for process in last.processes.iter().filter(|it| is_stopped(it)) {
+        let pid = process.pid;
+        page.wrapped(
+            "  ",
+            "  ",
+            &format!(
+                "process {pid} is stopped (SIGSTOP, Ctrl-Z or a debugger): nothing in it can move until it is continued \
+                 (kill -CONT {pid})"
+            ),
         );
     }
 }

@@ -27,6 +27,13 @@ pub(super) fn write(page: &mut Page, style: Style, sample: &Snapshot, thread: &T
         }
         _ => write_python(page, thread, all),
     }
+    if thread.python.is_empty() && native.is_none() {
+        let process = sample.process(&thread.key.of_process());
+        page.line(match process.is_some_and(|it| it.python.is_some()) {
+            true => "    no Python frames: it is in no interpreter",
+            false => "    its native stack was not taken",
+        });
+    }
     if let Some(stack) = native {
         let when = if stack.moved {
             ", where it is now: it has moved since"
@@ -52,9 +59,6 @@ fn write_python(page: &mut Page, thread: &Thread, all: bool) {
             page.line(&format!("    in interpreter {}:", state.interpreter_id));
         }
         write_frames(page, state, all);
-    }
-    if thread.python.is_empty() && thread.native.is_none() {
-        page.line("    no Python frames: it is in no interpreter");
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn judge(
     evidence.extend(hold::stillness(case, &[waiter, holder]));
     let of_block = held.is_of_block();
     evidence.push(hold::closure_fact(case, process, &closure, of_block));
-    let (waiter_name, holder_name) = (wording::name(waiter), wording::name(holder));
+    let (waiter_name, holder_name) = wording::names(waiter, holder);
     let place = wording::at(waiter);
     let targets: Vec<&Key> = vec![&waiter.key, &holder.key];
     Some(Finding {

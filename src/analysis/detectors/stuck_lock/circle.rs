@@ -134,7 +134,7 @@ fn title(steps: &[Step<'_>]) -> String {
             NAMED
         })
         .map(|step| {
-            let (from, to) = (wording::name(step.from), wording::name(step.to));
+            let (from, to) = wording::names(step.from, step.to);
             match step.hold {
                 Some(_) => format!("{from} waits for {}, which {to} holds", step.lock.short),
                 None => format!("{from} waits for the end of {to}"),
