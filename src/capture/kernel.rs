@@ -118,7 +118,7 @@ fn syscall_name(number: i64) -> Option<String> {
     syscalls::Sysno::new(number).map(|name| name.name().to_owned())
 }
 
-/// `/proc/PID/task`, kept open where it can be: a file of a thread is found from there in a third less time than from the root.
+/// `/proc/PID/task`, kept open where it can be: a file of a thread is found from there in a fifth less time than from the root.
 pub(super) struct Tasks {
     pid: Pid,
     folder: Option<File>,

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::iter;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -148,10 +149,11 @@ const MOST_OF_STACK: u64 = 64 << 20;
 
 /// Where the stack ends that a stack pointer is in. That of another thread may follow in the same mapping: glibc 2.42 makes guards
 /// that are no mappings of their own (`MADV_GUARD_INSTALL`), so a stack ends before the first page that cannot be read, too.
-pub(crate) fn stack_end(memory: &dyn Memory, pointer: u64, region: &Region) -> u64 {
+pub(crate) fn stack_end(memory: &dyn Memory, pointer: u64, regions: &[Region]) -> Option<u64> {
+    let region = region_at(regions, pointer)?;
     let most = region.end.min(pointer.saturating_add(MOST_OF_STACK));
     let guard = unreadable_pages(memory, pointer, most).next();
-    guard.unwrap_or(region.end)
+    Some(guard.unwrap_or(region.end))
 }
 
 /// The pages of a mapping that cannot be read, by their addresses.
@@ -161,12 +163,13 @@ pub(crate) fn unreadable_pages(
     to: u64,
 ) -> impl Iterator<Item = u64> {
     // Mostly there are few pages, or it is one of the first.
-    const PAGES: [u64; 2] = [16, 1000];
-    let mut pieces = PAGES.into_iter().chain(std::iter::repeat(PAGES[1]));
+    let mut lengths = iter::once(16).chain(iter::repeat(1000));
     let mut next = from;
-    let pieces = std::iter::from_fn(move || {
+    let pieces = iter::from_fn(move || {
         let start = next;
-        let end = (start / PAGE + pieces.next()?).saturating_mul(PAGE).min(to);
+        let end = (start / PAGE + lengths.next()?)
+            .saturating_mul(PAGE)
+            .min(to);
         next = end;
         (start < end).then_some((start, end))
     });

@@ -1,6 +1,6 @@
 //! One step: from the registers of a frame to those of its caller, by the rules of the unwind table.
 
-use super::arch::{Architecture, Partial, Registers};
+use super::arch::{Architecture, Registers};
 use super::stack::Reader;
 use super::unwind_table::{FrameAddress, Place, Row, UnwindTable};
 use gimli::{EvaluationResult, UnwindExpression, Value};
@@ -55,12 +55,7 @@ impl Stepper<'_> {
             None => return Err(NoCaller::Unusable),
             Some(place) => self.value(place, column, cfa)?,
         };
-        let mut caller = Registers {
-            pc: pc & self.code_bits,
-            sp: cfa,
-            general: Partial::UNKNOWN,
-            thread_pointer: None,
-        };
+        let mut caller = Registers::blocked(cfa, pc & self.code_bits);
         for column in arch.preserved {
             caller.set(arch, *column, self.registers.get(arch, *column));
         }

@@ -1,7 +1,7 @@
 //! Full names of Rust's threads, whose stacks have been found.
 
 use super::Unwound;
-use crate::capture::maps::{Region, region_at, stack_end};
+use crate::capture::maps::{Region, stack_end};
 use crate::capture::memory::Memory;
 use crate::capture::rust_names::{self, COMM, MAX_NAME};
 use crate::model::{Foreign, Thread, Tid};
@@ -27,10 +27,8 @@ pub(super) fn complete(
             .get(&thread.tid)
             .and_then(|unwound| unwound.walk.frames.first())
             .map(|frame| frame.sp);
-        let stack = pointer.and_then(|pointer| {
-            let region = region_at(regions, pointer)?;
-            Some((pointer, stack_end(memory, pointer, region)))
-        });
+        let stack =
+            pointer.and_then(|pointer| Some((pointer, stack_end(memory, pointer, regions)?)));
         thread.full_name = stack
             .and_then(|stack| name(memory, stack, thread.name.untrusted(), regions))
             .map(Foreign::from);

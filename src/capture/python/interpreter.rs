@@ -167,13 +167,6 @@ pub(crate) fn census(
             reason.as_str(),
         ));
     }
-    // Those of many interpreters; of one with many threads some at a time.
-    let states = skeleton
-        .interpreters
-        .iter()
-        .rev()
-        .flat_map(|(_, states)| states);
-    prefetch_stacks(heap, states.take(TOGETHER));
     // CPython lists the newest first; people expect the main interpreter first.
     for (address, states) in skeleton.interpreters.iter().rev() {
         match interpreter(heap, runtime, *address, states.len(), process) {
@@ -208,17 +201,11 @@ pub(crate) fn census(
 
 /// Brings the pages of thread states and of their innermost frames in a few calls. Frames that follow each other are in one
 /// chunk of memory, but for those of calls from C, which are on the C stack.
-fn prefetch_stacks<'s>(heap: &Heap<'_>, states: impl IntoIterator<Item = &'s u64> + Clone) {
+fn prefetch_stacks(heap: &Heap<'_>, states: &[u64]) {
     const WAVES: usize = 4;
-    heap.memory.prefetch(
-        states
-            .clone()
-            .into_iter()
-            .map(|state| (*state, FRAME_BYTES)),
-    );
-    let frames = states
-        .into_iter()
-        .map(|state| frame::innermost(heap, *state));
+    heap.memory
+        .prefetch(states.iter().map(|state| (*state, FRAME_BYTES)));
+    let frames = states.iter().map(|state| frame::innermost(heap, *state));
     let mut frames: Vec<u64> = frames.filter_map(Result::ok).collect();
     for _ in 0..WAVES {
         frames.retain(|frame| *frame != 0);

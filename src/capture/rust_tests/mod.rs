@@ -140,8 +140,12 @@ impl RustTests {
                 Kind::Foreign
             } else {
                 let known = self.programs.remove(&started);
-                let program = Program::of(known, seen, self.own_test, &mut self.files);
-                let kind = program.kind(above, marked.get(&started));
+                let mut program = Program::of(known, seen, self.own_test);
+                let marked = marked.get(&started);
+                let kind = match above {
+                    Kind::Other => program.kind_by_file(marked, seen.pid, &mut self.files),
+                    above => program.kind(above, marked),
+                };
                 let waits = matches!(above, Kind::Cargo | Kind::Doctests);
                 look.building |= waits && program.builds && kind != Kind::Doctests;
                 self.programs.insert(started, program);

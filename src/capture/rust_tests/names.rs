@@ -7,7 +7,7 @@
 //! symbols nor a run of the binary with `--list` are needed; the latter would run its static constructors, and all of
 //! a program that only looks like a libtest binary. Seen in debug and release builds of Rust 1.95.
 
-use crate::capture::maps::{Region, region_at, stack_end, unreadable_pages};
+use crate::capture::maps::{Region, stack_end, unreadable_pages};
 use crate::capture::memory::{Memory, PAGE, Range};
 use crate::capture::rust_names::{self, COMM, MAX_NAME, words_of};
 use crate::model::{Pid, Tid};
@@ -59,8 +59,8 @@ pub(super) fn test_of(
         return Said::Nothing;
     }
     let present = stack_pointer(pid, tid).and_then(|pointer| {
-        let region = region_at(regions, pointer)?;
-        Some((pointer & !7, stack_end(memory, pointer, region)))
+        let end = stack_end(memory, pointer, regions)?;
+        Some((pointer & !7, end))
     });
     let said = present.map(|stack| said_by(memory, stack, comm, regions));
     let elsewhere = match said {

@@ -68,20 +68,15 @@ pub(super) struct Program {
     /// It holds several doctests, and runs them itself if it is not told where it is.
     holds_doctests: bool,
     pub(super) nextest: Option<NextestTest>,
-    /// libtest is in its file.
-    has_libtest: bool,
+    /// libtest is in its file, if that was looked at.
+    has_libtest: Option<bool>,
     /// The name of its binary.
     pub(super) binary: Foreign,
 }
 
 impl Program {
     /// The program of a process. What is known of it is good until it runs another.
-    pub(super) fn of(
-        known: Option<Self>,
-        seen: &Seen,
-        own_test: bool,
-        files: &mut Libtests,
-    ) -> Self {
+    pub(super) fn of(known: Option<Self>, seen: &Seen, own_test: bool) -> Self {
         let exe = fs::read_link(format!("/proc/{}/exe", seen.pid)).ok();
         if let Some(known) = known
             && known.exe == exe
@@ -107,9 +102,7 @@ impl Program {
                 .as_deref()
                 .is_some_and(|exe| holds_doctests(&from_here(seen.pid, exe))),
             builds: builds(exe.as_deref(), &arguments),
-            has_libtest: exe
-                .as_deref()
-                .is_some_and(|exe| files.contain(seen.pid, exe)),
+            has_libtest: None,
             merged: environment.get("RUSTDOC_DOCTEST_BIN_PATH").is_some(),
             exe,
             comm: seen.name.clone(),
@@ -147,9 +140,26 @@ impl Program {
             _ if above.is_below_cargo() && self.is_in("deps") => Kind::Libtest,
             _ if above.is_below_cargo() => Kind::BelowCargo,
             // One that was built before, and is run by itself, by a script or by another build tool.
-            _ if self.has_libtest && !is_called("rustdoc") => Kind::Libtest,
+            _ if self.has_libtest == Some(true) && !is_called("rustdoc") => Kind::Libtest,
             _ => Kind::Other,
         }
+    }
+
+    /// The same of one that is below nothing of cargo's: where nothing else tells what it is, its file may.
+    pub(super) fn kind_by_file(
+        &mut self,
+        marked: Option<&PathBuf>,
+        pid: Pid,
+        files: &mut Libtests,
+    ) -> Kind {
+        let kind = self.kind(Kind::Other, marked);
+        if kind != Kind::Other {
+            return kind;
+        }
+        let exe = self.exe.as_deref();
+        self.has_libtest
+            .get_or_insert_with(|| exe.is_some_and(|exe| files.contain(pid, exe)));
+        self.kind(Kind::Other, marked)
     }
 
     fn is_in(&self, folder: &str) -> bool {
@@ -232,7 +242,7 @@ mod tests {
             holds_doctests: false,
             merged,
             nextest: None,
-            has_libtest: false,
+            has_libtest: None,
             binary: Foreign::default(),
         }
     }
@@ -241,7 +251,7 @@ mod tests {
     fn what_a_process_is_depends_on_what_it_is_below() {
         let plain = |comm, exe| program(comm, exe, false, false, false);
         let bare = Program {
-            has_libtest: true,
+            has_libtest: Some(true),
             ..plain("it", "/p/it")
         };
         assert_eq!(bare.kind(Kind::Other, None), Kind::Libtest);

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_FRAMES: usize = 20_000;
 /// Most attributes of a context manager that are looked at for locks.
 const MAX_ATTRIBUTES: usize = 64;
+
 /// The search for `with` blocks of what is waited for.
 pub(super) struct Search<'h> {
     heap: &'h Heap<'h>,

@@ -32,10 +32,7 @@ pub(super) fn called_slot(bytes: &[u8], state: &State) -> Option<u64> {
 
 /// After a call that has returned.
 pub(super) fn returned(state: &mut State) {
-    for number in CLOBBERED.chain([LINK]) {
-        state.registers[number] = Value::OUTSIDE;
-    }
-    state.compared = Compared::OUTSIDE;
+    state.returned(CLOBBERED.chain([LINK]));
 }
 
 /// Executes one instruction; of a conditional jump it says which way it goes.
@@ -285,16 +282,13 @@ impl Machine<'_, '_> {
         // MOV is an OR with zero: what it moves is what it was.
         let moves = operation == 0b01 && from.number(8) == Some(0);
         let value = if moves { other } else { value }.low(bytes);
-        if operation == 0b11 {
+        let flags = operation == 0b11;
+        if flags {
             self.state.compared = Compared::of(value, Value::known(0), bytes);
             // The carry is clear, as it is not after a comparison.
             self.state.compared.numbers = None;
-            self.set(0, bytes, value);
-        } else if to_sp {
-            self.set_or_sp(0, bytes, value);
-        } else {
-            self.set(0, bytes, value);
         }
+        self.set_result(bytes, value, to_sp && !flags);
     }
 
     fn add_or_subtract(&mut self, from: Value, other: Value) {
@@ -309,18 +303,21 @@ impl Machine<'_, '_> {
             Some((one, other)) => Value::known(one.wrapping_add(other)),
             None => Value::unknown(from.outside || other.outside),
         };
-        if self.bit(29) {
-            if subtracts {
-                self.state.compared = Compared::of(from, other, bytes);
-            } else {
-                self.state.compared = Compared::of(value.low(bytes), Value::known(0), bytes);
-                self.state.compared.numbers = None;
-            }
-            self.set(0, bytes, value);
-        } else if to_sp {
-            self.set_or_sp(0, bytes, value);
-        } else {
-            self.set(0, bytes, value);
+        let flags = self.bit(29);
+        if flags && subtracts {
+            self.state.compared = Compared::of(from, other, bytes);
+        } else if flags {
+            self.state.compared = Compared::of(value.low(bytes), Value::known(0), bytes);
+            self.state.compared.numbers = None;
+        }
+        self.set_result(bytes, value, to_sp && !flags);
+    }
+
+    /// Number 31 as a result is sp only of instructions that set no flags.
+    fn set_result(&mut self, bytes: usize, value: Value, to_sp: bool) {
+        match to_sp {
+            true => self.set_or_sp(0, bytes, value),
+            false => self.set(0, bytes, value),
         }
     }
 

@@ -138,6 +138,14 @@ pub(in crate::capture::native) struct State {
 const MAX_WRITTEN: usize = 1024;
 
 impl State {
+    /// After a call that has returned: what is in these registers is its own.
+    pub(super) fn returned(&mut self, clobbered: impl IntoIterator<Item = usize>) {
+        for number in clobbered {
+            self.registers[number] = Value::OUTSIDE;
+        }
+        self.compared = Compared::OUTSIDE;
+    }
+
     pub(super) fn new(registers: [Value; REGISTERS]) -> Self {
         Self {
             registers,

@@ -38,10 +38,7 @@ pub(super) fn called_slot(bytes: &[u8], address: u64, state: &State) -> Option<u
 
 /// After a call that has returned.
 pub(super) fn returned(state: &mut State) {
-    for number in CLOBBERED {
-        state.registers[number] = Value::OUTSIDE;
-    }
-    state.compared = Compared::OUTSIDE;
+    state.returned(CLOBBERED);
 }
 
 /// At the first instruction of the function that is called there.
