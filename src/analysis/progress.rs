@@ -74,7 +74,8 @@ fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64, was_stopped: 
     if runnable && delay_percent >= COMPUTING_PERCENT && cpu_percent < STARVED_PERCENT {
         return Motion::Starved;
     }
-    if computes && got_further(views) {
+    // Where a thread was is not known if its stack changed while it was read: no sign that it stands.
+    if computes && (views.iter().any(|thread| is_unread(thread)) || got_further(views)) {
         return Motion::Moving;
     }
     if positions.len() == 1 {
@@ -99,6 +100,12 @@ fn motion(views: &[&Thread], cpu_percent: u64, delay_percent: u64, was_stopped: 
     } else {
         Motion::Moving
     }
+}
+
+/// Whether a thread state's frames could not be read at all.
+fn is_unread(thread: &Thread) -> bool {
+    let mut states = thread.python.iter();
+    states.any(|state| state.cut.is_some() && state.frames.is_empty())
 }
 
 fn position(thread: &Thread) -> Position<'_> {

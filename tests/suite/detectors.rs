@@ -497,6 +497,9 @@ mod destroy_blocked_by_idle_thread {
 
 mod destroy_blocked_by_busy_thread {
     use super::*;
+    use crate::lock_rules::{each_thread, samples};
+    use hangscope::analysis::analyze;
+    use hangscope::model::Trigger;
 
     const fn busy(fixture: &'static str) -> Hang {
         Hang {
@@ -517,6 +520,22 @@ mod destroy_blocked_by_busy_thread {
         isolated [py313 py314 py315] busy("destroy-blocked-by-busy-thread/hang.py isolated");
         near_miss_legacy [py313 py314 py315] silent("destroy-blocked-by-busy-thread/near_miss.py legacy");
         near_miss_isolated [py314] silent("destroy-blocked-by-busy-thread/near_miss.py isolated");
+    }
+
+    /// Its stack changed while it was read, each time: no sign that it goes round.
+    #[test]
+    fn a_thread_whose_frames_could_not_be_read_is_not_accused() {
+        let told = |unread: bool| {
+            let mut all = samples("destroy-blocked-by-busy-thread");
+            each_thread(&mut all, &mut |_, thread| {
+                if unread && thread.display_name().untrusted() == "spinner" {
+                    thread.python[0].frames.clear();
+                    thread.python[0].cut = Some("nothing readable at 0x9".into());
+                }
+            });
+            analyze(&all, &Trigger::Dump, None).findings.len()
+        };
+        assert_eq!((told(false), told(true)), (1, 0));
     }
 }
 

@@ -10,7 +10,7 @@ use std::fs;
 
 const OVERDUE: Trigger = Trigger::RunTimeout { limit_ms: 1000 };
 
-fn samples(id: &str) -> Vec<Snapshot> {
+pub(crate) fn samples(id: &str) -> Vec<Snapshot> {
     let path = detector_fixture(id).join("hang.dump.json");
     let report: Report =
         serde_json::from_slice(&fs::read(path).expect("a dump")).expect("a report");

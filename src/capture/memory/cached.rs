@@ -14,6 +14,9 @@ const MAX_PAGES: usize = 1 << 18;
 const GENERATION: usize = 1 << 10;
 /// The same of a small cache (256 KiB).
 const SMALL_GENERATION: usize = 1 << 6;
+/// Most pages of a short look, and most reads.
+const SHORT_LOOK: usize = 1 << 10;
+const SHORT_READS: u64 = 1 << 20;
 /// Most reads of one sample, for the same reason: some seconds' worth. Four thousand threads take some million.
 const MAX_READS: u64 = 100_000_000;
 
@@ -76,6 +79,15 @@ impl<'m> CachedMemory<'m> {
     #[must_use]
     pub(crate) fn small(inner: &'m dyn Memory) -> Self {
         Self::keeping(inner, SMALL_GENERATION)
+    }
+
+    /// An empty one over the same memory, for a short look at what has changed since.
+    #[must_use]
+    pub(crate) fn anew(&self) -> Self {
+        let anew = Self::small(self.inner);
+        anew.fetches_left.set(SHORT_LOOK);
+        anew.reads_left.set(SHORT_READS);
+        anew
     }
 
     fn keeping(inner: &'m dyn Memory, generation: usize) -> Self {

@@ -18,6 +18,10 @@ const MAX_THREAD_STATES: usize = 100_000;
 pub(super) const TOGETHER: usize = 256;
 /// Innermost frames of a thread state that are brought so.
 const FRAMES_TOGETHER: usize = 16;
+/// Most stacks that are read anew because their thread ran on meanwhile: as many run at a time as there are GILs.
+const MAX_REREADS: usize = 64;
+/// How often each of them is.
+const ATTEMPTS: usize = 4;
 /// What is brought of a frame; most are smaller.
 const FRAME_BYTES: usize = 256;
 
@@ -62,6 +66,26 @@ pub(crate) struct RawThreadState {
 }
 
 impl RawThreadState {
+    /// Reads the frames again, and nothing else between them, until they go together.
+    fn read_stack_anew(&mut self, heap: &Heap<'_>, codes: &CodeCache, with_locals: bool) {
+        for _ in 0..ATTEMPTS {
+            let memory = heap.memory.anew();
+            let stack = frame::walk(
+                &Heap::new(&memory, heap.offsets),
+                codes,
+                self.state.address.0,
+                with_locals,
+            );
+            if stack.cut.is_none() {
+                self.raw_frames = stack.raw;
+                self.state.fingerprint = stack.fingerprint.map(fingerprint);
+                self.state.frames = stack.frames;
+                self.state.cut = None;
+                return;
+            }
+        }
+    }
+
     /// Where its innermost frames lie.
     pub(super) fn frame_ranges(&self) -> impl Iterator<Item = (u64, usize)> {
         let frames = self.raw_frames.iter().take(FRAMES_TOGETHER);
@@ -167,6 +191,7 @@ pub(crate) fn census(
             reason.as_str(),
         ));
     }
+    let mut rereads = MAX_REREADS;
     // CPython lists the newest first; people expect the main interpreter first.
     for (address, states) in skeleton.interpreters.iter().rev() {
         match interpreter(heap, runtime, *address, states.len(), process) {
@@ -176,7 +201,13 @@ pub(crate) fn census(
                     prefetch_stacks(heap, some);
                     for &state in some {
                         match thread_state(heap, codes, state, &found, &known, with_locals) {
-                            Ok(raw) => census.thread_states.push(raw),
+                            Ok(mut raw) => {
+                                if raw.state.cut.is_some() && rereads > 0 {
+                                    rereads -= 1;
+                                    raw.read_stack_anew(heap, codes, with_locals);
+                                }
+                                census.thread_states.push(raw);
+                            }
                             Err(error) => census.gaps.push(Gap::new(
                                 Some(found.key.clone()),
                                 GapKind::Implausible,
@@ -286,6 +317,11 @@ fn gil(heap: &Heap<'_>, runtime: u64, address: Addr, process: &Key) -> Result<Gi
     })
 }
 
+/// As it is shown.
+fn fingerprint(hash: u64) -> String {
+    format!("{hash:016x}")
+}
+
 fn thread_state(
     heap: &Heap<'_>,
     codes: &CodeCache,
@@ -335,7 +371,7 @@ fn thread_state(
                 .and_then(|thread| thread.name.clone())
                 .map(Foreign::from),
             daemon: thread.and_then(|thread| thread.daemon),
-            fingerprint: stack.fingerprint.map(|hash| format!("{hash:016x}")),
+            fingerprint: stack.fingerprint.map(fingerprint),
             frames: stack.frames,
             cut: stack.cut,
         },
