@@ -1,7 +1,8 @@
 //! Looking up a section or a symbol in an ELF file of the target, reading only the pages needed.
 
+use memchr::memmem;
 use object::elf;
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym, VersionTable};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym, SymbolTable, VersionTable};
 use object::{Endianness, ReadCache, ReadRef};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -155,21 +156,58 @@ impl ElfFile {
         Some(symbol.st_value(self.endian))
     }
 
-    /// Addresses, without bias, of variables that are not exported, by name and size in bytes. Link-time optimisation may add
-    /// to a name (`wakeup.lto_priv.0`). Absent from a stripped file, and if two variables answer to the description.
-    pub(crate) fn variables<const N: usize>(&self, wanted: [(&[u8], u64); N]) -> [Option<u64>; N] {
-        let mut found: [Vec<u64>; N] = std::array::from_fn(|_| Vec::new());
-        let Ok(sections) = self.header.sections(self.endian, &self.cache) else {
-            return [None; N];
-        };
+    /// How far below the thread pointer a program keeps a thread-local variable, by parts of its mangled name and its size in
+    /// bytes, where thread-local data ends at the thread pointer (variant II of Drepper's "ELF Handling For Thread-Local
+    /// Storage": x86-64). Absent from a stripped file, and if two variables answer to the description.
+    pub(crate) fn below_thread_pointer(&self, parts: &[&[u8]], size: u64) -> Option<u64> {
+        let segments = self.header.program_headers(self.endian, &self.cache).ok()?;
+        let data = segments
+            .iter()
+            .take(MAX_HEADERS)
+            .find(|segment| segment.p_type(self.endian) == elf::PT_TLS)?;
+        let end = data
+            .p_memsz(self.endian)
+            .checked_next_multiple_of(data.p_align(self.endian).max(1))?;
+        let symbols = self.all_symbols()?;
+        let mut found = symbols
+            .iter()
+            .filter(|symbol| {
+                symbol.st_type() == elf::STT_TLS && symbol.st_size(self.endian) == size
+            })
+            .filter(|symbol| {
+                let name = symbol.name(self.endian, symbols.strings());
+                let has = |part: &&[u8]| name.is_ok_and(|name| memmem::find(name, part).is_some());
+                parts.iter().all(has)
+            })
+            .map(|symbol| symbol.st_value(self.endian));
+        match (found.next(), found.next()) {
+            (Some(only), None) => end.checked_sub(only),
+            _ => None,
+        }
+    }
+
+    /// The symbols of a file that is not stripped, if they are bearably many.
+    fn all_symbols(
+        &self,
+    ) -> Option<SymbolTable<'_, elf::FileHeader64<Endianness>, &ReadCache<File>>> {
+        let sections = self.header.sections(self.endian, &self.cache).ok()?;
         let too_large = sections.iter().any(|section| {
             section.sh_type(self.endian) == elf::SHT_SYMTAB
                 && section.sh_size(self.endian) > MAX_SYMBOLS
         });
         if too_large {
-            return [None; N];
+            return None;
         }
-        let Ok(symbols) = sections.symbols(self.endian, &self.cache, elf::SHT_SYMTAB) else {
+        sections
+            .symbols(self.endian, &self.cache, elf::SHT_SYMTAB)
+            .ok()
+    }
+
+    /// Addresses, without bias, of variables that are not exported, by name and size in bytes. Link-time optimisation may add
+    /// to a name (`wakeup.lto_priv.0`). Absent from a stripped file, and if two variables answer to the description.
+    pub(crate) fn variables<const N: usize>(&self, wanted: [(&[u8], u64); N]) -> [Option<u64>; N] {
+        let mut found: [Vec<u64>; N] = std::array::from_fn(|_| Vec::new());
+        let Some(symbols) = self.all_symbols() else {
             return [None; N];
         };
         for symbol in symbols.iter() {

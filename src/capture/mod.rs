@@ -34,7 +34,8 @@ use files::FileIndex;
 use native::ObjectCache;
 use process::{How, ProcessReader, ProcessSample};
 pub use rust_tests::{
-    Marked, RustBinary, RustHow, RustLook, RustTest, RustTests, Seen, Started, holds_doctests,
+    Marked, RustBinary, RustHow, RustLook, RustTest, RustTests, RustThread, Seen, Started,
+    holds_doctests,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 mod survey;
 
 pub use crate::capture::{
-    Marked, RustBinary, RustHow, RustLook, RustTest, Started, holds_doctests,
+    Marked, RustBinary, RustHow, RustLook, RustTest, RustThread, Started, holds_doctests,
 };
 pub use survey::{Survey, Surveyed, Surveyor};
 

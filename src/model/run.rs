@@ -270,7 +270,7 @@ pub struct Inventory {
     pub how: Counted,
     /// Tests that were counted before and after.
     pub tests: usize,
-    /// Tests after which a number was another than before, and tests that did not end; in order.
+    /// Tests after which a number was another than before, that left something behind, or that did not end; in order.
     pub changed: Vec<TestInventory>,
     /// What was born in a test and was still there when the run, or the report, ended.
     pub left: Vec<Birth>,
@@ -402,18 +402,47 @@ impl Run {
         same.min_by_key(|process| (process.test.is_none(), std::cmp::Reverse(process.test_ms)))
     }
 
-    /// What runs on this thread: the thread's own test if it has one, else what its process runs.
+    /// What runs on this thread: the thread's own test if it has one, or the one that started it and still runs, else what its
+    /// process runs.
     #[must_use]
     pub fn at_thread(&self, thread: &Key) -> Option<&TestProcess> {
+        self.test_of_thread(thread)
+            .or_else(|| self.process(&thread.of_process()))
+    }
+
+    /// Of tests that run at the same time in one process, the one that this thread runs, or that started it.
+    #[must_use]
+    pub fn test_of_thread(&self, thread: &Key) -> Option<&TestProcess> {
         let process = thread.of_process();
-        let own = |it: &&TestProcess| {
-            let tid = it.thread.map(|tid| process.thread(tid));
-            it.key == process && tid.as_ref() == Some(thread)
+        let tests = || {
+            let of_process = self.processes.iter().filter(|it| it.key == process);
+            of_process.filter_map(|it| Some((it, process.thread(it.thread?))))
         };
-        self.processes
-            .iter()
-            .find(own)
-            .or_else(|| self.process(&process))
+        let own = tests().find(|(_, runs_on)| runs_on == thread);
+        let started = || {
+            let mut births = self.binary(&process)?.births.iter();
+            let birth = births.find(|birth| {
+                let tid = Tid::try_from(birth.id);
+                birth.kind == LeftKind::OsThread
+                    && tid.is_ok_and(|tid| process.thread(tid) == *thread)
+            })?;
+            tests().find(|(it, _)| it.test == birth.test)
+        };
+        own.or_else(started).map(|(it, _)| it)
+    }
+
+    /// Whether this process runs this test.
+    #[must_use]
+    pub fn runs(&self, process: &Key, test: Option<&Foreign>) -> bool {
+        let mut same = self.processes.iter().filter(|it| it.key == *process);
+        same.any(|it| it.test.as_ref() == test)
+    }
+
+    /// The entry of a process itself, where its tests have their own.
+    #[must_use]
+    pub fn binary(&self, process: &Key) -> Option<&TestProcess> {
+        let mut same = self.processes.iter().filter(|it| it.key == *process);
+        same.find(|it| it.thread.is_none())
     }
 }
 

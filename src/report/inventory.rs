@@ -47,12 +47,14 @@ pub(super) fn choose(inventory: &Inventory) -> Chosen<'_> {
             other => changes(*other),
         })
         .collect();
-    let unfinished = inventory
-        .changed
-        .iter()
-        .filter(|test| test.after.is_none())
-        .count();
-    let counted = inventory.changed.len().saturating_sub(unfinished);
+    let is_counted = |test: &&TestInventory| {
+        let both = |after: &Counts| {
+            let mut kinds = LeftKind::ALL.into_iter();
+            kinds.any(|kind| test.before.get(kind).is_some() && after.get(kind).is_some())
+        };
+        test.after.as_ref().is_some_and(both)
+    };
+    let counted = inventory.changed.iter().filter(is_counted).count();
     Chosen {
         kinds,
         more: inventory.changed.len().saturating_sub(rows.len()),
@@ -73,7 +75,8 @@ fn size_of(test: &TestInventory) -> i64 {
     let all = LeftKind::ALL
         .into_iter()
         .map(|kind| delta(test, kind).abs());
-    all.sum()
+    let counted: i64 = all.sum();
+    counted.max(i64::try_from(test.left.len()).unwrap_or(i64::MAX))
 }
 
 /// "2 → 3"; "3 → ?" for a test that did not end; nothing for what was not counted.

@@ -46,8 +46,7 @@ pub(super) fn known_of<'r>(report: &'r Report, finding: &Finding) -> Option<Know
     let run = report.run.as_ref()?;
     let own = std::iter::once(&finding.waiter)
         .chain(&finding.blockers)
-        .filter_map(|key| run.at_thread(key).filter(|test| is_on(test, key)))
-        .next();
+        .find_map(|key| run.test_of_thread(key));
     match own {
         Some(tests) => Some(Known {
             tests,
@@ -55,10 +54,6 @@ pub(super) fn known_of<'r>(report: &'r Report, finding: &Finding) -> Option<Know
         }),
         None => known(report, last.process(&finding.waiter.of_process())?),
     }
-}
-
-fn is_on(test: &TestProcess, thread: &Key) -> bool {
-    test.thread.map(|tid| test.key.thread(tid)).as_ref() == Some(thread)
 }
 
 /// "demo tests::a (thread 4243) for 61 s": the tests that run in one process at the same time, oldest first.
@@ -254,16 +249,20 @@ pub(super) fn births(report: &Report, finding: &Finding) -> Vec<Foreign> {
         } else {
             continue;
         };
-        let Some(birth) = known.tests.birth(kind, i64::from(id)) else {
+        let is_rust = known.tests.role.is_rust();
+        let run = report.run.as_ref().filter(|_| is_rust);
+        let holder = run.and_then(|run| run.binary(&known.tests.key));
+        let Some(birth) = holder.unwrap_or(known.tests).birth(kind, i64::from(id)) else {
             continue;
         };
         let in_present_test = birth.test == known.tests.test
-            && (birth.test.is_some() || birth.phase == known.tests.phase);
+            && (birth.test.is_some() || birth.phase == known.tests.phase)
+            || run.is_some_and(|run| run.runs(&known.tests.key, birth.test.as_ref()));
         // What was there from the start says nothing about tests.
         if in_present_test || birth.phase == TestPhase::Start {
             continue;
         }
-        let line = Foreign::from(format!("{what} was born in {}", words_of(birth)));
+        let line = Foreign::from(format!("{what} was born in {}", words_of(birth, is_rust)));
         if !told.contains(&line) {
             told.push(line);
         }
@@ -272,9 +271,15 @@ pub(super) fn births(report: &Report, finding: &Finding) -> Vec<Foreign> {
 }
 
 /// "tests/test_x.py::test_y (call), 3 tests earlier".
-fn words_of(birth: &Birth) -> String {
-    let place = place(birth.phase, birth.test.as_ref());
+fn words_of(birth: &Birth, is_rust: bool) -> String {
+    let place = match &birth.test {
+        // It has no phases.
+        Some(test) if is_rust => test.clone(),
+        test => place(birth.phase, test.as_ref()),
+    };
     let ago = match (birth.phase, birth.tests_ago) {
+        // Tests of one process may run at the same time.
+        _ if is_rust => ", which has ended".to_owned(),
         (TestPhase::Collection, _) => String::new(),
         (_, 0) => ", the last test".to_owned(),
         (_, 1) => ", 1 test earlier".to_owned(),

@@ -43,6 +43,7 @@ mod waits;
 mod watch;
 mod watch_abuse;
 mod watch_cargo;
+mod watch_cargo_threads;
 mod watch_job_control;
 mod watch_killed;
 mod watch_signals;

@@ -184,6 +184,20 @@ impl Run {
         assert_eq!(line.as_deref(), Ok("READY\n"));
     }
 
+    /// What it prints on stderr up to a line.
+    #[track_caller]
+    pub(crate) fn stderr_until(&mut self, mut is_last: impl FnMut(&str) -> bool) -> String {
+        let mut text = String::new();
+        loop {
+            let line = self.stderr.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("waited in vain for a line: {text}"));
+            text.push_str(&line);
+            if is_last(&line) {
+                return text;
+            }
+        }
+    }
+
     /// Sends hangscope a signal.
     pub(crate) fn signal(&self, signal_to_send: rustix::process::Signal) {
         signal(self.pid(), signal_to_send).expect("it lives");

@@ -5,10 +5,13 @@
 //! 2024 on a binary of all doctests does that, with a process each). Nothing is asked of the target, so a test is known
 //! as soon as it is looked at, and one that ends between two looks is not.
 
+mod births;
 mod environment;
 mod libtests;
 mod names;
+mod output;
 mod program;
+mod stacks;
 mod threads;
 
 use super::{children, kernel};
@@ -83,6 +86,19 @@ pub struct RustBinary {
     pub os_threads: Option<u32>,
     /// Its open files.
     pub fds: Option<u32>,
+    /// Its threads of which it is known which test started them.
+    pub born: Vec<RustThread>,
+}
+
+/// A thread that a test started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RustThread {
+    /// It.
+    pub thread: Started,
+    /// Its name, if it has one of its own.
+    pub name: Option<Foreign>,
+    /// The thread of the test.
+    pub test: Started,
 }
 
 /// What one look saw.
@@ -206,6 +222,7 @@ impl RustTests {
             name: binary.clone(),
             os_threads,
             fds,
+            born: threads.born(),
         });
         look.tests
             .extend(tests.iter().map(|(thread, name)| RustTest {

@@ -7,29 +7,18 @@
 //! symbols nor a run of the binary with `--list` are needed; the latter would run its static constructors, and all of
 //! a program that only looks like a libtest binary. Seen in debug and release builds of Rust 1.95.
 
-use crate::capture::maps::{Region, stack_end, unreadable_pages};
+use super::stacks::{WINDOW, stacks_by_id, stopped_stack};
+use crate::capture::maps::Region;
 use crate::capture::memory::{Memory, PAGE, Range};
 use crate::capture::rust_names::{self, COMM, MAX_NAME, words_of};
 use crate::model::{Pid, Tid};
-use std::fs;
 
-/// How much of a stack is looked at from its outer end, and from its stack pointer. rustdoc's threads have 30 KiB of
-/// thread-local data at the outer end.
-const WINDOW: u64 = 128 << 10;
 /// Most slices that are looked at in one window.
 const MAX_SLICES: usize = 2_000;
 /// Most names that may be a thread's.
 const MAX_NAMES: usize = 16;
 /// How much of a stack's outer end may hold the thread's own data.
 const OWN_DATA: u64 = 64 << 10;
-/// How much of a stack's outer end is looked at to find whose it is.
-const END: u64 = 16 << 10;
-/// How far the id is from the beginning of `struct pthread`, at most: 720 bytes in glibc.
-const PTHREAD: usize = 1024;
-/// Most stacks that are looked at to find that of a thread that runs.
-const MAX_STACKS: usize = 512;
-/// Most pages that are looked at for guards between stacks, for that.
-const MAX_PAGES: u64 = 1 << 16;
 
 /// What a thread's stack says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +47,8 @@ pub(super) fn test_of(
     if comm.is_empty() {
         return Said::Nothing;
     }
-    let present = stack_pointer(pid, tid).and_then(|pointer| {
-        let end = stack_end(memory, pointer, regions)?;
-        Some((pointer & !7, end))
-    });
-    let said = present.map(|stack| said_by(memory, stack, comm, regions));
+    let said = stopped_stack(memory, (pid, tid), regions)
+        .map(|stack| said_by(memory, stack, comm, regions));
     let elsewhere = match said {
         None => stacks_by_id(memory, tid, regions),
         Some(Said::Nothing | Said::Unsure(_)) if thorough => stacks_by_id(memory, tid, regions),
@@ -108,78 +94,6 @@ fn own_name(
         .find_map(|text| names.iter().find(|name| name.as_bytes() == text).cloned())
 }
 
-/// The stack pointer of a thread that does not run (`proc_pid_syscall(5)`).
-fn stack_pointer(pid: Pid, tid: Tid) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
-    let hex = text.split_ascii_whitespace().rev().nth(1)?;
-    u64::from_str_radix(hex.strip_prefix("0x")?, 16).ok()
-}
-
-/// What may be the stack of a thread that runs: at its outer end is the C library's `struct pthread`, which begins with its
-/// own address (glibc on x86-64, musl) and has the thread's id.
-fn stacks_by_id(memory: &dyn Memory, tid: Tid, regions: &[Region]) -> Vec<(u64, u64)> {
-    let is_stack = |region: &&Region| {
-        let size = region.end.saturating_sub(region.start);
-        !region.first_stack && (END..=(256 << 20)).contains(&size)
-    };
-    let mappings = || regions.iter().filter(is_stack);
-    let whole = mappings().map(|region| (region.start, region.end));
-    let found = with_id(memory, tid, whole.collect());
-    if !found.is_empty() {
-        return found;
-    }
-    // Several may be in one mapping, with guards between them.
-    let mut left = MAX_PAGES;
-    let parts = mappings().flat_map(|region| {
-        let pages = (region.end - region.start) / PAGE;
-        let affordable = pages <= left;
-        left = left.saturating_sub(pages);
-        let guards = affordable.then(|| unreadable_pages(memory, region.start, region.end));
-        let mut start = region.start;
-        let guards = guards.into_iter().flatten().take(MAX_STACKS);
-        let ends = guards.chain([region.end]);
-        let parts = ends.map(|end| (std::mem::replace(&mut start, end + PAGE), end));
-        parts.collect::<Vec<_>>()
-    });
-    with_id(memory, tid, parts.collect())
-}
-
-/// Those of these stacks at whose end is the thread's `struct pthread`.
-fn with_id(memory: &dyn Memory, tid: Tid, mut stacks: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    stacks.retain(|(start, end)| *end >= start.saturating_add(END));
-    stacks.truncate(MAX_STACKS);
-    let ends: Vec<Range> = stacks
-        .iter()
-        .map(|(_, end)| Range {
-            address: end - END,
-            length: usize::try_from(END).unwrap_or(0),
-        })
-        .collect();
-    let wanted = tid.to_le_bytes();
-    stacks
-        .iter()
-        .zip(memory.read_many(&ends))
-        .filter(|((_, end), bytes)| {
-            let bytes = bytes.as_deref().unwrap_or_default();
-            is_end_of(bytes, end - END, wanted)
-        })
-        .map(|((start, end), _)| (end.saturating_sub(WINDOW).max(*start), *end))
-        .collect()
-}
-
-/// Whether there is a `struct pthread` with this id in these bytes, which are at that address.
-fn is_end_of(bytes: &[u8], address: u64, id: [u8; 4]) -> bool {
-    let (words, _) = bytes.as_chunks::<8>();
-    let mut at = address;
-    words.iter().enumerate().any(|(index, word)| {
-        let is_head = u64::from_le_bytes(*word) == at;
-        at = at.wrapping_add(8);
-        let near = bytes.get(index * 8..).unwrap_or_default();
-        let near = near.get(..PTHREAD).unwrap_or(near);
-        is_head && near.as_chunks::<4>().0.contains(&id)
-    })
-}
-
 /// What slices in this window can be the test's name, the outermost first.
 fn slices_in(memory: &dyn Memory, from: u64, to: u64, comm: &[u8]) -> Result<Vec<String>, ()> {
     let words = words_of(memory, from, to).ok_or(())?;
@@ -219,7 +133,7 @@ fn slices_in(memory: &dyn Memory, from: u64, to: u64, comm: &[u8]) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
-    use super::{is_end_of, own_name, slices_in};
+    use super::{own_name, slices_in};
     use crate::capture::maps::Region;
     use crate::capture::memory::{Memory, Range, ReadError};
 
@@ -291,20 +205,6 @@ mod tests {
         assert_eq!(own(&unnamed), None);
         let cut = stack(&[(0xf00, 0x13000, 0), (0x3008, 0x12000, 18)], &texts);
         assert_eq!(own(&cut), None, "a slice, as on the stack, does not count");
-    }
-
-    #[test]
-    fn a_stack_is_known_by_the_id_behind_a_pointer_to_itself() {
-        let mut pages = stack(&[(0x200, 0x10200, 0)], &[]);
-        let id = 4242_i32.to_le_bytes();
-        pages.0[0x4d0..0x4d4].copy_from_slice(&id);
-        assert!(is_end_of(&pages.0, 0x10000, id));
-        assert!(!is_end_of(&pages.0, 0x10000, 4243_i32.to_le_bytes()));
-        assert!(
-            !is_end_of(&pages.0, 0x20000, id),
-            "the id alone may be anywhere"
-        );
-        assert!(!is_end_of(&pages.0[..0x204], 0x10000, id) && !is_end_of(&[], 0, id));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The threads of a process that runs tests on threads: which of them run which test.
 
+use super::births::{Births, SeenThread, ThreadRole};
 use super::names::{Said, test_of};
-use super::{Started, started};
+use super::{RustThread, Started, started};
 use crate::capture::facts::read_bounded;
 use crate::capture::kernel;
 use crate::capture::maps::{Region, regions};
@@ -25,6 +26,9 @@ pub(super) struct Threads {
     known: BTreeMap<Tid, Thread>,
     /// Whether a test's name was found to be its thread's own: then it is of all others.
     sure: bool,
+    births: Births,
+    /// Those of the last look.
+    seen: Vec<SeenThread>,
 }
 
 #[derive(Debug)]
@@ -117,6 +121,28 @@ impl Threads {
                 Said::Denied => thread.name = Name::Comm,
             }
         }
+        self.seen = self.seen_threads();
+        let mut regions = || map.take().unwrap_or_else(|| regions(pid, pid));
+        self.births.look(pid, &memory, &self.seen, &mut regions);
+    }
+
+    fn seen_threads(&self) -> Vec<SeenThread> {
+        let tests: BTreeSet<Started> = self.tests().into_iter().map(|(test, _)| test).collect();
+        let one = |it: &Thread| SeenThread {
+            thread: it.started,
+            comm: it.comm.clone(),
+            role: match it.name {
+                _ if tests.contains(&it.started) => ThreadRole::Test,
+                Name::Sought => ThreadRole::Unclear,
+                _ => ThreadRole::Other,
+            },
+        };
+        self.known.values().map(one).collect()
+    }
+
+    /// Those of which it is known which test started them.
+    pub(super) fn born(&self) -> Vec<RustThread> {
+        self.births.of(&self.seen)
     }
 
     /// Whether nothing new can be learnt of a thread by its name. A test may give its own thread another one.

@@ -114,6 +114,23 @@ impl Ledger {
         }
     }
 
+    /// Enters a thread that was seen from outside for the first time.
+    pub(super) fn see_thread(&mut self, id: i64, name: Option<Foreign>, place: &Place) {
+        self.born(LeftKind::OsThread, id, name, place, Counted::Sampled);
+    }
+
+    /// Strikes out a thread that is not seen any more, if the test that started it is over as kept; `runs` says whether it runs.
+    pub(super) fn miss_thread(&mut self, id: i64, runs: &dyn Fn(u64) -> bool) {
+        let being = self.alive.get(&(Space::Threads, id));
+        let Some(mut place) = being.map(|being| being.place.clone()) else {
+            return;
+        };
+        if place.test.as_ref().is_some_and(|(test, _)| !runs(*test)) {
+            place.test = None;
+        }
+        self.strike(Space::Threads, id, &place);
+    }
+
     fn born(
         &mut self,
         kind: LeftKind,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// Most tests that are listed; the latest ones are.
 const MOST_ROWS: usize = 5_000;
 /// Most things that are listed as left, and of one test.
-const MOST_LEFT: usize = 2_000;
+pub(super) const MOST_LEFT: usize = 2_000;
 
 impl Tracker {
     /// What the tests left behind so far. `None` when nothing was counted.
@@ -28,9 +28,6 @@ impl Tracker {
             let mut kinds = LeftKind::ALL.iter();
             kinds.any(|&kind| item.before.get(kind).is_some())
         });
-        if counted.is_empty() && !begun {
-            return None;
-        }
         let mut outlived: BTreeMap<u64, Vec<Birth>> = BTreeMap::new();
         for runner in self.runners.values() {
             for (number, being) in runner.ledger.outlived() {
@@ -40,7 +37,16 @@ impl Tracker {
                 }
             }
         }
-        let mut shown: Vec<&Item> = items().filter(|item| is_shown(item)).collect();
+        for (number, birth) in &self.left_in_ended {
+            outlived.entry(*number).or_default().push(birth.clone());
+        }
+        if counted.is_empty() && !begun && outlived.is_empty() {
+            return None;
+        }
+        let has_left = |item: &Item| !item.fleeting && outlived.contains_key(&item.number);
+        let mut shown: Vec<&Item> = items()
+            .filter(|item| is_shown(item) || has_left(item))
+            .collect();
         shown.sort_by_key(|item| item.number);
         let first = shown.len().saturating_sub(MOST_ROWS);
         let rows = shown.into_iter().skip(first);

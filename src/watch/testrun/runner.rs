@@ -88,6 +88,8 @@ pub(super) struct Runner {
     /// What was seen of it from outside the last time, and when each had started.
     pub(super) seen_threads: BTreeMap<i64, u64>,
     pub(super) seen_children: BTreeMap<i64, u64>,
+    /// Of a binary of Rust, the threads that run its tests or did, and where a thread that one of them starts is born.
+    pub(super) threads_of_tests: BTreeMap<Who, Place>,
 }
 
 impl Runner {
@@ -154,6 +156,7 @@ impl Runner {
             fds_at_finish: None,
             seen_threads: BTreeMap::new(),
             seen_children: BTreeMap::new(),
+            threads_of_tests: BTreeMap::new(),
         }
     }
 

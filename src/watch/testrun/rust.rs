@@ -1,9 +1,11 @@
 //! The tests of Rust binaries: seen from outside, since nothing in them tells of itself.
 
+use super::births::Place;
+use super::inventory::MOST_LEFT;
 use super::news::Who;
 use super::runner::Runner;
 use super::tracker::Tracker;
-use crate::inspect::{RustBinary, RustHow, RustLook, RustTest, Started};
+use crate::inspect::{RustBinary, RustHow, RustLook, RustTest, RustThread, Started};
 use crate::model::{Counted, Counts, Foreign, Role, TestPhase, TestSource};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +23,10 @@ impl Tracker {
             .iter()
             .map(|test| (of_test(test), test))
             .collect();
+        // Before tests are ended: what is gone with its test was cleared away by it.
+        for (&who, binary) in &binaries {
+            self.miss_threads(who, binary);
+        }
         let of_rust = self.runners.values().filter(|runner| runner.role.is_rust());
         let gone: Vec<Who> = of_rust
             .map(|runner| runner.who)
@@ -41,6 +47,46 @@ impl Tracker {
             } else {
                 let counts = binaries.get(&of_process(test)).map(|it| counts(it));
                 self.begin_rust(who, test, began(who.start_ticks).min(at), counts);
+            }
+        }
+        for (&who, binary) in &binaries {
+            self.see_threads(who, binary);
+        }
+    }
+
+    /// Strikes out the threads of tests that have ended.
+    fn miss_threads(&mut self, who: Who, binary: &RustBinary) {
+        let Some(host) = self.runners.get_mut(&who) else {
+            return;
+        };
+        let now: BTreeMap<i64, u64> = binary.born.iter().map(id_and_start).collect();
+        let runs = |test: u64| self.open.contains_key(&test);
+        let is_gone = |id: i64, start: u64| now.get(&id) != Some(&start);
+        for (&id, &start) in &host.seen_threads {
+            if is_gone(id, start) {
+                host.ledger.miss_thread(id, &runs);
+            }
+        }
+        host.seen_threads.retain(|&id, start| !is_gone(id, *start));
+    }
+
+    /// Enters the threads that tests have started.
+    fn see_threads(&mut self, who: Who, binary: &RustBinary) {
+        let Some(host) = self.runners.get_mut(&who) else {
+            return;
+        };
+        for born in &binary.born {
+            let (id, start) = id_and_start(born);
+            if host.seen_threads.insert(id, start).is_some() {
+                continue;
+            }
+            if let Some(place) = host.threads_of_tests.get(&self::who(born.test)) {
+                host.ledger.see_thread(id, born.name.clone(), place);
+                tracing::debug!(
+                    process = who.pid,
+                    thread = id,
+                    "a test has started a thread"
+                );
             }
         }
     }
@@ -87,6 +133,14 @@ impl Tracker {
         item.before = counts
             .filter(|_| test.tests_in_process == 1)
             .unwrap_or_default();
+        if let Some(host) = self.runners.get_mut(&runner.process) {
+            host.begun += 1;
+            let place = Place {
+                begun: host.begun,
+                ..runner.here()
+            };
+            host.threads_of_tests.insert(who, place);
+        }
         self.open.insert(item.number, item);
         self.runners.insert(who, runner);
     }
@@ -115,11 +169,36 @@ impl Tracker {
             let hung = item.is_some_and(|item| item.hung);
             let counted = item.is_some_and(|item| item.before != Counts::default());
             if !hung {
-                self.close(current.number, at, None, counted.then(|| counts(binary)));
+                // It did end, though nothing was counted.
+                let after = if counted {
+                    counts(binary)
+                } else {
+                    Counts::default()
+                };
+                self.close(current.number, at, None, Some(after));
             }
         }
+        self.keep_what_is_left(who);
         self.ended(who, at);
     }
+
+    /// A binary that has ended is forgotten, but not what its tests left behind.
+    fn keep_what_is_left(&mut self, who: Who) {
+        let Some(runner) = self.runners.get(&who) else {
+            return;
+        };
+        for (test, being) in runner.ledger.outlived() {
+            // A test that was at its end may have ended its threads since they were seen.
+            let is_over = self.open.get(&test).is_none_or(|item| item.hung);
+            if is_over && self.left_in_ended.len() < MOST_LEFT {
+                self.left_in_ended.push((test, being.birth(runner.begun)));
+            }
+        }
+    }
+}
+
+fn id_and_start(born: &RustThread) -> (i64, u64) {
+    (i64::from(born.thread.0), born.thread.1)
 }
 
 fn who((pid, start_ticks): Started) -> Who {

@@ -2,7 +2,7 @@
 
 use super::Tracker;
 use super::news::Who;
-use crate::inspect::{RustBinary, RustHow, RustLook, RustTest};
+use crate::inspect::{RustBinary, RustHow, RustLook, RustTest, RustThread, Started};
 use crate::model::{Role, TestOutcome, TestSource};
 
 const BINARY: (i32, u64) = (50, 9);
@@ -27,6 +27,7 @@ fn look(tests: Vec<RustTest>, threads: u32) -> RustLook {
             name: "demo::it".into(),
             os_threads: Some(threads),
             fds: Some(3),
+            born: Vec::new(),
         }],
         cargo: true,
         building: false,
@@ -133,6 +134,67 @@ fn only_a_test_that_ran_alone_is_counted() {
             .and_then(|after| after.os_threads),
         Some(2)
     );
+}
+
+/// A look at tests that run together, and at threads that tests have started: the thread and the test's.
+fn look_at_threads(tests: &[(i32, u64, &str)], born: &[(Started, Started)]) -> RustLook {
+    let together = tests.len();
+    let libtests = tests
+        .iter()
+        .map(|(tid, ticks, name)| libtest(*tid, *ticks, name, together));
+    let mut look = look(libtests.collect(), 9);
+    look.binaries[0].born = born
+        .iter()
+        .map(|&(thread, test)| RustThread {
+            thread,
+            name: Some("pool".into()),
+            test,
+        })
+        .collect();
+    look
+}
+
+fn left_by_each(tracker: &Tracker) -> Vec<(String, Vec<i64>)> {
+    let rows = tracker.inventory().map(|it| it.changed).unwrap_or_default();
+    rows.iter()
+        .map(|row| {
+            let ids = row.left.iter().map(|birth| birth.id).collect();
+            (row.test.untrusted().to_owned(), ids)
+        })
+        .collect()
+}
+
+#[test]
+fn threads_that_outlive_one_of_several_tests_are_that_tests() {
+    let (a, b) = ((51, 20), (52, 21));
+    let both = [(51, 20, "a"), (52, 21, "b")];
+    let mut tracker = Tracker::new(0);
+    let threads = [((60, 25), a), ((61, 26), b), ((62, 26), a), ((63, 27), b)];
+    see(&mut tracker, &look_at_threads(&both, &threads), 30);
+    // b has ended one of its threads; a ends with one of its two, and b goes on.
+    see(&mut tracker, &look_at_threads(&both, &threads[..3]), 40);
+    let later = [threads[0], threads[1]];
+    see(&mut tracker, &look_at_threads(&both[1..], &later), 50);
+    let row = |name: &str, ids: &[i64]| (format!("demo::it {name}"), ids.to_vec());
+    let rows = left_by_each(&tracker);
+    assert_eq!(rows, [row("a", &[60]), row("b", &[61])], "b runs still");
+    let run = tracker.run(60);
+    let births = &run.processes[0].births;
+    let born_in = |id| births.iter().find(|birth| birth.id == id);
+    assert_eq!(
+        born_in(60).and_then(|birth| birth.test.clone()),
+        Some("demo::it a".into())
+    );
+    let key = &run.processes[0].key;
+    let test_of = |tid| run.test_of_thread(&key.thread(tid))?.test.clone();
+    assert_eq!(test_of(61), Some("demo::it b".into()), "it started it");
+    assert_eq!(test_of(60), None, "a does not run any more");
+    // b ends, and so does the process, in good order: what b had is not said to be left.
+    see(&mut tracker, &RustLook::default(), 70);
+    assert_eq!(left_by_each(&tracker), [row("a", &[60])]);
+    let inventory = tracker.inventory().expect("something was left");
+    assert_eq!(inventory.tests, 0, "nothing was counted");
+    assert!(inventory.changed[0].after.is_some(), "a did end");
 }
 
 #[test]

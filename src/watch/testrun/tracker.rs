@@ -5,7 +5,9 @@ use super::limit::TestLimit;
 use super::news::{News, What, Who};
 use super::record::Record;
 use super::runner::{Apart, Current, Runner};
-use crate::model::{Counts, Foreign, Key, Role, SlowTest, TestOutcome, TestPhase, TestSource};
+use crate::model::{
+    Birth, Counts, Foreign, Key, Role, SlowTest, TestOutcome, TestPhase, TestSource,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,6 +39,8 @@ pub(crate) struct Tracker {
     pub(super) rings: bool,
     /// Whether a test of Rust was seen.
     pub(super) rust: bool,
+    /// What tests of processes that have ended, and are forgotten, left behind in them, by the number of the test.
+    pub(super) left_in_ended: Vec<(u64, Birth)>,
     pub(super) next: u64,
     /// Bytes of messages that are kept.
     pub(super) messages: usize,
@@ -113,6 +117,7 @@ impl Tracker {
             notes: Vec::new(),
             rings: false,
             rust: false,
+            left_in_ended: Vec::new(),
             next: 0,
             messages: 0,
             last_event: began,

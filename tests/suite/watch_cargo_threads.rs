@@ -1,0 +1,124 @@
+//! Which test of a Rust binary started a thread, where several run at the same time.
+
+use crate::support_watch::{Place, Run, json};
+use crate::watch_cargo::{apart, build, package};
+use std::fs;
+use std::process::Command;
+
+/// Tests that run together: two end, once they are told to, and leave threads behind, one of which has a lock that another test
+/// needs; one joins its thread.
+const TESTS: &str = r#"
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+    use std::sync::Mutex;
+    use std::thread::{Builder, park, spawn};
+
+    static REGISTRY: Mutex<()> = Mutex::new(());
+
+    /// Until the file says so; all who wait for that have it open.
+    fn wait_for(file: &str) {
+        let file = std::fs::File::open(file).unwrap();
+        std::io::BufReader::new(file).read_line(&mut String::new()).unwrap();
+    }
+
+    fn for_ever() { loop { park() } }
+
+    #[test]
+    fn a_leaves_the_registrar() {
+        let held = || { let _held = REGISTRY.lock().unwrap(); for_ever() };
+        Builder::new().name("registrar".into()).spawn(held).unwrap();
+        wait_for("go_a");
+    }
+
+    #[test]
+    fn b_leaves_threads_of_a_thread() {
+        let outer = || { spawn(for_ever); Builder::new().name("inner".into()).spawn(for_ever).unwrap(); };
+        Builder::new().name("outer".into()).spawn(outer).unwrap().join().unwrap();
+        wait_for("go_b");
+    }
+
+    #[test]
+    fn c_joins_its_thread() {
+        Builder::new().name("joined".into()).spawn(|| wait_for("go_c")).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn d_waits_for_the_registry() {
+        wait_for("go_d");
+        let _held = REGISTRY.lock().unwrap();
+    }
+}
+"#;
+
+/// How many threads the tests start that last.
+const STARTED: usize = 4;
+
+/// Runs them under watch; the tests go on when all threads were seen.
+fn watched(place: &Place, arguments: &[&str]) -> (String, serde_json::Value) {
+    package(place, "2021", &[("src/lib.rs", TESTS)]);
+    build(place);
+    let pipes = ["go_a", "go_b", "go_c", "go_d"].map(|name| place.path(name));
+    let made = Command::new("mkfifo").args(&pipes).status();
+    assert!(made.expect("mkfifo").success());
+    let options = [
+        "-v",
+        "--test-timeout",
+        "12s",
+        "--inventory-json",
+        "left.json",
+    ];
+    let mut command = place.watch(&options);
+    command.args(["--", "cargo", "test", "--lib", "--", "--test-threads=4"]);
+    let mut run = Run::start(apart(command.args(arguments)));
+    let mut seen = 0;
+    let mut stderr = run.stderr_until(|line| {
+        seen += usize::from(line.contains("a test has started a thread"));
+        seen == STARTED
+    });
+    for pipe in &pipes {
+        // Opened to read, too: else that would wait for ever if a test is gone.
+        let go = fs::File::options().read(true).write(true).open(pipe);
+        std::io::Write::write_all(&mut go.expect("the pipe"), b"\n").expect("it goes on");
+    }
+    stderr.push_str(&run.end().stderr);
+    (stderr, json(&place.path("left.json")))
+}
+
+/// Each test that left threads, and their names.
+fn left(inventory: &serde_json::Value) -> Vec<(&str, Vec<&str>)> {
+    let rows = inventory["changed"].as_array().expect("rows").iter();
+    rows.map(|row| {
+        let left = row["left"].as_array().into_iter().flatten();
+        let names = left.map(|it| it["name"].as_str().unwrap_or("(none)"));
+        let mut names: Vec<&str> = names.collect();
+        names.sort_unstable();
+        (row["test"].as_str().expect("a name"), names)
+    })
+    .collect()
+}
+
+#[test]
+fn threads_are_those_of_the_test_whose_output_they_share() {
+    let place = Place::new();
+    let (stderr, inventory) = watched(&place, &[]);
+    let mut rows = left(&inventory);
+    rows.sort_unstable();
+    // A thread without a name has that of the thread that started it.
+    assert_eq!(
+        rows,
+        [
+            ("demo tests::a_leaves_the_registrar", vec!["registrar"]),
+            (
+                "demo tests::b_leaves_threads_of_a_thread",
+                vec!["inner", "outer"]
+            ),
+            ("demo tests::d_waits_for_the_registry", vec![]),
+        ],
+        "{stderr}"
+    );
+    let words: Vec<&str> = stderr.split_whitespace().collect();
+    let told = "`registrar` was born in demo tests::a_leaves_the_registrar, which has ended";
+    assert!(words.join(" ").contains(told), "{stderr}");
+    assert!(stderr.contains("lock-held-by-blocked-thread"), "{stderr}");
+}
