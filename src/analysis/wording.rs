@@ -28,10 +28,17 @@ pub(super) fn name(thread: &Thread) -> String {
 
 /// The names of two threads, with their ids where these are the same: libtest names a test's threads like the test.
 pub(super) fn names(one: &Thread, other: &Thread) -> (String, String) {
-    let names = (name(one), name(other));
-    match names.0 == names.1 && one.key != other.key {
-        true => (who(one), who(other)),
-        false => names,
+    let both = [one, other];
+    (name_among(one, &both), name_among(other, &both))
+}
+
+/// A thread's name, with its id where another of these threads has the same.
+pub(super) fn name_among(thread: &Thread, threads: &[&Thread]) -> String {
+    let own = name(thread);
+    let mut others = threads.iter().filter(|other| other.key != thread.key);
+    match others.any(|other| name(other) == own) {
+        true => who(thread),
+        false => own,
     }
 }
 

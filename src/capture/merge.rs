@@ -164,6 +164,7 @@ fn thread(
         tid: raw.tid,
         name: raw.stat.comm.clone(),
         full_name: None,
+        test: None,
         kernel: kernel::kernel_thread(&raw.stat, &raw.look, raw.wchan),
         kind,
         python,

@@ -16,6 +16,10 @@ pub struct Thread {
     /// Its whole name, where the kernel has cut it and its program keeps it (Rust's standard library does).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_name: Option<Foreign>,
+    /// Of a binary of Rust's tests, the thread that runs the test which started this one, if that still runs: what either
+    /// prints goes to the same place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Key>,
     /// What the kernel says.
     pub kernel: KernelThread,
     /// What kind of thread it is.

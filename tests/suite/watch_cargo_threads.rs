@@ -1,6 +1,7 @@
 //! Which test of a Rust binary started a thread, where several run at the same time.
 
-use crate::support_watch::{Place, Run, json};
+use crate::support::hangscope::dump;
+use crate::support_watch::{Place, Run, json, run, wait_until};
 use crate::watch_cargo::{apart, build, package};
 use std::fs;
 use std::process::Command;
@@ -121,4 +122,61 @@ fn threads_are_those_of_the_test_whose_output_they_share() {
     let told = "`registrar` was born in demo tests::a_leaves_the_registrar, which has ended";
     assert!(words.join(" ").contains(told), "{stderr}");
     assert!(stderr.contains("lock-held-by-blocked-thread"), "{stderr}");
+}
+
+/// Two tests that run together, each with a thread of the same name, one of which has started another.
+const HANG: &str = r#"
+use std::thread::{Builder, park, spawn};
+fn for_ever() { loop { park() } }
+#[test]
+fn one_with_a_long_name() { Builder::new().name("pool".into()).spawn(for_ever).unwrap(); for_ever() }
+#[test]
+fn two_with_a_long_name() { Builder::new().name("pool".into()).spawn(|| { spawn(for_ever); for_ever() }).unwrap(); for_ever() }
+"#;
+
+#[test]
+fn a_dump_tells_which_test_has_started_a_thread() {
+    for options in [
+        &[][..],
+        &["-O", "-C", "strip=debuginfo"],
+        &["-C", "strip=symbols"],
+    ] {
+        let place = Place::new();
+        fs::write(place.path("unit.rs"), HANG).expect("a file");
+        let mut rustc = place.command("rustc");
+        let built = run(apart(rustc.args(["--test", "unit.rs"]).args(options)));
+        assert_eq!(built.code(), 0, "{}", built.stderr);
+        let mut tests = place.command("./unit");
+        let mut child = tests.arg("--test-threads=2").spawn().expect("it starts");
+        let tasks = format!("/proc/{}/task", child.id());
+        wait_until("all threads wait", || {
+            let stats = fs::read_dir(&tasks).into_iter().flatten().flatten();
+            let stats: Vec<String> = stats
+                .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok())
+                .collect();
+            stats.len() == 6 && stats.iter().all(|stat| stat.contains(") S "))
+        });
+        let report = dump(i32::try_from(child.id()).expect("a pid")).report();
+        child.kill().expect("it lives");
+        child.wait().expect("its end");
+        let sample = report.samples.last().expect("a sample");
+        let threads = sample.processes.iter().flat_map(|process| &process.threads);
+        let mut told: Vec<(&str, &str)> = threads
+            .filter_map(|thread| {
+                let test = sample.thread(thread.test.as_ref()?)?;
+                let (name, test) = (thread.display_name(), test.display_name());
+                Some((test.untrusted(), name.untrusted()))
+            })
+            .collect();
+        told.sort_unstable();
+        let (one, two) = ("one_with_a_long_name", "two_with_a_long_name");
+        let expected = [(one, "pool"), (two, "pool"), (two, "pool")];
+        // The symbol tells where the output is.
+        let stripped = options.contains(&"strip=symbols");
+        assert_eq!(
+            told,
+            if stripped { &[][..] } else { &expected },
+            "{options:?}"
+        );
+    }
 }

@@ -121,7 +121,8 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     }
     let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     let all_joins = chain.links.iter().all(|link| link.is_join());
-    let (waiter_name, root_name) = wording::names(waiter, root);
+    let name = |thread: &Thread| wording::name_among(thread, &chain.threads);
+    let (waiter_name, root_name) = (name(waiter), name(root));
     let closure = case.closure(process, &known);
     let is_main = process.is_led_by(waiter);
     // Whoever goes on may be about to do what the root waits for.
@@ -147,7 +148,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let wait = root.wait.as_ref()?;
     let root_place = wording::at(root);
     let end = if let Some(next) = chain.closing() {
-        format!("which waits for {} in turn", wording::name(next))
+        format!("which waits for {} in turn", name(next))
     } else {
         format!("which {}{root_place}", wording::waits(wait))
     };
@@ -156,7 +157,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         .get(1..chain.threads.len() - 1)
         .unwrap_or_default()
         .iter()
-        .map(|thread| format!("{}, which waits for ", wording::name(thread)))
+        .map(|thread| format!("{}, which waits for ", name(thread)))
         .collect();
     let here = wording::at(waiter);
     let (id, operation) = if at_exit(waiter) {

@@ -5,6 +5,7 @@ mod copy;
 mod describe;
 mod read;
 mod splice;
+mod test_threads;
 mod thread_names;
 mod waits;
 
@@ -146,6 +147,7 @@ pub(super) fn add(
     }
     if process.runtime == RuntimeKind::Rust {
         thread_names::complete(&mut process.threads, &unwound, &memory, &regions);
+        test_threads::mark(process, &memory, &regions);
     }
     let program = images.program();
     if let Some(reason) = program.and_then(|program| missing_lines.get(&program)) {

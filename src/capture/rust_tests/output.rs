@@ -12,13 +12,13 @@ const SIZE: u64 = 16;
 
 /// Where a program keeps it for each thread.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OutputCapture {
+pub(in crate::capture) struct OutputCapture {
     below_thread_pointer: u64,
 }
 
 impl OutputCapture {
     /// That of the program of a process, by its symbols.
-    pub(super) fn of(pid: Pid) -> Option<Self> {
+    pub(in crate::capture) fn of(pid: Pid) -> Option<Self> {
         // Elsewhere thread-local data lies above the thread pointer, and the C library's own below.
         if !cfg!(target_arch = "x86_64") {
             return None;
@@ -34,7 +34,7 @@ impl OutputCapture {
 
     /// What holds the output of the thread with this thread pointer: the same address for all threads of a test. Absent where
     /// nothing is caught.
-    pub(super) fn read(self, memory: &dyn Memory, thread_pointer: u64) -> Option<u64> {
+    pub(in crate::capture) fn read(self, memory: &dyn Memory, thread_pointer: u64) -> Option<u64> {
         let range = Range {
             address: thread_pointer.checked_sub(self.below_thread_pointer)?,
             length: usize::try_from(SIZE).ok()?,

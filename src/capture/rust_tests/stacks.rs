@@ -29,7 +29,7 @@ pub(super) fn stopped_stack(
 }
 
 /// The address of a thread's `struct pthread`, which is its thread pointer where thread-local data lies below that (x86-64).
-pub(super) fn thread_pointer(
+pub(in crate::capture) fn thread_pointer(
     memory: &dyn Memory,
     (pid, tid): (Pid, Tid),
     regions: &[Region],

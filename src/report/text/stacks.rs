@@ -16,6 +16,11 @@ pub(super) fn write(page: &mut Page, style: Style, sample: &Snapshot, thread: &T
     let title = format!("{} (tid {})", clean(thread.display_name()), thread.tid);
     page.gap();
     page.line(&format!("  {}", style.strong(&title)));
+    let test = thread.test.as_ref().and_then(|test| sample.thread(test));
+    if let Some(test) = test {
+        let line = format!("started by the test {}", clean(test.display_name()));
+        page.wrapped("    ", "      ", &line);
+    }
     for line in holding::lines(sample, thread) {
         page.wrapped("    ", "      ", &line);
     }

@@ -126,6 +126,8 @@ fn certainty(
 }
 
 fn title(steps: &[Step<'_>]) -> String {
+    let threads: Vec<&Thread> = steps.iter().map(|step| step.from).collect();
+    let name = |thread| wording::name_among(thread, &threads);
     let clauses: Vec<String> = steps
         .iter()
         .take(if steps.len() > NAMED {
@@ -134,7 +136,7 @@ fn title(steps: &[Step<'_>]) -> String {
             NAMED
         })
         .map(|step| {
-            let (from, to) = wording::names(step.from, step.to);
+            let (from, to) = (name(step.from), name(step.to));
             match step.hold {
                 Some(_) => format!("{from} waits for {}, which {to} holds", step.lock.short),
                 None => format!("{from} waits for the end of {to}"),
