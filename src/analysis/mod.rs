@@ -5,6 +5,7 @@
 mod case;
 mod chain;
 pub mod detectors;
+mod language;
 mod liveness;
 mod loops;
 mod native_need;

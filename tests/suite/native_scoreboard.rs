@@ -90,6 +90,7 @@ fn compare(truth: &Truth, marks: &[Mark], finding: &Finding) -> Result<(), Strin
     if !truth.causes.contains(&finding.id) {
         return Err(format!("not {}", truth.causes.join(" or ")));
     }
+    speaks_native(finding)?;
     let words = words(finding);
     let wanted = marks
         .iter()
@@ -99,6 +100,36 @@ fn compare(truth: &Truth, marks: &[Mark], finding: &Finding) -> Result<(), Strin
     match places.iter().any(|place| is_placed(&words, place)) {
         true => Ok(()),
         false => Err(format!("not at {}", places.join(" or "))),
+    }
+}
+
+/// Whether what is told to do is a thing of Rust or C.
+fn speaks_native(finding: &Finding) -> Result<(), String> {
+    const OF_PYTHON: [&str; 16] = [
+        "Popen",
+        "communicate",
+        "subprocess",
+        "multiprocessing",
+        "threading",
+        "asyncio",
+        "trio",
+        "Python",
+        "HTTPServer",
+        "os.",
+        "`with`",
+        "`finally`",
+        "sentinel",
+        "DEVNULL",
+        "acquire(",
+        "native code",
+    ];
+    let advice = [&finding.remedy, &finding.refuted_if].map(|text| text.untrusted());
+    let mut alien = OF_PYTHON
+        .iter()
+        .filter(|word| advice.iter().any(|text| text.contains(*word)));
+    match alien.next() {
+        None => Ok(()),
+        Some(word) => Err(format!("\"{word}\" is of Python, in {advice:?}")),
     }
 }
 

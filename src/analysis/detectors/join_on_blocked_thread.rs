@@ -4,6 +4,7 @@
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, Closure, Standing, destroyers};
 use crate::analysis::chain::{Chain, Link, Waits};
+use crate::analysis::language::Language;
 use crate::analysis::{polling, signature, wording};
 use crate::model::{Certainty, Finding, Grade, Key, Process, Thread, WaitKind};
 use std::collections::BTreeSet;
@@ -108,6 +109,7 @@ fn without_lead_in(mut chain: Chain<'_>) -> Chain<'_> {
 
 fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Finding> {
     let (waiter, root) = (*chain.threads.first()?, *chain.threads.last()?);
+    let language = Language::of(process);
     if root.key == waiter.key && chain.closes.is_none() {
         return None;
     }
@@ -209,33 +211,35 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     let targets: Vec<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     Some(Finding {
         id: id.to_owned(),
-        title: format!(
-            "{waiter_name}{here} {operation} {through}{root_name}, {end}."
-        )
-        .into(),
+        title: format!("{waiter_name}{here} {operation} {through}{root_name}, {end}.").into(),
         certainty,
         waiter: waiter.key.clone(),
         blockers,
         affected: case.affected_by(&targets, &targets),
         evidence,
-        refuted_if: format!(
-            "a signal handler, native code or another process wakes {root_name}"
-        )
-        .into(),
-        remedy: if chain.closes.is_some() {
-            "break the cycle: one of these threads must not wait for the next (let it end first, take the locks in one \
-             order, or join with a timeout)"
-                .to_owned()
-        } else {
-            format!(
-                "make sure that what {root_name} waits for happens before the join (set the event, put the sentinel, \
-                 release the lock), or join with a timeout and report the thread"
-            )
-        }
-        .into(),
+        refuted_if: format!("{} wakes {root_name}", language.others()).into(),
+        remedy: remedy(language, chain.closes.is_some(), &root_name).into(),
         site: String::new(),
         signature: signature::signature(id, &chain.threads),
     })
+}
+
+fn remedy(language: Language, is_circle: bool, root: &str) -> String {
+    if is_circle {
+        let timeout = language.pick(", or join with a timeout", "", "");
+        return format!(
+            "break the cycle: one of these threads must not wait for the next (let it end first, take the locks in one \
+             order{timeout})"
+        );
+    }
+    let before = language.pick(
+        "set the event, put the sentinel, release the lock), or join with a timeout and report the thread",
+        "send the last message, drop the sender, notify, unpark, release the lock); std has no join with a timeout, but \
+         JoinHandle::is_finished() and a channel with recv_timeout()",
+        "signal the condition, post the semaphore, write to or close the pipe, release the lock), or look by pthread_tryjoin_np() \
+         and report the thread",
+    );
+    format!("make sure that what {root} waits for happens before the join ({before}")
 }
 
 /// Whether the join is the one that the end of the main thread does (`threading._shutdown`).

@@ -2,6 +2,7 @@
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{self, Case, Standing};
+use crate::analysis::language::Language;
 use crate::analysis::{signature, wording};
 use crate::model::{
     Certainty, Descriptor, Finding, Grade, Key, Motion, Pid, Process, Thread, Wait, WaitKind,
@@ -60,6 +61,11 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
     if others_go_on && !case.overdue {
         return None;
     }
+    let no_input = Language::of(process).pick(
+        "stdin=DEVNULL",
+        "Stdio::null() as its stdin",
+        "/dev/null as its stdin",
+    );
     let (name, pid) = (child.name.untrusted(), child.pid);
     let place = wording::at(thread);
     let at: [(&Key, &str); 1] = [(&thread.key, "wait")];
@@ -98,7 +104,7 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         refuted_if: "a process outside of this tree is about to continue it (SIGCONT): a shell, a person".into(),
         remedy: format!(
             "kill -CONT {pid} lets it go on. Find out who stopped it: a kill(), Ctrl-Z, or the kernel, as a process in the background read \
-             from the terminal or wrote to it (SIGTTIN, SIGTTOU); then give it stdin=DEVNULL or a session of its own"
+             from the terminal or wrote to it (SIGTTIN, SIGTTOU); then give it {no_input} or a session of its own (setsid)"
         )
         .into(),
         site: String::new(),

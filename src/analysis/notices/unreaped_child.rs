@@ -3,6 +3,7 @@
 use super::Notice;
 use crate::analysis::case::Case;
 use crate::analysis::detectors::Cause;
+use crate::analysis::language::Language;
 use crate::analysis::{signature, wording};
 use crate::model::{Certainty, Finding, Grade, Process, Thread, WaitKind, Zombie};
 
@@ -51,6 +52,7 @@ fn judge(case: &Case<'_>, parent: &Process) -> Option<Finding> {
         .iter()
         .map(|zombie| (&zombie.process, "zombies"))
         .collect();
+    let language = Language::of(parent);
     Some(Finding {
         id: "child-never-reaped".to_owned(),
         title: format!(
@@ -73,9 +75,22 @@ fn judge(case: &Case<'_>, parent: &Process) -> Option<Finding> {
             ),
             &keys,
         )],
-        refuted_if: "the parent comes to ask for it later: wait(), poll(), or the next Popen".into(),
-        remedy: "wait for each child that is started: `with Popen(...)`, wait() or communicate() in a `finally`; what waits until \
-                 a pid is gone (os.kill(pid, 0)) waits for ever, as a zombie keeps its pid"
+        refuted_if: language
+            .pick(
+                "the parent comes to ask for it later: wait(), poll(), or the next Popen",
+                "the parent comes to ask for it later: wait() or try_wait()",
+                "the parent comes to ask for it later: wait() or waitpid()",
+            )
+            .into(),
+        remedy: language
+            .pick(
+                "wait for each child that is started: `with Popen(...)`, wait() or communicate() in a `finally`; what waits until \
+                 a pid is gone (os.kill(pid, 0)) waits for ever, as a zombie keeps its pid",
+                "wait for each child that is started: Child::wait() on every path (dropping a Child does not); what waits until a \
+                 pid is gone (kill(pid, 0)) waits for ever, as a zombie keeps its pid",
+                "wait for each child that is started: waitpid() on every path, or ignore SIGCHLD where no exit status is wanted; what \
+                 waits until a pid is gone (kill(pid, 0)) waits for ever, as a zombie keeps its pid",
+            )
             .into(),
         site: String::new(),
         signature: signature::signature("child-never-reaped", &[]),

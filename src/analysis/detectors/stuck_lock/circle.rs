@@ -154,12 +154,13 @@ fn title(steps: &[Step<'_>]) -> String {
 }
 
 fn refuted_if(steps: &[Step<'_>], any_plain: bool) -> String {
-    if !any_plain {
-        return "native code takes one of these threads out of its wait".to_owned();
-    }
     let mut holds = steps.iter().filter_map(|step| step.hold.as_ref());
+    // The weakest link.
     if let Some(native) = holds.find(|hold| hold.by.by.is_native()) {
         return native.native_doubt().to_owned();
+    }
+    if !any_plain {
+        return "native code takes one of these threads out of its wait".to_owned();
     }
     let one = if steps.len() == 2 { "either" } else { "one" };
     format!(
@@ -172,11 +173,20 @@ fn remedy(steps: &[Step<'_>]) -> String {
     if let Some(step) = steps.iter().find(|step| step.hold.is_none()) {
         let held = steps.iter().find(|other| other.to.key == step.from.key);
         let lock = held.map_or("the lock", |held| held.lock.short.as_str());
+        let by_native = held
+            .and_then(|held| held.hold)
+            .is_some_and(|hold| hold.by.by.is_native());
         return format!(
-            "let {} release {lock} before it waits for the end of {}{}, or join with a timeout",
+            "let {} release {lock} before it waits for the end of {}{}{}",
             wording::name(step.from),
             wording::name(step.to),
-            wording::at(step.from)
+            wording::at(step.from),
+            // Neither std nor POSIX has such a join.
+            if by_native {
+                ""
+            } else {
+                ", or join with a timeout"
+            }
         );
     }
     let places: BTreeSet<String> = steps.iter().map(|step| wording::at(step.from)).collect();

@@ -1,18 +1,19 @@
 //! Which cause it is, by what the root of a trail waits for.
 
+use super::circle::of_circle;
+use super::files::of_files;
 use super::locks::{holds_file_lock_itself, is_bare_lock, of_lock};
 use super::said::{
-    DRAIN, FED, LOOP_AT_REST, SEMAPHORE, STARVED, STREAM, Said, TO_THREAD, by_call, said,
+    DRAIN, LOOP_AT_REST, SEMAPHORE, STARVED, STREAM, Said, TO_THREAD, by_call, said,
 };
 use super::{event_loop, native, swallowed, verbs};
 use crate::analysis::case::Case;
+use crate::analysis::language::Language;
 use crate::analysis::pools::{is_at_work, is_future_call, is_pool_call, is_worker};
 use crate::analysis::streams::{is_stream, is_stream_writer};
 use crate::analysis::trail::{How, Node, Trail, fact};
 use crate::analysis::wording;
-use crate::model::{
-    Access, Certainty, Descriptor, FileKind, Foreign, Grade, Process, Task, Thread, Wait, WaitKind,
-};
+use crate::model::{Certainty, Foreign, Grade, Process, Task, Thread, WaitKind};
 
 /// What is told of the root of a trail.
 pub(super) struct Root {
@@ -38,115 +39,33 @@ impl Root {
         }
     }
 
-    pub(super) fn new(said: &Said, phrase: String) -> Self {
+    pub(super) fn new(said: &Said, node: Node<'_>, phrase: String) -> Self {
         Self {
             id: said.id,
             phrase,
             facts: Vec::new(),
             ceiling: Certainty::Certain,
-            refuted_if: "native code, a debugger or another process does it".into(),
+            refuted_if: match Language::of(node.process()) {
+                Language::Python => "native code, a debugger or another process does it",
+                _ => "a debugger or another process does it",
+            }
+            .into(),
             remedy: said.remedy.into(),
         }
     }
 }
 
-fn simple(said: &Said, node: Node<'_>) -> Root {
-    Root::new(said, format!("{}, {}", verbs::waits(node), said.why))
-}
-
-/// Waits that go round over pipes, sockets, children or tasks.
-fn of_circle(trail: &Trail<'_>) -> Option<Root> {
-    let (nodes, hows) = trail.circle()?;
-    let last = trail.root()?;
-    let (from, how, to) = trail.steps().last()?;
-    let phrase = format!("{} in turn", verbs::step(from, how, to));
-    let has = |wanted: How| hows.contains(&wanted);
-    let said = if has(How::Room) {
-        said(
-            "pipe-full",
-            "",
-            "read the pipe while the other side writes: Popen.communicate(), a thread that reads, or a file instead of a pipe; read a multiprocessing queue before joining its writers",
-        )
-    } else if has(How::Worker) {
-        TO_THREAD
-    } else if has(How::Lock) && nodes.iter().any(|node| is_on_file_lock(*node)) {
-        said(
-            "file-lock-deadlock",
-            "",
-            "do not wait for a process with a file lock held that it needs; take file locks without waiting (LOCK_NB) and say who holds them",
-        )
-    } else if has(How::Lock) && nodes.len() == 1 {
-        said(
-            "lock-self-deadlock",
-            "",
-            "do not take the lock again where it is held: split the function into one that takes it and one that expects it taken",
-        )
-    } else if has(How::Lock) {
-        said(
-            "lock-order-cycle",
-            "",
-            "take the locks in one order everywhere",
-        )
-    } else if has(How::Data) {
-        if nodes.iter().any(|node| reads_a_queue(*node)) {
-            FED
-        } else if is_on_socket(last) {
-            said(
-                "socket-peer-silent",
-                "",
-                "agree on who speaks first, send what is expected before waiting for the answer, and set a timeout on sockets",
-            )
-        } else {
-            said(
-                "pipe-never-fed",
-                "",
-                "close the pipe's writing end when all is written (Popen.communicate() does), or do not wait for the answer before",
-            )
-        }
-    } else if hows.iter().all(|how| *how == How::Task) {
-        said(
-            "await-cycle",
-            "",
-            "order the tasks so that none awaits one that awaits it: resolve dependencies before starting the tasks, and refuse \
-             circles there",
-        )
-    } else {
-        said(
-            "stuck-cause-unknown",
-            "",
-            "break the circle: one of these must not wait for the next",
-        )
-    };
-    Some(Root::new(&said, phrase))
-}
-
-fn is_on_file_lock(node: Node<'_>) -> bool {
-    let Node::Thread(_, thread) = node else {
-        return false;
-    };
-    thread
-        .wait
-        .as_ref()
-        .is_some_and(|wait| wait.kind == WaitKind::FileLock)
+pub(super) fn simple(said: &Said, node: Node<'_>) -> Root {
+    let phrase = format!("{}, {}", verbs::waits(node), said.why);
+    Root::new(said, node, phrase)
 }
 
 /// Whether it gets from a queue of `multiprocessing`, which is a pipe.
-fn reads_a_queue(node: Node<'_>) -> bool {
+pub(super) fn reads_a_queue(node: Node<'_>) -> bool {
     node.frames().iter().any(|frame| {
         frame.is("Queue.get", "multiprocessing/queues.py")
             || frame.is("SimpleQueue.get", "multiprocessing/queues.py")
     })
-}
-
-fn is_on_socket(node: Node<'_>) -> bool {
-    let Node::Thread(_, thread) = node else {
-        return false;
-    };
-    let wait = thread.wait.as_ref();
-    let mut files = wait
-        .into_iter()
-        .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
-    files.any(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)))
 }
 
 fn of_thread(
@@ -193,6 +112,7 @@ fn of_thread(
     if is_future_call(call) && for_loop {
         let mut root = Root::new(
             &TO_THREAD,
+            node,
             format!(
                 "{}, and that is to run on the same event loop",
                 verbs::waits(node)
@@ -273,6 +193,7 @@ fn unknown(node: Node<'_>) -> Root {
     );
     let mut root = Root::new(
         &said,
+        node,
         format!(
             "{}; nothing is left that could end that, and the cause is unknown",
             verbs::waits(node)
@@ -280,94 +201,6 @@ fn unknown(node: Node<'_>) -> Root {
     );
     root.ceiling = Certainty::Possible;
     root
-}
-
-/// Pipes and sockets that lead to nobody else.
-fn of_files(node: Node<'_>, wait: &Wait) -> Root {
-    let file = wait.descriptor.as_ref().or_else(|| wait.files.first());
-    let is_socket = file
-        .is_some_and(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)));
-    if wait.kind == WaitKind::Write {
-        return simple(
-            &said(
-                "pipe-full",
-                "and nobody reads what it writes",
-                "read the pipe while the other side writes",
-            ),
-            node,
-        );
-    }
-    if reads_a_queue(node) {
-        return simple(&FED, node);
-    }
-    let queued = file
-        .and_then(|file| file.peer.as_ref())
-        .filter(|peer| peer.unaccepted);
-    if let Some(peer) = queued.filter(|_| is_socket) {
-        let mut root = simple(
-            &said(
-                "socket-peer-silent",
-                "and nobody is left who could accept its connection",
-                "let the server handle each connection in a thread of its own (ThreadingHTTPServer, ThreadingMixIn), and do not call a server from its own handler",
-            ),
-            node,
-        );
-        if let Some(own) = peer.own.first() {
-            root.facts.push((
-                Grade::Read,
-                format!("the connection is in the queue of the listening socket, fd {own} of the same process, and has not been accepted"),
-            ));
-        }
-        return root;
-    }
-    if is_socket {
-        return simple(
-            &said(
-                "socket-peer-silent",
-                "and the other end is not going to send",
-                "agree on who speaks first, and set a timeout on sockets",
-            ),
-            node,
-        );
-    }
-    let has_writer = |file: &Descriptor| {
-        file.access != Some(Access::Write)
-            && file.peer.as_ref().is_some_and(|peer| !peer.own.is_empty())
-    };
-    if file.is_some_and(has_writer) {
-        let mut root = simple(
-            &said(
-                "pipe-end-left-open",
-                "and has the writing end open itself, so the end of file never comes",
-                "close the writing end in the process that reads (os.close after the fork; pass_fds and close_fds of subprocess)",
-            ),
-            node,
-        );
-        if let Some(own) = file
-            .and_then(|file| file.peer.as_ref())
-            .and_then(|peer| peer.own.first())
-        {
-            root.facts.push((
-                Grade::Read,
-                format!("fd {own} of the same process is the writing end of that pipe"),
-            ));
-        }
-        return root;
-    }
-    let remedy = match node.process().python {
-        Some(_) => "close the pipe's writing end when all is written (Popen.communicate() does)",
-        None => {
-            "close the pipe's writing end when all is written, in every process and thread that has it"
-        }
-    };
-    simple(
-        &said(
-            "pipe-never-fed",
-            "and the other end is neither going to write nor to close",
-            remedy,
-        ),
-        node,
-    )
 }
 
 /// Callbacks of `atexit` run after the main module's code has ended: it is on no stack any more.
@@ -388,6 +221,7 @@ fn of_exit(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
     );
     let mut root = Root::new(
         &said,
+        node,
         format!(
             "is at its exit, where the atexit callback {} {}",
             outermost.place(),
@@ -438,6 +272,7 @@ fn holds_what_is_needed(process: &Process, task: &Task, node: Node<'_>) -> Optio
     );
     let mut root = Root::new(
         &said,
+        node,
         format!(
             "{}, and holds {lock} all the while, which {} waits for{}",
             verbs::waits(node),

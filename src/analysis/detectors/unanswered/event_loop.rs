@@ -18,7 +18,7 @@ pub(super) fn of(
     node: Node<'_>,
 ) -> Option<Root> {
     is_blocked(process, thread, node)
-        .or_else(|| is_not_woken(case, process, thread))
+        .or_else(|| is_not_woken(case, process, thread, node))
         .or_else(|| blocks_runtime(thread, node))
 }
 
@@ -50,6 +50,7 @@ fn blocks_runtime(thread: &Thread, node: Node<'_>) -> Option<Root> {
     );
     let mut root = Root::new(
         &said,
+        node,
         format!(
             "{} and so blocks the one thread of its tokio runtime, on which all its tasks run",
             verbs::waits(node)
@@ -80,6 +81,7 @@ fn is_blocked(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root
     let others = event_loop.parked();
     let mut root = Root::new(
         &said,
+        node,
         format!(
             "{} and so blocks its event loop, on which {runs} runs",
             verbs::waits(node)
@@ -94,7 +96,12 @@ fn is_blocked(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root
 
 /// The loop sleeps without a timeout though there is something to do, which asyncio looks for before it sleeps
 /// (`BaseEventLoop._run_once`): it came later, from another thread, by a call that does not wake the loop.
-fn is_not_woken(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Root> {
+fn is_not_woken(
+    case: &Case<'_>,
+    process: &Process,
+    thread: &Thread,
+    node: Node<'_>,
+) -> Option<Root> {
     let wait = thread.wait.as_ref()?;
     if wait.kind != WaitKind::Poll || wait.timed != Some(false) || !case.has_motion() {
         return None;
@@ -132,6 +139,7 @@ fn is_not_woken(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<R
     };
     let mut root = Root::new(
         &said,
+        node,
         format!(
             "sleeps in its event loop though {what}: another thread did that, and did not wake the loop"
         ),

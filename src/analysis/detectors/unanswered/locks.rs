@@ -4,6 +4,7 @@ use super::cause::Root;
 use super::said::{LOCK, SEMAPHORE, said};
 use super::verbs;
 use crate::analysis::case::{self, Case};
+use crate::analysis::language::Language;
 use crate::analysis::pools::idles_between_tasks;
 use crate::analysis::trail::{Node, fact};
 use crate::analysis::wording;
@@ -12,18 +13,29 @@ use crate::model::{Certainty, Foreign, Grade, Process, Wait, WaitKind};
 /// A lock without a known holder.
 pub(super) fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: &Wait) -> Root {
     let lock = wording::lock(wait);
+    let language = Language::of(process);
     let here = verbs::at(node);
     if wait.kind == WaitKind::SharedFutex {
-        return of_shared_lock(case, node, wait, &lock.short);
+        return match language {
+            Language::Python => of_shared_lock(case, node, wait, &lock.short),
+            _ => of_native_shared_lock(node, &lock.short),
+        };
     }
     if let Some(parent) = case.forked_from(process) {
         let said = said(
             "lock-held-at-fork",
             "",
-            "start processes before threads; in Python use the spawn or forkserver start method, or re-initialize the lock in the child (os.register_at_fork); in C call nothing but async-signal-safe functions between fork and exec",
+            language.pick(
+                "start processes before threads; use the spawn or forkserver start method, or re-initialize the lock in the child (os.register_at_fork)",
+                "start programs by std::process::Command, with nothing in pre_exec() that takes a lock or allocates; where it must be \
+                 fork(), do so before there are threads",
+                "call nothing but async-signal-safe functions between fork and exec, or start programs by posix_spawn(); where the child \
+                 goes on without exec, fork before there are threads, or take the lock around the fork (pthread_atfork)",
+            ),
         );
         let mut root = Root::new(
             &said,
+            node,
             format!(
                 "waits{here} for {}, which is held in this process by nobody: it was, when process {} forked it",
                 lock.short, parent.pid
@@ -52,17 +64,34 @@ pub(super) fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: 
     }
     let mut root = Root::new(
         &LOCK,
+        node,
         format!(
             "waits{here} for {}, and nobody is left who could release it",
             lock.short
         ),
     );
-    if process.python.is_none() {
+    if language != Language::Python {
         root.remedy = "release the lock on every path out of the function that takes it, also where that fails; in a thread that reads \
                        by a read-write lock, do not take it again to write"
             .into();
     }
     root.ceiling = Certainty::Probable;
+    root
+}
+
+/// The same between processes that are not Python, of which it is not known who holds it.
+fn of_native_shared_lock(node: Node<'_>, lock: &str) -> Root {
+    let said = said(
+        LOCK.id,
+        "",
+        "release the lock on every path, also where the process that has it fails or is killed; a robust mutex \
+         (PTHREAD_MUTEX_ROBUST) tells the next one that its owner has died",
+    );
+    let here = verbs::at(node);
+    let phrase = format!("waits{here} for {lock}, and no process that is left is seen to hold it");
+    let mut root = Root::new(&said, node, phrase);
+    root.ceiling = Certainty::Probable;
+    root.refuted_if = Foreign::from("a process outside of this tree has it");
     root
 }
 
@@ -92,7 +121,7 @@ fn of_shared_lock(case: &Case<'_>, node: Node<'_>, wait: &Wait, lock: &str) -> R
         );
         (said, "which no process that is left is seen to hold")
     };
-    let mut root = Root::new(&said, format!("waits{here} for {lock}, {why}"));
+    let mut root = Root::new(&said, node, format!("waits{here} for {lock}, {why}"));
     root.ceiling = Certainty::Probable;
     root.refuted_if = Foreign::from("a process outside of this tree has it");
     root

@@ -3,7 +3,9 @@
 //! `docs/detectors/` for each.
 
 mod cause;
+mod circle;
 mod event_loop;
+mod files;
 mod locks;
 mod native;
 mod said;
