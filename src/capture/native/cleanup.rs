@@ -34,7 +34,8 @@ pub(crate) struct Call {
     /// Its first two arguments, where they are known: the value that is dropped, where that is two words and the compiler
     /// passes it so, or its address.
     pub(crate) arguments: Vec<u64>,
-    /// The words at its first argument, where that is known to be on the stack: of the value that is dropped.
+    /// The words at its first argument, where that is known: of the value that is dropped, or of what that refers to where it is
+    /// passed itself.
     pub(crate) words: Vec<u64>,
     /// It was looked into, and does nothing: the option that it drops is none.
     pub(crate) idle: bool,
@@ -75,7 +76,8 @@ pub(crate) fn cleanup(
         }
         let arguments = flow::arguments(&site.state);
         let words = arguments.first().copied().flatten().map(|argument| {
-            (0..GUARD_WORDS as u64).map_while(move |word| stack(argument.checked_add(word * 8)?, 8))
+            let read = move |at: u64| stack(at, 8).or_else(|| memory.u64(at).ok());
+            (0..GUARD_WORDS as u64).map_while(move |word| read(argument.checked_add(word * 8)?))
         });
         cleanup.calls.push(Call {
             arguments: arguments.into_iter().flatten().collect(),

@@ -188,7 +188,9 @@ fn words_of_guards<'c>(calls: impl Iterator<Item = &'c Call>) -> Option<(usize, 
     let mut words = Vec::new();
     for call in calls {
         let function = call.function.untrusted();
-        if kind(function).is_none() || !is_guard(function) || call.words.is_empty() {
+        // What releases a lock is given the lock itself, in place of its guard.
+        let tells = is_guard(function) || !function.contains("drop");
+        if kind(function).is_none() || !tells || call.words.is_empty() {
             continue;
         }
         count += 1;
@@ -302,6 +304,45 @@ mod tests {
         assert!(!collects_guards(
             "core::ptr::drop_in_place::<alloc::vec::Vec<u32>>"
         ));
+    }
+
+    #[test]
+    fn whose_guard_it_is_by_what_drops_it() {
+        let function = NativeFrame::of("hang::join", "hang");
+        let owning = |function_called: &str, words: &[u64]| {
+            let call = Call {
+                function: function_called.into(),
+                arguments: vec![0x1000],
+                words: words.to_vec(),
+                idle: false,
+            };
+            let calls = vec![call];
+            let cleanup = Cleanup {
+                calls,
+                ..Cleanup::default()
+            };
+            Owning::of(0, &function, cleanup).expect("a guard")
+        };
+        let drop = "core::ptr::drop_in_place::<std::sync::poison::mutex::MutexGuard<u32>>";
+        for (called, words, lock, expected) in [
+            // The guard itself is passed, and what it refers to is the lock; or its address.
+            (drop, &[2, 7][..], 0x1000, Some(true)),
+            (drop, &[2, 7], 0x2000, Some(false)),
+            (drop, &[0x2000, 0], 0x2000, Some(true)),
+            (drop, &[], 0x1000, None),
+            (
+                "<std::sys::sync::mutex::futex::Mutex>::wake",
+                &[2, 7],
+                0x2000,
+                Some(false),
+            ),
+        ] {
+            assert_eq!(
+                owning(called, words).has_guard_of(lock),
+                expected,
+                "{called}"
+            );
+        }
     }
 
     #[test]

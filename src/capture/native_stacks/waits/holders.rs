@@ -67,7 +67,11 @@ pub(super) fn find(
                 let thread = holder.thread.as_ref().and_then(Key::tid);
                 thread.is_none_or(|tid| owners.unwinds && !look.owns(tid))
             };
-            if found.iter().any(guardless) {
+            let open = |holder: &Holder| {
+                let thread = holder.thread.as_ref().and_then(Key::tid);
+                thread.is_some_and(|tid| look.may_be_anothers(tid) || look.only_refers(tid))
+            };
+            if found.iter().any(guardless) || found.iter().any(open) {
                 doubtful.insert(waiter.tid);
             }
             suspects.insert(waiter.tid, found);
@@ -122,6 +126,7 @@ impl Look<'_> {
     /// Threads of which a frame both refers to the lock and owns a guard that keeps the waiter out.
     fn owners(&self) -> Vec<Holder> {
         let mut found = Vec::new();
+        let mut seen = Vec::new();
         for (tid, owners) in self.owning {
             let own = *tid == self.waiter.tid;
             let released = self.released.contains(&(*tid, self.waiter.lock.address));
@@ -133,9 +138,19 @@ impl Look<'_> {
                 .filter(|owning| owning.keeps_out(self.waiter.shape.primitive))
                 // The frames of the wait itself have none that it has to wait for.
                 .filter(|owning| !own || self.may_be_its_own(owning));
-            if let Some(owning) = fitting.find(|owning| self.is_of_lock(*tid, owning)) {
-                found.extend(self.holder(*tid, owning.frame, HolderEvidence::DroppedGuard));
+            let Some(owning) = fitting.find(|owning| self.is_of_lock(*tid, owning)) else {
+                continue;
+            };
+            let holder = self.holder(*tid, owning.frame, HolderEvidence::DroppedGuard);
+            match self.is_seen_to_be_of_lock(owning) {
+                true => seen.extend(holder),
+                false if own || !self.may_be_anothers(*tid) => found.extend(holder),
+                false => {}
             }
+        }
+        // Whose guard was read has it; others may refer to the lock and own a guard of another one.
+        if !seen.is_empty() {
+            found = seen;
         }
         // A library's frame that passes the address on may own a guard of a lock of its own (rayon's latches).
         if found.iter().any(|holder| holder.place.is_some()) {
@@ -178,12 +193,44 @@ impl Look<'_> {
     /// Whether another thread may be the one that has the lock, and give it back: its guard may be anywhere.
     fn others_go_on(&self) -> bool {
         let mut others = self.process.threads.iter();
-        others.any(|other| {
-            let idles = other.wait.as_ref().is_some_and(|wait| {
-                let call = wait.call.as_ref().map_or("", |call| call.untrusted());
-                call.starts_with("idle ")
-            });
-            other.tid != self.waiter.tid && !idles && goes_on(other)
+        others.any(|other| other.tid != self.waiter.tid && !idles(other) && goes_on(other))
+    }
+
+    /// Whether the guard that the waiter needs may as well be another thread's than this one's, which owns some guard and refers to
+    /// the lock. One that waits for a lock itself is as a rule where it wants a second one; one that waits for anything else, for
+    /// a thread's end above all, refers to many a lock that it does not have.
+    fn may_be_anothers(&self, holder: Tid) -> bool {
+        let wait = |tid: Tid| self.process.thread_by_tid(tid)?.wait.as_ref();
+        // Who initialises is the frame that has the address.
+        if self.waiter.shape.primitive == Primitive::StdOnce
+            || wait(holder).is_some_and(|wait| wait.kind == WaitKind::Lock)
+        {
+            return false;
+        }
+        let mut others = self.others_than(holder);
+        others.any(|other| self.owns(other.tid) || goes_on(other))
+    }
+
+    /// Whether a thread that joins another is not seen to own a guard that may be the lock's, and there are others that may: who
+    /// starts a thread and joins it refers to all that it has lent to it.
+    fn only_refers(&self, tid: Tid) -> bool {
+        let thread = self.process.thread_by_tid(tid);
+        let wait = thread.and_then(|thread| thread.wait.as_ref());
+        wait.is_some_and(|wait| wait.kind == WaitKind::ThreadExit)
+            && !self.owns(tid)
+            && self.others_than(tid).next().is_some()
+    }
+
+    /// Threads other than this one and those that wait for the lock, as far as they may have it.
+    fn others_than(&self, holder: Tid) -> impl Iterator<Item = &Thread> {
+        let waiter = self.process.thread_by_tid(self.waiter.tid);
+        let wait = waiter.and_then(|thread| thread.wait.as_ref());
+        let out_of_reach = wait.map_or(&[][..], |wait| wait.out_of_reach.as_slice());
+        self.process.threads.iter().filter(move |other| {
+            let same =
+                [holder, self.waiter.tid].contains(&other.tid) || self.waiting.contains(&other.tid);
+            let has_none = self.has_no_guard(other.tid) || out_of_reach.contains(&other.key);
+            !same && !has_none && !idles(other) && other.kind != ThreadKind::Exited
         })
     }
 
@@ -254,13 +301,15 @@ impl Look<'_> {
         self.known.contains(&tid) && !self.owns(tid)
     }
 
-    /// Whether a thread owns a guard that would keep the waiter out, of whatever lock it is.
+    /// Whether a thread owns a guard that would keep the waiter out, of whatever lock, unless it was read to be another one's.
     fn owns(&self, tid: Tid) -> bool {
-        self.owning.get(&tid).is_some_and(|owners| {
-            owners
-                .iter()
-                .any(|owning| owning.keeps_out(self.waiter.shape.primitive))
-        })
+        let fits = |owning: &Owning| {
+            owning.keeps_out(self.waiter.shape.primitive)
+                && owning.has_guard_of(self.waiter.lock.address) != Some(false)
+        };
+        self.owning
+            .get(&tid)
+            .is_some_and(|all| all.iter().any(fits))
     }
 
     /// Threads other than those that wait for the lock whose stacks refer to it, the likeliest first.
@@ -307,6 +356,12 @@ impl Look<'_> {
             grade,
         })
     }
+}
+
+/// Whether it is a worker that waits for the next piece of work.
+fn idles(thread: &Thread) -> bool {
+    let call = thread.wait.as_ref().and_then(|wait| wait.call.as_ref());
+    call.is_some_and(|call| call.untrusted().starts_with("idle "))
 }
 
 fn with_wait(process: &mut Process, tid: Tid, change: impl FnOnce(&mut crate::model::Wait)) {

@@ -116,7 +116,6 @@ pub(super) fn tell(
         .filter_map(|(tid, futex)| Some((tid, objects::released(futex, &locks, memory)?)))
         .collect();
     owning.released = released;
-    holders::find(process, &waiters, unwound, &owning, namespace);
     let space = reach::Space {
         regions,
         images,
@@ -133,6 +132,7 @@ pub(super) fn tell(
             wait.out_of_reach = keys;
         }
     }
+    holders::find(process, &waiters, unwound, &owning, namespace);
 }
 
 /// What a thread waits in, unless Python knows it better, or it has moved since it was seen to wait.
