@@ -1,8 +1,9 @@
 //! `fixtures/hangs/{rust,c}`: scenes of two programs that hang as real ones do, and look-alikes that do not. Each is dumped as a
 //! user would, and the first verdict is held against the table of truths beside the sources.
 
+use crate::support::hangscope::{command, finish};
 use crate::support::program::Program;
-use crate::support::scoreboard::{Scored, is_placed, judge, score_all, words};
+use crate::support::scoreboard::{Score, Scored, is_placed, judge, score_all, words};
 use crate::support::{fixture, native};
 use hangscope::model::Finding;
 use serde::Deserialize;
@@ -181,6 +182,40 @@ fn rust_with_adjoining_stacks() {
     let stacks = native::c_library("programs/native/adjoining_stacks.c");
     let program = native::rust_hangs("release");
     scoreboard(&program, "hangs/rust", "src", Some(&stacks));
+}
+
+/// Without a stop some registers are guessed, and callers with them: no healthy program may be accused by that.
+fn healthy_without_a_stop(program: &Path) {
+    let of = "hangs/rust --no-stop";
+    let healthy = truths("hangs/rust").into_iter();
+    let healthy: Vec<Truth> = healthy.filter(|truth| truth.healthy).collect();
+    score_all(of, healthy, |truth| {
+        let mut program = Program::start(Command::new(program).arg(&truth.scene));
+        program.wait_for("READY");
+        let pid = program.pid().to_string();
+        let dump = ["dump", &pid, "--native", "--no-stop", "--format", "json"];
+        let report = finish(command().args(dump)).report();
+        program.must_be_alive();
+        let first = report.analysis.findings.first();
+        Scored {
+            name: truth.scene,
+            score: first.map_or(Score::Right, |_| Score::Wrong),
+            said: first.map_or_else(String::new, |first| {
+                format!("{}: {}", first.id, first.title.untrusted())
+            }),
+            known_miss: false,
+        }
+    });
+}
+
+#[test]
+fn healthy_rust_debug_without_a_stop() {
+    healthy_without_a_stop(&native::rust_hangs("dev"));
+}
+
+#[test]
+fn healthy_rust_release_without_a_stop() {
+    healthy_without_a_stop(&native::rust_hangs("release"));
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(super) fn tell(
         }
         if let Some(address) = address.filter(|_| is_native && wait.timed == Some(false))
             && let Some(stack) = unwound.get(&thread.tid)
+            // Where registers were guessed it is not known by what others know it.
+            && stack.grade == Grade::Read
         {
             // C's own primitives are known by their address; others park their thread.
             let parks =

@@ -8,7 +8,7 @@ use super::{Waited, scan};
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::CachedMemory;
 use crate::capture::native::{Images, StackBytes, Symbolizer, named_ahead};
-use crate::model::{Process, Thread, ThreadKind, Tid};
+use crate::model::{Grade, Process, Thread, ThreadKind, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -88,7 +88,9 @@ pub(super) fn out_of_reach(
     let pieces = Pieces::new(memory);
     let mut going_on = process.threads.iter().filter(|thread| goes_on(thread));
     for thread in going_on.by_ref().take(MAX_THREADS) {
-        let Some(stack) = unwound.get(&thread.tid) else {
+        // Without a stop not all registers are known, and what is in one of those leads somewhere, too.
+        let stack = unwound.get(&thread.tid);
+        let Some(stack) = stack.filter(|stack| stack.grade == Grade::Read) else {
             continue;
         };
         let is_own = |module: usize| has_own_code(images, module);
@@ -270,7 +272,6 @@ impl Follow<'_> {
 mod tests {
     use super::*;
     use crate::capture::native::{Walk, WalkEnd};
-    use crate::model::Grade;
 
     #[test]
     fn stacks_in_one_mapping_end_where_they_were_copied_to() {
