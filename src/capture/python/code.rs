@@ -27,7 +27,11 @@ pub(crate) struct Code {
     variables: OnceCell<Rc<[String]>>,
     names: OnceCell<Rc<[String]>>,
     exceptions: OnceCell<Rc<[ExceptionEntry]>>,
+    globals: RefCell<Option<(u64, Globals)>>,
 }
+
+/// Globals by name, with their values.
+pub(crate) type Globals = Rc<[(String, u64)]>;
 
 /// Most text of frames that is kept of one process, in bytes. Ten thousand frames take one million.
 const MAX_TEXT: usize = 256 << 20;
@@ -91,6 +95,7 @@ fn read(heap: &Heap<'_>, address: u64) -> Result<Code, ObjectError> {
         variables: OnceCell::new(),
         names: OnceCell::new(),
         exceptions: OnceCell::new(),
+        globals: RefCell::default(),
     })
 }
 
@@ -156,6 +161,17 @@ impl Code {
         };
         let names = self.names.get_or_init(|| read().unwrap_or_default().into());
         Rc::clone(names)
+    }
+
+    /// Those of the globals in the dictionary at this address that it uses; `read` reads them. Threads in the same function have the same.
+    pub(crate) fn globals(&self, dictionary: u64, read: impl FnOnce() -> Globals) -> Globals {
+        let known = self.globals.borrow().clone();
+        if let Some((_, globals)) = known.filter(|(of, _)| *of == dictionary) {
+            return globals;
+        }
+        let globals = read();
+        *self.globals.borrow_mut() = Some((dictionary, Rc::clone(&globals)));
+        globals
     }
 
     /// Number of places for variables in a frame, before its evaluation stack.

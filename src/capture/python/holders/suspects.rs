@@ -1,6 +1,7 @@
 //! Who might hold a lock that notes nobody: the threads whose frames reach it.
 
 use super::{RawHolder, place};
+use crate::capture::python::code::Globals;
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::interpreter::Census;
@@ -64,13 +65,13 @@ impl Reach<'_> {
         if !self.by_code.contains_key(&code) {
             // A module's code names all that the module defines.
             let globals = if frame.code.name == "<module>" {
-                Vec::new()
+                Globals::default()
             } else {
                 waits::used_globals(self.heap, frame)
             };
             let found = globals
-                .into_iter()
-                .flat_map(|(_, value)| self.within_object(value))
+                .iter()
+                .flat_map(|(_, value)| self.within_object(*value))
                 .collect();
             self.by_code.insert(code, found);
         }

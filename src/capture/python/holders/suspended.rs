@@ -38,8 +38,8 @@ impl Suspended {
             out.extend(fixtures(heap, frame));
         } else {
             let globals = self.globals.entry(frame.code.address).or_insert_with(|| {
-                let globals = waits::used_globals(heap, frame).into_iter();
-                globals.map(|(_, value)| value).collect()
+                let globals = waits::used_globals(heap, frame);
+                globals.iter().map(|(_, value)| *value).collect()
             });
             objects.extend(globals.iter());
             for object in objects.iter().take(MAX_OBJECTS) {

@@ -62,8 +62,8 @@ fn waits_in_vain(heap: &Heap<'_>, state: &RawThreadState, future: u64) -> bool {
 fn near(heap: &Heap<'_>, frame: &RawFrame) -> Vec<u64> {
     let variables = slots::variables(heap, frame).unwrap_or_default();
     let globals = used_globals(heap, frame);
-    let all = variables.into_iter().chain(globals);
-    all.map(|(_, value)| value).collect()
+    let all = variables.iter().chain(globals.iter());
+    all.map(|(_, value)| *value).collect()
 }
 
 /// Whether an object is an event loop that no thread runs, with a callback that knows this future.

@@ -103,8 +103,9 @@ pub(super) fn asked(
         return Asked::default();
     }
     let variables = slots::variables(heap, asking).unwrap_or_default();
-    let named = variables.into_iter().chain(used_globals(heap, asking));
-    let named: Vec<u64> = named.take(MAX_OBJECTS).map(|(_, object)| object).collect();
+    let globals = used_globals(heap, asking);
+    let named = variables.iter().chain(globals.iter());
+    let named: Vec<u64> = named.take(MAX_OBJECTS).map(|(_, object)| *object).collect();
     // `self.thread`: the loop names it.
     let attributes = named
         .iter()
@@ -161,7 +162,7 @@ impl Ahead<'_> {
         let globals = used_globals(heap, frame);
         let called = globals.iter().filter(|(name, _)| names.contains(name));
         let called: Vec<u64> = called.map(|(_, value)| *value).collect();
-        let objects = variables.iter().chain(&globals).take(MAX_OBJECTS);
+        let objects = variables.iter().chain(globals.iter()).take(MAX_OBJECTS);
         let of_objects: Vec<u64> = objects
             .flat_map(|(_, object)| {
                 let methods = names.iter();
