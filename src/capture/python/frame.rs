@@ -55,7 +55,7 @@ pub(crate) fn innermost(heap: &Heap<'_>, thread_state: u64) -> Result<u64, ReadE
 
 /// The first frame outwards of one that is on another page, if it comes soon; 0 after the outermost.
 pub(crate) fn next_elsewhere(heap: &Heap<'_>, frame: u64) -> Option<u64> {
-    const SOON: usize = 16;
+    const SOON: usize = 64;
     let mut next = frame;
     for _ in 0..SOON {
         next = heap

@@ -5,7 +5,8 @@ use super::frame::{self, RawFrame};
 use super::heap::Heap;
 use super::names::{KnownThread, known_threads};
 use super::offsets::fixed;
-use crate::capture::memory::ReadError;
+use super::slots;
+use crate::capture::memory::{PAGE, ReadError};
 use crate::model::{Addr, Foreign, Gap, GapKind, Gil, Interpreter, Key, ThreadState, Tid};
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,11 +18,13 @@ const MAX_THREAD_STATES: usize = 100_000;
 /// Thread states of which frames and more are brought in one call: few enough that it is all kept until it has been read.
 pub(super) const TOGETHER: usize = 256;
 /// Innermost frames of a thread state that are brought so.
-const FRAMES_TOGETHER: usize = 16;
+const FRAMES_TOGETHER: usize = 256;
 /// Most stacks that are read anew because their thread ran on meanwhile: as many run at a time as there are GILs.
 const MAX_REREADS: usize = 64;
 /// How often each of them is.
 const ATTEMPTS: usize = 4;
+/// What is brought of an object, with what lies before it.
+const OBJECT_BYTES: usize = 128;
 /// What is brought of a frame; most are smaller.
 const FRAME_BYTES: usize = 256;
 
@@ -42,6 +45,10 @@ impl Census {
         self.thread_states.chunks(TOGETHER).flat_map(|some| {
             let frames = some.iter().flat_map(RawThreadState::frame_ranges);
             heap.memory.prefetch(frames);
+            let variables = some.iter().flat_map(|raw| raw.first_variables(heap));
+            // What comes before an object may lead to its attributes.
+            let objects = variables.map(|object| (object.saturating_sub(32), OBJECT_BYTES));
+            heap.memory.prefetch(objects);
             some
         })
     }
@@ -86,10 +93,26 @@ impl RawThreadState {
         }
     }
 
-    /// Where its innermost frames lie.
+    /// What the first variable of each of its innermost frames refers to: `self`, mostly.
+    fn first_variables(&self, heap: &Heap<'_>) -> impl Iterator<Item = u64> {
+        let frames = self.raw_frames.iter().take(FRAMES_TOGETHER);
+        let mut last = None;
+        frames
+            .filter_map(|frame| {
+                let first = frame.address.wrapping_add(heap.offsets.frame_locals);
+                slots::reference(heap, heap.memory.u64(first).ok()?)
+            })
+            .filter(move |object| last.replace(*object) != Some(*object))
+    }
+
+    /// Where its innermost frames lie; of those that follow each other on a page the outermost ones.
     pub(super) fn frame_ranges(&self) -> impl Iterator<Item = (u64, usize)> {
         let frames = self.raw_frames.iter().take(FRAMES_TOGETHER);
-        frames.map(|frame| (frame.address, FRAME_BYTES))
+        let addresses = frames.map(|frame| frame.address);
+        let mut page = None;
+        addresses
+            .filter(move |address| page.replace(address / PAGE) != Some(address / PAGE))
+            .map(|address| (address, FRAME_BYTES))
     }
 }
 

@@ -182,8 +182,7 @@ impl Walk<'_, '_> {
             .references
             .is_made_in_python(class, &[b"_socket.socket"])?;
         if made_in_python {
-            let attributes = heap.attributes(object)?.into_iter();
-            self.push(attributes.map(|(_, value)| value).collect());
+            self.push(heap.attribute_values(object)?);
             self.push(vec![class]);
         }
         match is_container || made_in_python {

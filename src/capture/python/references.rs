@@ -117,14 +117,10 @@ impl References<'_> {
 
     /// The variables of a frame, and what it calculates with.
     pub(super) fn of_frame(&self, frame: &RawFrame) -> Result<Vec<u64>, Open> {
-        let variables = slots::variables(self.heap, frame)?;
+        let variables = slots::values(self.heap, frame)?;
         let stack = slots::stack(self.heap, frame)?.values.into_iter();
         let stack = stack.filter(|value| *value != 0 && self.heap.looks_like_object(*value));
-        Ok(variables
-            .into_iter()
-            .map(|(_, value)| value)
-            .chain(stack)
-            .collect())
+        Ok(variables.into_iter().chain(stack).collect())
     }
 
     /// The globals of a frame.

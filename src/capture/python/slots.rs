@@ -24,15 +24,31 @@ pub(crate) fn variables(
     frame: &RawFrame,
 ) -> Result<Vec<(String, u64)>, ObjectError> {
     let names = frame.code.variables(heap);
+    let named = values_in_places(heap, frame, names.len())?.into_iter();
+    let named = named.filter_map(|(place, value)| Some((names.get(place)?.clone(), value)));
+    Ok(named.collect())
+}
+
+/// The values of the variables of a frame.
+pub(crate) fn values(heap: &Heap<'_>, frame: &RawFrame) -> Result<Vec<u64>, ObjectError> {
+    let count = frame.code.variables(heap).len();
+    let values = values_in_places(heap, frame, count)?.into_iter();
+    Ok(values.map(|(_, value)| value).collect())
+}
+
+/// The values of variables, with their places among these.
+fn values_in_places(
+    heap: &Heap<'_>,
+    frame: &RawFrame,
+    count: usize,
+) -> Result<Vec<(usize, u64)>, ObjectError> {
     let first = frame.address.wrapping_add(heap.offsets.frame_locals);
     let mut out = Vec::new();
-    for (index, name) in (0..MAX_SLOTS).zip(names.iter()) {
+    for (place, index) in (0..count).zip(0..MAX_SLOTS) {
         let slot = heap.memory.u64(first.wrapping_add(8 * index))?;
-        if let Some(value) = reference(heap, slot) {
-            let value = unwrapped(heap, value);
-            if value != 0 {
-                out.push((name.clone(), value));
-            }
+        let value = reference(heap, slot).map_or(0, |value| unwrapped(heap, value));
+        if value != 0 {
+            out.push((place, value));
         }
     }
     Ok(out)

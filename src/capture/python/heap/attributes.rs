@@ -10,6 +10,9 @@ const REFERENCE_MEMBERS: [i32; 2] = [6, 16];
 /// Longest method resolution order that is followed.
 const MAX_BASES: usize = 256;
 
+/// Most values that lie by an object: more than CPython shares keys for.
+const MAX_VALUES: u64 = 256;
+
 /// Offsets of the slots of a type and its bases, by name.
 pub(super) type Slots = HashMap<String, u64>;
 
@@ -76,6 +79,32 @@ impl Heap<'_> {
                 out.push((name.clone(), value));
             }
         }
+        Ok(out)
+    }
+
+    /// The values of all instance attributes, without their names.
+    pub(crate) fn attribute_values(&self, object: u64) -> Result<Vec<u64>, ObjectError> {
+        let kind = self.type_of(object)?;
+        let mut out = Vec::new();
+        match self.storage(object, kind)? {
+            Storage::Values(first) => {
+                let names = self.cached_names(kind)?;
+                let count = names
+                    .values()
+                    .max()
+                    .map_or(0, |last| last.saturating_add(1));
+                for index in 0..count.min(MAX_VALUES) {
+                    out.push(self.memory.u64(first.wrapping_add(8 * index))?);
+                }
+            }
+            Storage::Dict(dict) => out.extend(self.dict(dict)?.into_iter().map(|(_, value)| value)),
+            Storage::Nowhere => {}
+        }
+        let mut slots: Vec<u64> = self.slots_of(kind)?.values().copied().collect();
+        slots.sort_unstable();
+        let at = |offset: u64| self.memory.u64(object.wrapping_add(offset)).ok();
+        out.extend(slots.into_iter().filter_map(at));
+        out.retain(|value| *value != 0);
         Ok(out)
     }
 

@@ -58,7 +58,7 @@ struct Reach<'h> {
 impl Reach<'_> {
     fn within_frame(&mut self, frame: &RawFrame) -> Vec<u64> {
         let mut out = Vec::new();
-        for (_, value) in slots::variables(self.heap, frame).unwrap_or_default() {
+        for value in slots::values(self.heap, frame).unwrap_or_default() {
             out.extend(self.within_object(value));
         }
         let code = frame.code.address;
@@ -89,8 +89,8 @@ impl Reach<'_> {
         if self.by_object.len() >= MAX_SEARCHED {
             return Vec::new();
         }
-        let attributes = self.heap.attributes(object).unwrap_or_default();
-        let values = attributes.into_iter().map(|(_, value)| value);
+        let values = self.heap.attribute_values(object).unwrap_or_default();
+        let values = values.into_iter();
         let found: Vec<u64> = values.filter(|value| self.wanted.contains(value)).collect();
         self.by_object.insert(object, found.clone());
         found

@@ -28,11 +28,10 @@ impl Suspended {
     /// The generators that a frame refers to: by a variable or a `for` loop; in the program's own code also by a global that it
     /// names and by an attribute of any of these; in pytest's runner, the fixtures of the test.
     pub(super) fn referred_to(&mut self, heap: &Heap<'_>, frame: &RawFrame) -> BTreeSet<u64> {
-        let variables = slots::variables(heap, frame).unwrap_or_default();
+        let variables = slots::values(heap, frame).unwrap_or_default();
         let stack = slots::stack(heap, frame).unwrap_or_default();
-        let named = variables.into_iter().map(|(_, value)| value);
         let of_stack = stack.values.into_iter().filter(|value| *value != 0);
-        let mut objects: BTreeSet<u64> = named.chain(of_stack).collect();
+        let mut objects: BTreeSet<u64> = variables.into_iter().chain(of_stack).collect();
         let mut out = BTreeSet::new();
         if is_library_file(frame.code.file.untrusted()) {
             out.extend(fixtures(heap, frame));
@@ -61,9 +60,10 @@ impl Suspended {
 }
 
 fn among_attributes(heap: &Heap<'_>, object: u64) -> Vec<u64> {
-    let attributes = heap.attributes(object).unwrap_or_default().into_iter();
-    let values = attributes.take(MAX_ATTRIBUTES).map(|(_, value)| value);
+    let values = heap.attribute_values(object).unwrap_or_default();
     values
+        .into_iter()
+        .take(MAX_ATTRIBUTES)
         .filter(|value| generator::is_generator(heap, *value))
         .collect()
 }

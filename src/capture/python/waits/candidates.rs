@@ -40,7 +40,7 @@ pub(super) fn candidates(heap: &Heap<'_>, waiter: &RawThreadState) -> Vec<u64> {
                 .into_iter()
                 .flatten()
             {
-                for (_, value) in heap.attributes(object).unwrap_or_default() {
+                for value in heap.attribute_values(object).unwrap_or_default() {
                     if seen.insert(value) {
                         out.push(value);
                     }
@@ -60,8 +60,7 @@ fn direct(heap: &Heap<'_>, frame: &RawFrame) -> Vec<u64> {
         .rev()
         .filter(|value| *value != 0)
         .collect();
-    let variables = slots::variables(heap, frame).unwrap_or_default();
-    out.extend(variables.into_iter().map(|(_, value)| value));
+    out.extend(slots::values(heap, frame).unwrap_or_default());
     out
 }
 
