@@ -1,7 +1,7 @@
 //! Where a stuck wait leads: from thread to thread, into event loops and their tasks, and on into other processes, down to
 //! what waits for nobody else, or round in a circle.
 
-use crate::model::{Frame, Key, ObjectFact, Process, Task, Thread, WaitObject};
+use crate::model::{Frame, Grade, Key, ObjectFact, Process, Task, Thread, WaitObject};
 
 /// A thread or a task that waits.
 #[derive(Clone, Copy)]
@@ -69,6 +69,15 @@ impl<'c> Node<'c> {
         match self {
             Self::Thread(process, _) | Self::Task(process, _) => process,
         }
+    }
+
+    /// Whether its native frames were read without a stop.
+    pub(super) fn is_guessed(self) -> bool {
+        let stack = match self {
+            Self::Thread(_, thread) => thread.native.as_ref(),
+            Self::Task(..) => None,
+        };
+        stack.is_some_and(|stack| stack.grade == Grade::Guessed)
     }
 
     pub(super) fn frames(self) -> Vec<&'c Frame> {

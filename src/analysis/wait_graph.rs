@@ -3,8 +3,8 @@
 use super::case::destroyers;
 use super::trail::fact;
 use crate::model::{
-    EdgeKind, Grade, Holder, HolderEvidence, Key, Process, Snapshot, Wait, WaitEdge, WaitKind,
-    WaitObject,
+    EdgeKind, Grade, Holder, HolderEvidence, Key, Process, Snapshot, Thread, Wait, WaitEdge,
+    WaitKind, WaitObject,
 };
 use std::collections::BTreeSet;
 
@@ -143,7 +143,33 @@ fn is_firm(holder: &Holder) -> bool {
         holder.by,
         HolderEvidence::BareOwnerField | HolderEvidence::Reference
     );
-    holder.grade >= Grade::Derived && !by_hearsay
+    // What rests on a guard that was guessed at is capped where it is told (`guesses_at_locks`).
+    let guessed_at = matches!(
+        holder.by,
+        HolderEvidence::DroppedGuard | HolderEvidence::OnlyThread | HolderEvidence::OnlyReference
+    );
+    (holder.grade >= Grade::Derived || guessed_at) && !by_hearsay
+}
+
+/// Whether a thread waits for a native lock that does not note who has it, and the process was not stopped: the guard may be in a
+/// register that was not read. Of all that hangs in the process the cause may be there.
+pub(super) fn guesses_at_locks(process: &Process) -> bool {
+    let guesses = |thread: &Thread| {
+        let stack = thread.native.as_ref();
+        let guessed = stack.is_some_and(|stack| stack.grade == Grade::Guessed);
+        guessed && thread.wait.as_ref().is_some_and(is_unnoted)
+    };
+    process.threads.iter().any(guesses)
+}
+
+/// Whether it is for a native lock that does not note who has it, or has not.
+fn is_unnoted(wait: &Wait) -> bool {
+    let object = wait.object.as_ref();
+    let type_name = object.map_or("", |object| object.type_name.untrusted());
+    let mut holders = wait.holders.iter();
+    wait.kind == WaitKind::Lock
+        && (type_name.contains("::") || type_name == "pthread_rwlock_t")
+        && holders.all(|holder| holder.by != HolderEvidence::PthreadMutex)
 }
 
 /// Whether who holds it keeps all others out. What `multiprocessing`'s locks are made of is a semaphore, so there the type

@@ -5,7 +5,7 @@ use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, Closure, Standing, destroyers};
 use crate::analysis::chain::{Chain, Link, Waits};
 use crate::analysis::language::Language;
-use crate::analysis::{polling, signature, wording};
+use crate::analysis::{polling, signature, wait_graph, wording};
 use crate::model::{Certainty, Finding, Grade, Key, Process, Thread, WaitKind};
 use std::collections::BTreeSet;
 
@@ -132,7 +132,8 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     if open && chain.closes.is_none() && !case.overdue {
         return None;
     }
-    let certainty = match (case.has_motion(), chain.closes.is_some(), &closure) {
+    let is_seen = case.has_motion() && !wait_graph::guesses_at_locks(process);
+    let certainty = match (is_seen, chain.closes.is_some(), &closure) {
         (false, _, _) => Certainty::Possible,
         (true, true, _) if all_joins => Certainty::Certain,
         (true, true, _) => Certainty::Probable,

@@ -127,7 +127,7 @@ impl<'a, 'c> Look<'a, 'c> {
             let target = wait.target.as_ref()?;
             return Some(&process.thread(target)?.key);
         }
-        let holder = wait_graph::holder(wait)?;
+        let holder = wait_graph::holder(wait).filter(|it| it.grade >= Grade::Derived)?;
         // Who waits for a plain lock in a block of it may use it as a signal, which another thread gives.
         let itself = holder.thread.as_ref() == Some(&waiter.key);
         let owned = wait.kind == WaitKind::RLock

@@ -55,6 +55,8 @@ impl Unwinder<'_> {
         reader: &Reader<'_>,
     ) -> Option<Vec<NativeFrame>> {
         let arch = self.arch();
+        // Zero is found on any stack: it ends a guess only where none leads to an end by rule.
+        let mut ended_by_zero = None;
         let mut tries = 0;
         let mut walked = 0;
         for number in 0..MAX_WORDS {
@@ -70,19 +72,23 @@ impl Unwinder<'_> {
             from.registers.set(arch, arch.frame_pointer, Some(place));
             let mut frames = Vec::new();
             let (end, _) = self.walk(from, reader, &mut frames);
-            if end == WalkEnd::Outermost {
-                // That the thread is in the first of them needs no guess.
-                for frame in frames.iter_mut().skip(1) {
-                    frame.guessed = true;
-                }
-                return Some(frames);
-            }
             tries += 1;
             walked += frames.len();
+            // That the thread is in the first of them needs no guess.
+            for frame in frames.iter_mut().skip(1) {
+                frame.guessed = true;
+            }
+            match end {
+                WalkEnd::Outermost => return Some(frames),
+                WalkEnd::Zero => {
+                    ended_by_zero.get_or_insert(frames);
+                }
+                _ => {}
+            }
             if tries >= MAX_TRIES || walked >= MAX_TRIED_FRAMES {
                 break;
             }
         }
-        None
+        ended_by_zero
     }
 }

@@ -51,6 +51,9 @@ pub(crate) enum WalkEnd {
     /// At the frame that has no caller.
     #[error("the outermost frame")]
     Outermost,
+    /// At a return address of zero, which is put under the outermost frame where nothing is said by rule.
+    #[error("a return address of zero")]
+    Zero,
     /// No code is mapped at a frame's address.
     #[error("no code is mapped at {0:#x}")]
     NoCode(u64),
@@ -250,9 +253,8 @@ impl<'i> Unwinder<'i> {
             return Err(WalkEnd::NotAbove(frame.sp));
         }
         frame.cfa = Some(cfa);
-        // Zero is put under the outermost frame where nothing is said by rule.
         if registers.pc == 0 && !frame.signal {
-            return Err(WalkEnd::Outermost);
+            return Err(WalkEnd::Zero);
         }
         Ok(Position {
             registers,

@@ -2,7 +2,7 @@
 
 use crate::capture::maps::{Region, region_at};
 use crate::capture::memory::{Memory, PAGE, Range, pages};
-use crate::capture::native::{Registers, StackBytes, WORD};
+use crate::capture::native::{Registers, StackBytes, WORD, Walk};
 use crate::capture::parallel;
 use crate::capture::stop::Stop;
 use crate::model::{Pid, Tid};
@@ -98,6 +98,19 @@ fn readable_start(memory: &dyn Memory, range: Range) -> Vec<u8> {
         .saturating_add(u64::try_from(range.length).unwrap_or(0));
     let read = memory.read_many(&pages(range.address, end));
     read.into_iter().map_while(Result::ok).flatten().collect()
+}
+
+/// The part of a waiting thread's stack that frames have been found on. Copied without a stop: it must be asked afterwards whether
+/// the thread has moved.
+pub(super) fn used(walk: &Walk, memory: &dyn Memory) -> StackBytes {
+    let start = walk.frames.first().map_or(0, |frame| frame.sp);
+    let end = walk.frames.iter().filter_map(|frame| frame.cfa).max();
+    let length = end.unwrap_or(start).saturating_sub(start).min(MOST_OF_ONE);
+    let range = Range {
+        address: start,
+        length: usize::try_from(length).unwrap_or(0),
+    };
+    StackBytes::new(start, &readable_start(memory, range))
 }
 
 /// Start and length of the part of a stack that is in use.

@@ -73,7 +73,7 @@ impl<'s> Describer<'s> {
         NativeStack {
             frames,
             cut: match &walk.end {
-                WalkEnd::Outermost => None,
+                WalkEnd::Outermost | WalkEnd::Zero => None,
                 end => Some(Foreign::from(end.to_string())),
             },
             moved: unwound.moved,

@@ -1,11 +1,11 @@
 //! The stacks of all threads of a process, by several workers: unwound, and put into the threads with the names of their frames.
 
-use super::copy::StoppedThread;
+use super::copy::{self, StoppedThread};
 use super::describe::Describer;
 use super::{Evaluations, Unwound, evaluations_of, is_where_it_was};
 use crate::capture::kernel;
 use crate::capture::memory::{CachedMemory, ProcessMemory};
-use crate::capture::native::{Images, ObjectCache, StackBytes, Symbolizer, Unwinder};
+use crate::capture::native::{Images, ObjectCache, Symbolizer, Unwinder};
 use crate::capture::parallel;
 use crate::capture::python::PythonProcess;
 use crate::model::{Grade, Pid, Thread, Tid};
@@ -138,13 +138,14 @@ impl StackReader<'_> {
         };
         let (sp, pc) = (before.stack_pointer.0, before.instruction_pointer.0);
         let walk = self.unwinder().unwind_blocked(sp, pc, &[], live);
+        let stack = copy::used(&walk, self.memory);
         // What was read while it moved is worth nothing.
         if task.last_look().syscall != kernel::SyscallLine::In(before) {
             return None;
         }
         Some(Unwound {
             walk,
-            stack: StackBytes::default(),
+            stack,
             registers: Vec::new(),
             moved: !is_where_it_was(thread, sp, pc),
             grade: Grade::Guessed,

@@ -42,7 +42,9 @@ impl<'c> Hold<'c> {
             self.by.by,
             HolderEvidence::WithBlock | HolderEvidence::OwnerField | HolderEvidence::ImportLock
         );
-        if !case.has_motion() {
+        // Guards were looked for without a stop.
+        let guessed = self.by.by.is_native() && self.by.grade == Grade::Guessed;
+        if !case.has_motion() || guessed {
             Certainty::Possible
         } else if exact && self.by.grade == Grade::Read && self.agreement(case) == Agreement::Full {
             Certainty::Certain

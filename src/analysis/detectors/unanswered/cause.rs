@@ -150,7 +150,12 @@ fn of_thread(
         return Some(simple(&native::BLOCKED_POOL, node));
     }
     if let Some(native) = native::cause(call) {
-        return Some(simple(&native, node));
+        let mut root = simple(&native, node);
+        // Much of the library parks, and by whom that was called for is not known.
+        if call == "thread::park" && node.is_guessed() && wording::place(thread).is_none() {
+            root.ceiling = Certainty::Possible;
+        }
+        return Some(root);
     }
     let object = wait.object.as_ref();
     let rests = object.is_some_and(|object| fact(object, "event_loop") == Some("not running"));

@@ -76,6 +76,14 @@ pub(super) fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: 
             .into();
     }
     root.ceiling = Certainty::Probable;
+    if language != Language::Python && node.is_guessed() {
+        root.facts.push((
+            Grade::Guessed,
+            "the process was not stopped, and who holds such a lock may show in registers only: it may be one of the threads that \
+             wait for something else"
+                .to_owned(),
+        ));
+    }
     root
 }
 

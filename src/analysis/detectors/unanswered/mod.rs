@@ -18,6 +18,7 @@ use crate::analysis::polling;
 use crate::analysis::signature;
 use crate::analysis::tracker::Tracker;
 use crate::analysis::trail::{How, Node, Trail};
+use crate::analysis::wait_graph;
 use crate::analysis::wording;
 use crate::model::{Certainty, Evidence, Finding, Foreign, Grade, Key, Pid, Process, Thread};
 use cause::Root;
@@ -366,7 +367,8 @@ fn nobody_left(case: &Case<'_>, trail: &Trail<'_>) -> Evidence {
 }
 
 fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
-    if !case.has_motion() {
+    let mut nodes = trail.nodes.iter();
+    if !case.has_motion() || nodes.any(|node| wait_graph::guesses_at_locks(node.process())) {
         return Certainty::Possible;
     }
     let exact = trail

@@ -5,7 +5,7 @@ use super::names::{ends, plain};
 use super::shapes::{Primitive, c_name};
 use crate::capture::memory::CachedMemory;
 use crate::capture::native::{Call, Cleanup, Symbolizer, cleanup};
-use crate::model::{Foreign, NativeFrame, Thread, Tid};
+use crate::model::{Foreign, Grade, NativeFrame, Thread, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most frames of one thread, and of all, whose landing pads are followed.
@@ -104,7 +104,7 @@ impl Owning {
 }
 
 /// Frames that own guards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Owners {
     pub(super) frames: BTreeMap<Tid, Vec<Owning>>,
     /// Threads of which each of the program's own functions has a landing pad at the call that it is in: what they own is known.
@@ -114,6 +114,20 @@ pub(super) struct Owners {
     pub(super) unwinds: bool,
     /// Threads that have released a mutex, of which they still have a guard, to wait for a condition.
     pub(super) released: BTreeSet<(Tid, u64)>,
+    /// How good all this is. Without a stop most registers are unknown, and a guard may be in one of them.
+    pub(super) grade: Grade,
+}
+
+impl Default for Owners {
+    fn default() -> Self {
+        Self {
+            frames: BTreeMap::new(),
+            known: BTreeSet::new(),
+            unwinds: false,
+            released: BTreeSet::new(),
+            grade: Grade::Derived,
+        }
+    }
 }
 
 /// All frames of the given threads that own guards.
@@ -178,7 +192,11 @@ pub(super) fn owning(
         frames: found,
         known,
         unwinds,
-        released: BTreeSet::new(),
+        grade: match unwound.values().any(|stack| stack.grade == Grade::Guessed) {
+            true => Grade::Guessed,
+            false => Grade::Derived,
+        },
+        ..Owners::default()
     }
 }
 

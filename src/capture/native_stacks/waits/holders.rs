@@ -55,9 +55,7 @@ pub(super) fn find(
                 .map_or(&[][..], Vec::as_slice),
             all_hits: &hits,
             locks: &locks,
-            owning: &owners.frames,
-            known: &owners.known,
-            released: &owners.released,
+            guards: owners,
             waiting: waiting_for(waiters, waiter.lock.address),
         };
         let holding = look.owners();
@@ -88,7 +86,7 @@ pub(super) fn find(
         with_wait(process, tid, |wait| {
             if believed.contains(&tid) {
                 for holder in &mut found {
-                    holder.grade = Grade::Derived;
+                    holder.grade = owners.grade;
                     holder.by = HolderEvidence::OnlyReference;
                 }
                 wait.holders = found;
@@ -114,10 +112,7 @@ struct Look<'l> {
     all_hits: &'l HashMap<u64, Vec<Hit>>,
     /// All locks that are waited for and do not note who has them.
     locks: &'l [u64],
-    owning: &'l BTreeMap<Tid, Vec<Owning>>,
-    /// Threads of which it is known what guards they own.
-    known: &'l BTreeSet<Tid>,
-    released: &'l BTreeSet<(Tid, u64)>,
+    guards: &'l Owners,
     /// Threads that wait for the same lock.
     waiting: BTreeSet<Tid>,
 }
@@ -127,9 +122,12 @@ impl Look<'_> {
     fn owners(&self) -> Vec<Holder> {
         let mut found = Vec::new();
         let mut seen = Vec::new();
-        for (tid, owners) in self.owning {
+        for (tid, owners) in &self.guards.frames {
             let own = *tid == self.waiter.tid;
-            let released = self.released.contains(&(*tid, self.waiter.lock.address));
+            let released = self
+                .guards
+                .released
+                .contains(&(*tid, self.waiter.lock.address));
             if (self.waiting.contains(tid) && !own) || released {
                 continue;
             }
@@ -263,7 +261,7 @@ impl Look<'_> {
             .all(|hit| self.waiting.contains(&hit.tid) || self.has_no_guard(hit.tid));
         // Nothing on a stack need refer to a static.
         let refers = self.hits.iter().any(|hit| hit.exact);
-        let mut owners = self.owning.get(&self.waiter.tid)?.iter();
+        let mut owners = self.guards.frames.get(&self.waiter.tid)?.iter();
         let owning = owners.find(|owning| {
             self.may_be_its_own(owning)
                 && owning.keeps_out(self.waiter.shape.primitive)
@@ -298,7 +296,7 @@ impl Look<'_> {
 
     /// Whether landing pads show that a thread owns no guard that would keep the waiter out, whatever it refers to.
     fn has_no_guard(&self, tid: Tid) -> bool {
-        self.known.contains(&tid) && !self.owns(tid)
+        self.guards.known.contains(&tid) && !self.owns(tid)
     }
 
     /// Whether a thread owns a guard that would keep the waiter out, of whatever lock, unless it was read to be another one's.
@@ -307,7 +305,8 @@ impl Look<'_> {
             owning.keeps_out(self.waiter.shape.primitive)
                 && owning.has_guard_of(self.waiter.lock.address) != Some(false)
         };
-        self.owning
+        self.guards
+            .frames
             .get(&tid)
             .is_some_and(|all| all.iter().any(fits))
     }
@@ -347,7 +346,7 @@ impl Look<'_> {
         let thread = self.process.thread_by_tid(tid)?;
         let grade = match by {
             HolderEvidence::Reference => Grade::Guessed,
-            _ => Grade::Derived,
+            _ => self.guards.grade,
         };
         Some(Holder {
             thread: Some(thread.key.clone()),
