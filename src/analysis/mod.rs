@@ -11,6 +11,7 @@ mod loops;
 mod native_need;
 mod native_trail;
 mod notices;
+mod outputs;
 mod polling;
 mod pools;
 mod progress;

@@ -116,6 +116,7 @@ fn child(pid: Pid, stat: Stat) -> Child {
             'T' | 't' => ChildState::Stopped,
             _ => ChildState::Alive,
         },
+        cpu_ticks: Some(stat.cpu_ticks),
         name: Some(stat.comm),
     }
 }
@@ -126,6 +127,7 @@ fn gone(pid: Option<Pid>) -> Child {
         process: None,
         name: None,
         state: ChildState::Gone,
+        cpu_ticks: None,
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Stat {
     /// Process group.
     pub(super) group: Pid,
     pub(super) flags: u64,
+    /// Processor time that it has used.
+    pub(super) cpu_ticks: u64,
     pub(super) start_ticks: u64,
 }
 
@@ -70,7 +72,11 @@ pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
         group: fields.next()?.parse().ok()?,
         // Each `nth` counts from after the one before.
         flags: fields.nth(3)?.parse().ok()?,
-        start_ticks: fields.nth(12)?.parse().ok()?,
+        cpu_ticks: {
+            let in_user: u64 = fields.nth(4)?.parse().ok()?;
+            in_user.saturating_add(fields.next()?.parse().ok()?)
+        },
+        start_ticks: fields.nth(6)?.parse().ok()?,
     })
 }
 
@@ -293,7 +299,7 @@ mod tests {
         let stat = parse_stat(line).expect("parses");
         assert_eq!(stat.comm.untrusted(), "a) R (\n\x1b[31m");
         assert_eq!((stat.state, stat.ppid, stat.start_ticks), ('S', 1, 98765));
-        assert_eq!(stat.flags, 4_194_560);
+        assert_eq!((stat.flags, stat.cpu_ticks), (4_194_560, 11));
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Child {
     pub name: Option<Foreign>,
     /// What has become of it.
     pub state: ChildState,
+    /// Processor time that it has used, in clock ticks: more of it in a later sample shows that it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ticks: Option<u64>,
 }
 
 /// What has become of a child.
@@ -129,6 +132,7 @@ mod tests {
             process: None,
             name: Some("sleep".into()),
             state,
+            cpu_ticks: None,
         }
     }
 

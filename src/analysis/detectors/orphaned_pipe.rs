@@ -3,12 +3,14 @@
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, Standing};
+use crate::analysis::language::Language;
 use crate::analysis::trail::fact;
-use crate::analysis::{signature, wording};
+use crate::analysis::{outputs, signature, wording};
 use crate::model::{
     Certainty, Child, ChildState, Descriptor, FileKind, Finding, Grade, Motion, Pid, Process,
     Thread, Wait, WaitKind,
 };
+use std::collections::BTreeSet;
 
 static META: Meta = Meta {
     name: "orphaned_pipe",
@@ -45,7 +47,11 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
     if !reads || wait.timed == Some(true) || case.standing(thread) != Standing::External {
         return None;
     }
-    let child = ended_child(case, process, wait)?;
+    let native = outputs::call(thread);
+    let child = match native {
+        Some(_) => child_left(case, process, thread, wait)?,
+        None => ended_child(case, process, wait)?,
+    };
     let mut files = wait.descriptor.iter().chain(&wait.files);
     let (file, holder) = files.find_map(|file| Some((file, orphan(case, process, file)?)))?;
     let certainty = if case.motion(&thread.key) == Motion::Still {
@@ -59,7 +65,12 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         .as_ref()
         .map_or("a process", |name| name.untrusted());
     let pid = holder.pid?;
-    let call = wait.call.as_ref().map_or("a read", |call| call.untrusted());
+    let call = wait.call.as_ref().map(|call| call.untrusted());
+    let call = native.or(call).unwrap_or("a read");
+    let peer = match wait.descriptor {
+        Some(_) => "wait.descriptor.peer",
+        None => "wait.files",
+    };
     let mut evidence = vec![
         case.fact(
             wait.grade,
@@ -68,15 +79,29 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         ),
         case.fact(
             Grade::Derived,
-            format!("child {child}, whose pipe it was, is no process any more, or a zombie"),
+            match native {
+                Some(call) => format!(
+                    "child {child}, whose pipe it was, is a zombie, for whose end {call} asks when all is read"
+                ),
+                None => {
+                    format!("child {child}, whose pipe it was, is no process any more, or a zombie")
+                }
+            },
             &[(&process.key, "pid")],
         ),
         case.fact(
             Grade::Read,
             format!("`{name}` (pid {pid}), which is no descendant of process {}, has the other end of fd {}", process.pid, file.number),
-            &[(&thread.key, "wait.descriptor.peer")],
+            &[(&thread.key, peer)],
         ),
     ];
+    if native.is_some() && case.has_motion() {
+        evidence.push(case.fact(
+            Grade::Read,
+            format!("`{name}` has used no processor time meanwhile"),
+            &[(&thread.key, peer)],
+        ));
+    }
     if case.has_motion() {
         evidence.push(case.fact(
             Grade::Derived,
@@ -103,8 +128,15 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         affected: case.affected_by(&[&thread.key], &[&thread.key]),
         evidence,
         refuted_if: format!("`{name}` (pid {pid}) is about to end or to close its output").into(),
-        remedy: "let the child start its daemons with their output elsewhere (`>/dev/null 2>&1`, stdout=DEVNULL), or write the \
-                 output to a file instead of a pipe; communicate(timeout=...) ends the wait but not the daemon"
+        remedy: Language::of(process)
+            .pick(
+                "let the child start its daemons with their output elsewhere (`>/dev/null 2>&1`, stdout=DEVNULL), or write the \
+                 output to a file instead of a pipe; communicate(timeout=...) ends the wait but not the daemon",
+                "let the child start its daemons with their output elsewhere (`>/dev/null 2>&1`, Stdio::null()), or give the child \
+                 a file for its output instead of a pipe (Stdio::from(File)), and ask for its end only (status())",
+                "let the child start its daemons with their output elsewhere (`>/dev/null 2>&1`), or give the child a file for its \
+                 output instead of a pipe",
+            )
             .into(),
         site: String::new(),
         signature: signature::signature("pipe-held-by-orphan", &[thread]),
@@ -123,6 +155,44 @@ fn ended_child(case: &Case<'_>, process: &Process, wait: &Wait) -> Option<Pid> {
         other.pid == pid && other.ppid == process.pid && !matches!(other.state.as_str(), "Z" | "X")
     });
     (process.namespace_pid.is_none() && !lives).then_some(pid)
+}
+
+/// The child whose output is read to its end, if it has ended and all that it has left behind is at rest: such a call asks for its
+/// child's end afterwards, so that it is a zombie.
+fn child_left(case: &Case<'_>, process: &Process, thread: &Thread, wait: &Wait) -> Option<Pid> {
+    let files = |wait: &'_ Wait| -> Vec<Descriptor> {
+        wait.descriptor.iter().chain(&wait.files).cloned().collect()
+    };
+    let now = files(wait);
+    let left = |file: &Descriptor| {
+        let complete = file.peer.as_ref().is_some_and(|peer| peer.complete);
+        complete && orphan(case, process, file).is_some()
+    };
+    // Whoever has a part of the output and works, or comes and goes, may be about to end.
+    let holders = |files: &[Descriptor]| -> Option<BTreeSet<(Pid, u64)>> {
+        let peers = files.iter().filter_map(|file| file.peer.as_ref());
+        let who = peers.flat_map(|peer| &peer.who);
+        who.map(|one| Some((one.pid?, one.cpu_ticks?))).collect()
+    };
+    let at_rest = holders(&now)?;
+    let mut views = case.views(&thread.key);
+    let same = views.all(|view| {
+        let then = view.wait.as_ref().map(files);
+        then.and_then(|then| holders(&then)).as_ref() == Some(&at_rest)
+    });
+    let moves = case.has_motion() && case.motion(&thread.key) != Motion::Still;
+    if !now.iter().all(left) || !same || moves {
+        return None;
+    }
+    // Of several that have ended it is not known whose output it is.
+    let mut zombies = case.last.zombies.iter();
+    let mut zombies = zombies
+        .by_ref()
+        .filter(|zombie| zombie.parent == process.pid);
+    match (zombies.next(), zombies.next()) {
+        (Some(one), None) => Some(one.pid),
+        _ => None,
+    }
 }
 
 /// A live process at the other end of a pipe, if no descendant of the reader has it. In a watched run an orphan becomes a child of

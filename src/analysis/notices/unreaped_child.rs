@@ -4,7 +4,7 @@ use super::Notice;
 use crate::analysis::case::Case;
 use crate::analysis::detectors::Cause;
 use crate::analysis::language::Language;
-use crate::analysis::{signature, wording};
+use crate::analysis::{outputs, signature, wording};
 use crate::model::{Certainty, Finding, Grade, Process, Thread, WaitKind, Zombie};
 
 pub(super) const NOTICE: Notice = Notice {
@@ -27,7 +27,7 @@ fn look(case: &Case<'_>) -> Vec<Finding> {
 fn judge(case: &Case<'_>, parent: &Process) -> Option<Finding> {
     let waits_for_child = |thread: &Thread| {
         let wait = thread.wait.as_ref();
-        wait.is_some_and(|wait| wait.kind == WaitKind::Child)
+        wait.is_some_and(|wait| wait.kind == WaitKind::Child) || outputs::call(thread).is_some()
     };
     if !case.has_motion() || parent.threads.iter().any(waits_for_child) {
         return None;
