@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a thread is looked at before nothing more is expected of it: a test is recognised after a few looks.
 const LOOKS: u8 = 10;
-/// Most tests whose output is remembered: those that ended may have left threads that are not known yet.
-const MAX_TESTS: usize = 10_000;
+/// For how many looks the output of a test that has ended is remembered: threads that it left may not be known yet.
+const REMEMBERED: u64 = 50;
 
 /// A thread of a test binary, as it was just seen.
 #[derive(Clone, Debug)]
@@ -38,11 +38,13 @@ pub(super) enum ThreadRole {
 pub(super) struct Births {
     /// Absent until it was looked for.
     capture: Option<Option<OutputCapture>>,
-    /// Whose output is held where.
-    outputs: BTreeMap<u64, Test>,
+    /// Whose output is held where, and at which look the test was last seen.
+    outputs: BTreeMap<u64, (Test, u64)>,
     known: BTreeMap<Started, Known>,
     /// The tests of the look before.
     tests: BTreeSet<Started>,
+    /// Number of the present look.
+    now: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ struct Test {
 
 #[derive(Debug)]
 struct Known {
+    /// The look at which it was first seen.
+    since: u64,
     /// The only test that ran when it was first seen, and at the look before.
     alone: Option<Test>,
     looks: u8,
@@ -69,7 +73,15 @@ impl Births {
         seen: &[SeenThread],
         regions: &mut dyn FnMut() -> Vec<Region>,
     ) {
+        self.now += 1;
+        let now = self.now;
         let tests: BTreeSet<Started> = of_role(seen, ThreadRole::Test).collect();
+        self.outputs.retain(|_, (test, last_seen)| {
+            if tests.contains(&test.thread) {
+                *last_seen = now;
+            }
+            *last_seen + REMEMBERED > now
+        });
         let alive: BTreeSet<Started> = seen.iter().map(|it| it.thread).collect();
         self.known.retain(|thread, _| alive.contains(thread));
         let mut running = seen.iter().filter(|it| it.role == ThreadRole::Test);
@@ -80,6 +92,7 @@ impl Births {
         let alone = alone.filter(|it| self.tests.iter().all(|before| *before == it.thread));
         for thread in &alive {
             self.known.entry(*thread).or_insert_with(|| Known {
+                since: now,
                 alone: alone.clone().filter(|test| test.thread.1 <= thread.1),
                 looks: 0,
                 test: None,
@@ -118,10 +131,7 @@ impl Births {
         known.looks += 1;
         let Some(output) = output else { return };
         known.test = Some(Test::of(test));
-        if self.outputs.len() >= MAX_TESTS {
-            self.outputs.clear();
-        }
-        self.outputs.insert(output, Test::of(test));
+        self.outputs.insert(output, (Test::of(test), self.now));
     }
 
     fn see_other(&mut self, thread: Started, output: Option<u64>, tests: &BTreeSet<Started>) {
@@ -130,7 +140,13 @@ impl Births {
         };
         known.looks += 1;
         known.test = match output {
-            Some(output) => self.outputs.get(&output).cloned(),
+            // What holds a test's output is freed at its end, and another test's may be put in its place: only where the two
+            // were seen together it is the same.
+            Some(output) => {
+                let found = self.outputs.get(&output);
+                let together = found.filter(|(_, last_seen)| *last_seen >= known.since);
+                together.map(|(test, _)| test.clone())
+            }
             // A test that had begun by then may have been recognised since.
             None => known.alone.clone().filter(|alone| {
                 let mut others = tests.iter().filter(|test| **test != alone.thread);
@@ -259,10 +275,14 @@ mod tests {
         assert_eq!(born.len(), 1, "nobody knows whose the last one is");
         assert_eq!((born[0].thread, born[0].test), ((20, 6), (11, 5)));
         assert_eq!(born[0].name, None, "it has the name of its test");
-        // Its test has ended, and another one has taken its place.
-        let later = [test(12, 8), other(20, 6)];
+        // Both have ended; another one has the place of the first one's output, but was not recognised yet.
+        let later = [seen(12, 8, ThreadRole::Unclear), other(20, 6), other(22, 9)];
         births.look(1, &Nothing, &later, &mut Vec::new);
-        births.see_test(&later[0], Some(0x4000));
-        assert_eq!(births.of(&later)[0].test, (11, 5));
+        births.see_other((22, 9), Some(0x1000), &BTreeSet::new());
+        let born = births.of(&later);
+        assert_eq!((born.len(), born[0].test), (1, (11, 5)));
+        births.see_test(&test(12, 8), Some(0x1000));
+        births.see_other((22, 9), Some(0x1000), &BTreeSet::new());
+        assert_eq!(births.of(&later)[1].test, (12, 8));
     }
 }
