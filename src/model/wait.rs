@@ -264,6 +264,11 @@ pub enum WaitKind {
 }
 
 impl Wait {
+    /// The files that it waits for: the one that it reads or writes, or those that it polls.
+    pub fn all_files(&self) -> impl Iterator<Item = &Descriptor> {
+        self.descriptor.iter().chain(&self.files)
+    }
+
     /// Whether only code of the same process can end this wait: it is on something of the process, or on pipes and socket pairs
     /// that no other process has.
     #[must_use]

@@ -27,6 +27,14 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Lets who waits at a named pipe go on.
+#[track_caller]
+pub(crate) fn write_line(pipe: &Path) {
+    // Opened to read, too: else that would wait for ever if the reader is gone.
+    let file = fs::File::options().read(true).write(true).open(pipe);
+    std::io::Write::write_all(&mut file.expect("the pipe"), b"\n").expect("it goes on");
+}
+
 /// A folder to run in, and the mark of its runs.
 pub(crate) struct Place {
     pub(crate) folder: tempfile::TempDir,
@@ -46,6 +54,14 @@ impl Place {
     /// A path in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A named pipe in the folder, for a program to wait at.
+    pub(crate) fn pipe(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        let made = Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo").success());
+        path
     }
 
     /// A command that runs in the folder and bears the mark.

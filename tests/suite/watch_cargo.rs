@@ -2,7 +2,7 @@
 
 use crate::support::native::c_library;
 use crate::support::skip;
-use crate::support_watch::{End, Place, Run, json, run, signal, wait_until};
+use crate::support_watch::{End, Place, Run, json, run, signal, wait_until, write_line};
 use rustix::process::Signal;
 use std::fs;
 use std::path::Path;
@@ -294,8 +294,7 @@ fn no_limit_runs_while_something_is_built() {
         "2021",
         &[("src/lib.rs", passes), ("build.rs", script)],
     );
-    let made = Command::new("mkfifo").arg(place.path("go")).status();
-    assert!(made.expect("mkfifo").success());
+    let go = place.pipe("go");
     let limits = [
         "--test-timeout",
         "200ms",
@@ -313,13 +312,7 @@ fn no_limit_runs_while_something_is_built() {
     wait_until("all limits have passed several times", || {
         began.elapsed().as_millis() > 2_500
     });
-    // Opened to read, too: else that would wait for ever if the script is gone.
-    let mut go = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(place.path("go"))
-        .expect("the pipe");
-    std::io::Write::write_all(&mut go, b"\n").expect("the build goes on");
+    write_line(&go);
     let end = run.end();
     assert_eq!(end.code(), 0, "{}", end.stderr);
     assert!(!end.stderr.contains("hangscope"), "{}", end.stderr);

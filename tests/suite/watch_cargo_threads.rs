@@ -1,10 +1,9 @@
 //! Which test of a Rust binary started a thread, where several run at the same time.
 
 use crate::support::hangscope::dump;
-use crate::support_watch::{Place, Run, json, run, wait_until};
+use crate::support_watch::{Place, Run, json, run, wait_until, write_line};
 use crate::watch_cargo::{apart, build, package};
 use std::fs;
-use std::process::Command;
 
 /// Tests that run together: two end, once they are told to, and leave threads behind, one of which has a lock that another test
 /// needs; one joins its thread.
@@ -56,12 +55,10 @@ mod tests {
 const STARTED: usize = 4;
 
 /// Runs them under watch; the tests go on when all threads were seen.
-fn watched(place: &Place, arguments: &[&str]) -> (String, serde_json::Value) {
+fn watched(place: &Place) -> (String, serde_json::Value) {
     package(place, "2021", &[("src/lib.rs", TESTS)]);
     build(place);
-    let pipes = ["go_a", "go_b", "go_c", "go_d"].map(|name| place.path(name));
-    let made = Command::new("mkfifo").args(&pipes).status();
-    assert!(made.expect("mkfifo").success());
+    let pipes = ["go_a", "go_b", "go_c", "go_d"].map(|name| place.pipe(name));
     let options = [
         "-v",
         "--test-timeout",
@@ -71,16 +68,14 @@ fn watched(place: &Place, arguments: &[&str]) -> (String, serde_json::Value) {
     ];
     let mut command = place.watch(&options);
     command.args(["--", "cargo", "test", "--lib", "--", "--test-threads=4"]);
-    let mut run = Run::start(apart(command.args(arguments)));
+    let mut run = Run::start(apart(&mut command));
     let mut seen = 0;
     let mut stderr = run.stderr_until(|line| {
         seen += usize::from(line.contains("a test has started a thread"));
         seen == STARTED
     });
     for pipe in &pipes {
-        // Opened to read, too: else that would wait for ever if a test is gone.
-        let go = fs::File::options().read(true).write(true).open(pipe);
-        std::io::Write::write_all(&mut go.expect("the pipe"), b"\n").expect("it goes on");
+        write_line(pipe);
     }
     stderr.push_str(&run.end().stderr);
     (stderr, json(&place.path("left.json")))
@@ -102,7 +97,7 @@ fn left(inventory: &serde_json::Value) -> Vec<(&str, Vec<&str>)> {
 #[test]
 fn threads_are_those_of_the_test_whose_output_they_share() {
     let place = Place::new();
-    let (stderr, inventory) = watched(&place, &[]);
+    let (stderr, inventory) = watched(&place);
     let mut rows = left(&inventory);
     rows.sort_unstable();
     // A thread without a name has that of the thread that started it.

@@ -52,7 +52,7 @@ fn judge(case: &Case<'_>, process: &Process, thread: &Thread) -> Option<Finding>
         Some(_) => child_left(case, process, thread, wait)?,
         None => ended_child(case, process, wait)?,
     };
-    let mut files = wait.descriptor.iter().chain(&wait.files);
+    let mut files = wait.all_files();
     let (file, holder) = files.find_map(|file| Some((file, orphan(case, process, file)?)))?;
     let certainty = if case.motion(&thread.key) == Motion::Still {
         Certainty::Probable
@@ -160,9 +160,7 @@ fn ended_child(case: &Case<'_>, process: &Process, wait: &Wait) -> Option<Pid> {
 /// The child whose output is read to its end, if it has ended and all that it has left behind is at rest: such a call asks for its
 /// child's end afterwards, so that it is a zombie.
 fn child_left(case: &Case<'_>, process: &Process, thread: &Thread, wait: &Wait) -> Option<Pid> {
-    let files = |wait: &'_ Wait| -> Vec<Descriptor> {
-        wait.descriptor.iter().chain(&wait.files).cloned().collect()
-    };
+    let files = |wait: &'_ Wait| -> Vec<Descriptor> { wait.all_files().cloned().collect() };
     let now = files(wait);
     let left = |file: &Descriptor| {
         let complete = file.peer.as_ref().is_some_and(|peer| peer.complete);
@@ -185,10 +183,8 @@ fn child_left(case: &Case<'_>, process: &Process, thread: &Thread, wait: &Wait) 
         return None;
     }
     // Of several that have ended it is not known whose output it is.
-    let mut zombies = case.last.zombies.iter();
-    let mut zombies = zombies
-        .by_ref()
-        .filter(|zombie| zombie.parent == process.pid);
+    let zombies = case.last.zombies.iter();
+    let mut zombies = zombies.filter(|zombie| zombie.parent == process.pid);
     match (zombies.next(), zombies.next()) {
         (Some(one), None) => Some(one.pid),
         _ => None,

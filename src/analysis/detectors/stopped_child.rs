@@ -127,7 +127,7 @@ fn awaited<'c>(case: &'c Case<'_>, wait: &Wait) -> Option<&'c Process> {
                 .collect::<Option<_>>()?
         }
         WaitKind::Read | WaitKind::Poll if wait.files_in_all.is_none() => {
-            let files = wait.descriptor.iter().chain(&wait.files);
+            let files = wait.all_files();
             let of_file = |file: &Descriptor| {
                 let peer = file.peer.as_ref()?;
                 (peer.own.is_empty() && !peer.processes.is_empty()).then(|| peer.processes.clone())

@@ -26,10 +26,7 @@ impl<'a> Look<'a, '_> {
             peer.is_some_and(|peer| !peer.own.is_empty() && !peer.closed)
         };
         let is_client = |thread: &Thread| {
-            let files = thread
-                .wait
-                .iter()
-                .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+            let files = thread.wait.iter().flat_map(Wait::all_files);
             process.is_led_by(thread) && files.into_iter().any(is_own)
         };
         let mut all = self.case.last.processes.iter();
@@ -40,7 +37,7 @@ impl<'a> Look<'a, '_> {
             .threads
             .iter()
             .filter_map(|thread| thread.wait.as_ref());
-        let mut files = waits.flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+        let mut files = waits.flat_map(Wait::all_files);
         case::accepts(thread)
             && !files.any(queued)
             && childless
@@ -121,8 +118,7 @@ impl<'a> Look<'a, '_> {
             }
             // Who waits for new connections has accepted this one already, and does no more about it.
             let accepted = file.peer.as_ref().is_some_and(|peer| !peer.unaccepted);
-            let is_socket = matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket));
-            if is_socket && accepted {
+            if file.is_socket() && accepted {
                 let accepting = process.threads.iter().filter(|other| case::accepts(other));
                 except.extend(accepting.map(|other| &other.key));
             }

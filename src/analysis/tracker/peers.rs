@@ -13,7 +13,7 @@ impl<'c> Tracker<'c> {
         thread: &'c Thread,
         wait: &'c Wait,
     ) -> Option<(How, Node<'c>)> {
-        let files = wait.descriptor.iter().chain(&wait.files);
+        let files = wait.all_files();
         files
             .filter_map(|file| self.peer(process, Some(thread), file))
             .map(|node| {
@@ -84,7 +84,7 @@ impl<'c> Tracker<'c> {
         client: &Thread,
         wait: &Wait,
     ) -> Option<Node<'c>> {
-        let files = wait.descriptor.iter().chain(&wait.files);
+        let files = wait.all_files();
         let mut own = files.filter_map(|file| file.peer.as_ref());
         let own = own.find(|peer| !peer.own.is_empty())?;
         if own.unaccepted {

@@ -156,12 +156,11 @@ impl Code<'_> {
         let Some(ahead) = bytecode::names_ahead(self.heap, frame) else {
             return false;
         };
-        let variables = slots::variables(self.heap, frame).unwrap_or_default();
+        let objects = slots::values(self.heap, frame).unwrap_or_default();
         let globals = waits::used_globals(self.heap, frame);
         let Ok(stack) = slots::stack(self.heap, frame) else {
             return false;
         };
-        let objects: Vec<u64> = variables.iter().map(|(_, object)| *object).collect();
         let of_stack = stack.values.into_iter().filter(|value| *value != 0);
         let mut at_hand = objects.iter().copied().chain(of_stack);
         if objects.len() > MAX_OBJECTS

@@ -163,6 +163,12 @@ impl Peer {
 }
 
 impl Descriptor {
+    /// Whether it is a socket that has another end.
+    #[must_use]
+    pub fn is_socket(&self) -> bool {
+        matches!(self.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket))
+    }
+
     /// Whether only code of the waiting process can make something happen on it: a pipe or socket pair that nobody else has. No
     /// eventfd: drivers may signal those.
     #[must_use]

@@ -98,10 +98,7 @@ fn holder_ceiling(
 
 /// Whether the other end of the connection that a thread waits on is its own process's.
 fn leads_back(thread: &Thread) -> bool {
-    let files = thread
-        .wait
-        .iter()
-        .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+    let files = thread.wait.iter().flat_map(Wait::all_files);
     let mut peers = files.filter_map(|file| file.peer.as_ref()).peekable();
     peers.peek().is_some() && peers.all(|peer| !peer.own.is_empty() && !peer.closed)
 }

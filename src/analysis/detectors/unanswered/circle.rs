@@ -5,7 +5,7 @@ use super::said::{FED, TO_THREAD, said};
 use super::verbs;
 use crate::analysis::language::Language;
 use crate::analysis::trail::{How, Node, Trail};
-use crate::model::{FileKind, WaitKind};
+use crate::model::{Descriptor, Wait, WaitKind};
 
 /// Waits that go round over pipes, sockets, children or tasks.
 pub(super) fn of_circle(trail: &Trail<'_>) -> Option<Root> {
@@ -108,8 +108,6 @@ fn is_on_socket(node: Node<'_>) -> bool {
         return false;
     };
     let wait = thread.wait.as_ref();
-    let mut files = wait
-        .into_iter()
-        .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
-    files.any(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)))
+    let mut files = wait.into_iter().flat_map(Wait::all_files);
+    files.any(Descriptor::is_socket)
 }

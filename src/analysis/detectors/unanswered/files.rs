@@ -4,14 +4,13 @@ use super::cause::{Root, reads_a_queue, simple};
 use super::said::{FED, said};
 use crate::analysis::language::Language;
 use crate::analysis::trail::Node;
-use crate::model::{Access, Descriptor, FileKind, Grade, Wait, WaitKind};
+use crate::model::{Access, Descriptor, Grade, Wait, WaitKind};
 
 /// Pipes and sockets that lead to nobody else.
 pub(super) fn of_files(node: Node<'_>, wait: &Wait) -> Root {
     let language = Language::of(node.process());
     let file = wait.descriptor.as_ref().or_else(|| wait.files.first());
-    let is_socket = file
-        .is_some_and(|file| matches!(file.kind, Some(FileKind::TcpSocket | FileKind::UnixSocket)));
+    let is_socket = file.is_some_and(Descriptor::is_socket);
     if wait.kind == WaitKind::Write {
         return simple(
             &said(

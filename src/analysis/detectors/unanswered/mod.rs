@@ -20,7 +20,7 @@ use crate::analysis::tracker::Tracker;
 use crate::analysis::trail::{How, Node, Trail};
 use crate::analysis::wait_graph;
 use crate::analysis::wording;
-use crate::model::{Certainty, Evidence, Finding, Foreign, Grade, Key, Pid, Process, Thread};
+use crate::model::{Certainty, Evidence, Finding, Foreign, Grade, Key, Pid, Process, Thread, Wait};
 use cause::Root;
 use std::collections::BTreeSet;
 
@@ -390,9 +390,7 @@ fn certainty(case: &Case<'_>, trail: &Trail<'_>, root: &Root) -> Certainty {
             return true;
         };
         let wait = thread.wait.as_ref();
-        let mut files = wait
-            .into_iter()
-            .flat_map(|wait| wait.descriptor.iter().chain(&wait.files));
+        let mut files = wait.into_iter().flat_map(Wait::all_files);
         files.all(|file| file.peer.as_ref().is_none_or(|peer| peer.complete))
     });
     // Ctrl-C ends a wait of the main thread, and may be meant to: by somebody who runs a service by hand.

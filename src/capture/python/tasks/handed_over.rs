@@ -60,10 +60,9 @@ fn waits_in_vain(heap: &Heap<'_>, state: &RawThreadState, future: u64) -> bool {
 
 /// What a frame's variables and the globals that its code uses refer to.
 fn near(heap: &Heap<'_>, frame: &RawFrame) -> Vec<u64> {
-    let variables = slots::variables(heap, frame).unwrap_or_default();
-    let globals = used_globals(heap, frame);
-    let all = variables.iter().chain(globals.iter());
-    all.map(|(_, value)| *value).collect()
+    let mut all = slots::values(heap, frame).unwrap_or_default();
+    all.extend(used_globals(heap, frame).iter().map(|(_, value)| *value));
+    all
 }
 
 /// Whether an object is an event loop that no thread runs, with a callback that knows this future.

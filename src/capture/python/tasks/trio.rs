@@ -396,11 +396,11 @@ impl Context<'_, '_> {
             let job = library
                 .iter()
                 .find(|frame| &*frame.code.name == "to_thread_run_sync");
-            let variables = job.and_then(|frame| slots::variables(heap, frame).ok());
+            let variables = job.and_then(|frame| slots::values(heap, frame).ok());
             awaits.thread_state = variables
                 .unwrap_or_default()
                 .iter()
-                .find_map(|(_, value)| self.workers.on(*value));
+                .find_map(|value| self.workers.on(*value));
         }
         awaits
     }

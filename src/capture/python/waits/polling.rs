@@ -102,10 +102,9 @@ pub(super) fn asked(
     if !does_nothing_else {
         return Asked::default();
     }
-    let variables = slots::variables(heap, asking).unwrap_or_default();
-    let globals = used_globals(heap, asking);
-    let named = variables.iter().chain(globals.iter());
-    let named: Vec<u64> = named.take(MAX_OBJECTS).map(|(_, object)| *object).collect();
+    let mut named = slots::values(heap, asking).unwrap_or_default();
+    named.extend(used_globals(heap, asking).iter().map(|(_, object)| *object));
+    named.truncate(MAX_OBJECTS);
     // `self.thread`: the loop names it.
     let attributes = named
         .iter()
@@ -158,16 +157,17 @@ impl Ahead<'_> {
             return true;
         }
         let heap = self.heap;
-        let variables = slots::variables(heap, frame).unwrap_or_default();
+        let variables = slots::values(heap, frame).unwrap_or_default();
         let globals = used_globals(heap, frame);
         let called = globals.iter().filter(|(name, _)| names.contains(name));
         let called: Vec<u64> = called.map(|(_, value)| *value).collect();
-        let objects = variables.iter().chain(globals.iter()).take(MAX_OBJECTS);
+        let of_globals = globals.iter().map(|(_, value)| *value);
+        let objects = variables.into_iter().chain(of_globals).take(MAX_OBJECTS);
         let of_objects: Vec<u64> = objects
-            .flat_map(|(_, object)| {
+            .flat_map(|object| {
                 let methods = names.iter();
-                let methods = methods.filter_map(|name| heap.method_function(*object, name));
-                attributes(heap, *object, names).chain(methods)
+                let methods = methods.filter_map(move |name| heap.method_function(object, name));
+                attributes(heap, object, names).chain(methods)
             })
             .collect();
         // Its code runs when the loop goes on.
