@@ -295,7 +295,7 @@ impl ProcessReader {
             stops: self.how.stop,
         };
         let mut seen = tracing::debug_span!("first_look").in_scope(|| looker.first(tids));
-        let stop = self.stop(key, gaps);
+        let stop = self.stop(&seen, key, gaps);
         let stopped = stop
             .as_ref()
             .map(|stop| stop.stopped.clone())
@@ -374,11 +374,15 @@ impl ProcessReader {
     }
 
     /// Stops the process, if that was asked for and can be done.
-    fn stop(&self, key: &Key, gaps: &mut Vec<Gap>) -> Option<Stop> {
+    fn stop(&self, seen: &[SeenThread], key: &Key, gaps: &mut Vec<Gap>) -> Option<Stop> {
         if !self.how.stop {
             return None;
         }
-        match Stop::begin(self.pid) {
+        let at_rest = seen.iter().filter(|seen| {
+            let meaning = seen.meaning.as_ref();
+            meaning.is_some_and(|meaning| meaning.timed != Some(true))
+        });
+        match Stop::begin(self.pid, at_rest.map(SeenThread::tid).collect()) {
             Ok(stop) => Some(stop),
             Err(cause) => {
                 gaps.push(Gap::new(

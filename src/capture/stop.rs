@@ -74,25 +74,26 @@ pub(super) struct Held {
 }
 
 impl Stop {
-    /// Stops all threads of a process that can be stopped.
+    /// Stops all threads of a process that can be stopped. Those `at_rest` stand still first and are let go last: they do
+    /// not miss the time. Those that work stand still only while the process is read.
     ///
     /// # Errors
     /// In words, when no thread can be: no permission, another tracer.
-    pub(super) fn begin(pid: Pid) -> Result<Self, String> {
-        Self::begin_with(pid, false)
+    pub(super) fn begin(pid: Pid, at_rest: BTreeSet<Tid>) -> Result<Self, String> {
+        Self::begin_with(Tracer::new(pid, at_rest, false))
     }
 
     /// The same, and takes the registers of each.
-    pub(super) fn begin_with_registers(pid: Pid) -> Result<Self, String> {
-        Self::begin_with(pid, true)
+    pub(super) fn begin_with_registers(pid: Pid, at_rest: BTreeSet<Tid>) -> Result<Self, String> {
+        Self::begin_with(Tracer::new(pid, at_rest, true))
     }
 
-    fn begin_with(pid: Pid, registers: bool) -> Result<Self, String> {
+    fn begin_with(tracer: Tracer) -> Result<Self, String> {
         let (release, released) = channel();
         let (ready, is_ready) = channel();
         let tracer = thread::Builder::new()
             .name("tracer".to_owned())
-            .spawn(move || trace(pid, registers, &ready, &released))
+            .spawn(move || tracer.trace(&ready, &released))
             .map_err(|error| error.to_string())?;
         match is_ready.recv() {
             Ok(Ok((stopped, registers))) => Ok(Self {
@@ -149,78 +150,132 @@ enum Seized {
 /// Threads that stand still, and their registers.
 type Stopped = (BTreeSet<Tid>, BTreeMap<Tid, Registers>);
 
-fn trace(
+/// What the tracing thread knows.
+struct Tracer {
     pid: Pid,
+    /// Threads that wait without a timeout.
+    at_rest: BTreeSet<Tid>,
     with_registers: bool,
-    ready: &Sender<Result<Stopped, Errno>>,
-    released: &Receiver<()>,
-) -> Held {
-    let mut seized: BTreeMap<Tid, Seized> = BTreeMap::new();
-    let mut refused = Errno::ESRCH;
-    let mut began = Instant::now();
-    for round in 0..ROUNDS {
+    seized: BTreeMap<Tid, Seized>,
+    registers: BTreeMap<Tid, Registers>,
+    /// When the first thread was interrupted.
+    began: Option<Instant>,
+    /// Why a thread could not be seized.
+    refused: Errno,
+}
+
+impl Tracer {
+    fn new(pid: Pid, at_rest: BTreeSet<Tid>, with_registers: bool) -> Self {
+        Self {
+            pid,
+            at_rest,
+            with_registers,
+            seized: BTreeMap::new(),
+            registers: BTreeMap::new(),
+            began: None,
+            refused: Errno::ESRCH,
+        }
+    }
+
+    fn trace(mut self, ready: &Sender<Result<Stopped, Errno>>, released: &Receiver<()>) -> Held {
+        self.stop_all();
+        let Some(began) = self.began else {
+            let _ = ready.send(Err(self.refused));
+            return Held {
+                for_us: 0,
+                cut: true,
+            };
+        };
+        let stopped = self
+            .seized
+            .iter()
+            .filter(|(_, state)| matches!(state, Seized::Stopped(_) | Seized::Nameless))
+            .map(|(tid, _)| *tid)
+            .collect();
+        let _ = ready.send(Ok((stopped, std::mem::take(&mut self.registers))));
+        let cut = released
+            .recv_timeout(MOST.saturating_sub(began.elapsed()))
+            .is_err();
+        self.let_all_go();
+        Held {
+            for_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            cut,
+        }
+    }
+
+    fn stop_all(&mut self) {
+        for _ in 0..ROUNDS {
+            let new = self.seize();
+            if new.is_empty() {
+                return;
+            }
+            let (at_rest, at_work): (Vec<Tid>, Vec<Tid>) =
+                new.iter().partition(|tid| self.at_rest.contains(tid));
+            self.stop(&at_rest);
+            self.stop(&at_work);
+        }
+    }
+
+    /// Seizes the threads that are new. They run on: the first ones need not stand while the last ones are seized.
+    fn seize(&mut self) -> Vec<Tid> {
         let mut new = Vec::new();
-        for tid in super::kernel::thread_ids(pid).unwrap_or_default() {
-            if seized.contains_key(&tid) {
+        for tid in super::kernel::thread_ids(self.pid).unwrap_or_default() {
+            if self.seized.contains_key(&tid) {
                 continue;
             }
-            // Seized they run on: the first ones need not stand while the last ones are seized.
             match ptrace::seize(NixPid::from_raw(tid), ptrace::Options::empty()) {
                 Ok(()) => new.push(tid),
-                Err(errno) => refused = errno,
+                Err(errno) => self.refused = errno,
             }
         }
-        if new.is_empty() {
-            break;
+        new
+    }
+
+    /// Stops threads that are seized, and takes their registers.
+    fn stop(&mut self, tids: &[Tid]) {
+        if tids.is_empty() {
+            return;
         }
-        if round == 0 {
-            began = Instant::now();
-        }
-        for tid in new {
-            let state = match ptrace::interrupt(NixPid::from_raw(tid)) {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        for tid in tids {
+            let state = match ptrace::interrupt(NixPid::from_raw(*tid)) {
                 Ok(()) => Seized::Running,
                 Err(_) => Seized::Gone,
             };
-            seized.insert(tid, state);
+            self.seized.insert(*tid, state);
         }
-        await_stops(pid, &mut seized, began);
+        await_stops(self.pid, &mut self.seized, began);
+        if self.with_registers {
+            self.take_registers();
+        }
     }
-    if seized.is_empty() {
-        let _ = ready.send(Err(refused));
-        return Held {
-            for_us: 0,
-            cut: true,
-        };
-    }
-    let stopped: BTreeSet<Tid> = seized
-        .iter()
-        .filter(|(_, state)| matches!(state, Seized::Stopped(_) | Seized::Nameless))
-        .map(|(tid, _)| *tid)
-        .collect();
-    let mut registers = BTreeMap::new();
-    if with_registers {
-        for tid in &stopped {
-            let taken = ptrace::getregs(NixPid::from_raw(*tid)).ok();
-            if let Some(taken) = taken.as_ref().and_then(Registers::stopped) {
-                registers.insert(*tid, taken);
+
+    /// Of those that have stopped since it was last done.
+    fn take_registers(&mut self) {
+        for (tid, state) in &self.seized {
+            let stands = matches!(state, Seized::Stopped(_) | Seized::Nameless);
+            if stands && !self.registers.contains_key(tid) {
+                let taken = ptrace::getregs(NixPid::from_raw(*tid)).ok();
+                if let Some(taken) = taken.as_ref().and_then(Registers::stopped) {
+                    self.registers.insert(*tid, taken);
+                }
             }
         }
     }
-    let _ = ready.send(Ok((stopped, registers)));
-    let cut = released
-        .recv_timeout(MOST.saturating_sub(began.elapsed()))
-        .is_err();
-    // Some may have stopped only now.
-    poll(&mut seized);
-    for (tid, state) in &seized {
-        if let Seized::Stopped(signal) = state {
-            let _ = ptrace::detach(NixPid::from_raw(*tid), *signal);
+
+    /// Lets them go, but for those that only the end of this thread can let go.
+    fn let_all_go(&mut self) {
+        // Some may have stopped only now.
+        poll(&mut self.seized);
+        for resting in [false, true] {
+            for (tid, state) in &self.seized {
+                if let Seized::Stopped(signal) = state
+                    && self.at_rest.contains(tid) == resting
+                {
+                    let _ = ptrace::detach(NixPid::from_raw(*tid), *signal);
+                }
+            }
         }
-    }
-    // The end of this thread lets the rest go.
-    Held {
-        for_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
-        cut,
     }
 }
 

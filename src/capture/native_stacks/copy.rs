@@ -6,7 +6,7 @@ use crate::capture::native::{Registers, StackBytes, WORD, Walk};
 use crate::capture::parallel;
 use crate::capture::stop::Stop;
 use crate::model::{Pid, Tid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes below the stack pointer that a function may use without moving it (System V ABI for x86_64, §3.2.2).
 const RED_ZONE: u64 = 128;
@@ -37,18 +37,18 @@ pub(super) struct Copied<T> {
     pub(super) stop: Stop,
 }
 
-/// Stops a process, copies, and has it let go. `regions` are its mapped ranges in order, read beforehand. `meanwhile` reads
+/// Stops a process, those of its threads that are `at_rest` for longer than the others, copies, and has it let go. `regions` are its mapped ranges in order, read beforehand. `meanwhile` reads
 /// what moves when the process runs; it is given the registers.
 ///
 /// # Errors
 /// In words, when no thread can be stopped.
 pub(super) fn copy<T>(
-    pid: Pid,
+    (pid, at_rest): (Pid, BTreeSet<Tid>),
     memory: &dyn Memory,
     regions: &[Region],
     meanwhile: impl FnOnce(&BTreeMap<Tid, Registers>) -> T,
 ) -> Result<Copied<T>, String> {
-    let mut stop = Stop::begin_with_registers(pid)?;
+    let mut stop = Stop::begin_with_registers(pid, at_rest)?;
     let registers = std::mem::take(&mut stop.registers);
     let used: Vec<(u64, u64)> = registers
         .values()

@@ -95,7 +95,9 @@ pub(super) fn add(
             let meanwhile = |registers: &BTreeMap<Tid, Registers>| {
                 running_evaluations(process, python, &memory, registers)
             };
-            match copy::copy(process.pid, &memory, &regions, meanwhile) {
+            let at_rest = process.threads.iter().filter(|thread| is_at_rest(thread));
+            let at_rest = at_rest.map(|thread| thread.tid).collect();
+            match copy::copy((process.pid, at_rest), &memory, &regions, meanwhile) {
                 Ok(copied) => Some(copied),
                 Err(cause) => {
                     outcome.gaps.push(
@@ -201,6 +203,14 @@ fn pause(process: &Process, held: Held) -> Pause {
         stopped_us: held.for_us,
         native: true,
     }
+}
+
+/// Whether a thread was seen in a wait without a timeout: it is likely not to notice a stop.
+fn is_at_rest(thread: &Thread) -> bool {
+    let wait = thread.wait.as_ref();
+    thread.settled
+        && thread.kernel.syscall.is_some()
+        && wait.is_some_and(|wait| wait.timed != Some(true))
 }
 
 /// Whether a thread is in the very call that the sample saw it in.
