@@ -57,6 +57,7 @@ impl StackReader<'_> {
             let mut describer = Describer::new(self.symbolizer(&live), counted);
             pieces
                 .map(|piece| {
+                    self.prefetch_python(piece.iter().map(|(thread, _)| &**thread), &live);
                     let read = |(thread, stopped): &mut (&mut Thread, Option<StoppedThread>)| {
                         let unwound =
                             self.read_one(thread, stopped.take(), &mut describer, &live)?;
@@ -73,6 +74,18 @@ impl StackReader<'_> {
             all.1.extend(without_lines);
         }
         all
+    }
+
+    fn prefetch_python<'t>(
+        &self,
+        threads: impl Iterator<Item = &'t Thread>,
+        live: &CachedMemory<'_>,
+    ) {
+        if let Some(python) = self.python {
+            let states = threads.flat_map(|thread| &thread.python);
+            let addresses: Vec<u64> = states.map(|state| state.address.0).collect();
+            python.prefetch_stacks(live, &addresses);
+        }
     }
 
     pub(super) fn symbolizer<'s>(&'s self, live: &'s CachedMemory<'s>) -> Symbolizer<'s> {

@@ -5,6 +5,7 @@ use super::PythonProcess;
 use super::code::CodeCache;
 use super::frame;
 use super::heap::Heap;
+use super::interpreter;
 use crate::capture::memory::{CachedMemory, ReadError};
 use crate::model::Foreign;
 use std::collections::HashSet;
@@ -46,6 +47,13 @@ impl PythonProcess {
             _ => by_entry_frames(&heap, thread_state),
         };
         found.map_err(|error| error.to_string())
+    }
+
+    /// Brings what [`Self::evaluations`] reads of many thread states, in few calls.
+    pub(crate) fn prefetch_stacks(&self, memory: &CachedMemory<'_>, thread_states: &[u64]) {
+        if let Some(offsets) = &self.runtime.offsets {
+            interpreter::prefetch_stacks(&Heap::new(memory, offsets), thread_states);
+        }
     }
 
     /// Where no address tells which Python frames a call of the evaluation function runs, but each call runs one: its name.

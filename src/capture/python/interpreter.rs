@@ -255,7 +255,7 @@ pub(crate) fn census(
 
 /// Brings the pages of thread states and of their innermost frames in a few calls. Frames that follow each other are in one
 /// chunk of memory, but for those of calls from C, which are on the C stack.
-fn prefetch_stacks(heap: &Heap<'_>, states: &[u64]) {
+pub(super) fn prefetch_stacks(heap: &Heap<'_>, states: &[u64]) {
     const WAVES: usize = 4;
     heap.memory
         .prefetch(states.iter().map(|state| (*state, FRAME_BYTES)));
