@@ -99,6 +99,11 @@ fn has_frame(thread: &Thread, test: impl Fn(&str) -> bool) -> bool {
     frames.map(NativeFrame::function_name).any(test)
 }
 
+/// Whether a thread is one of a runtime's.
+pub(super) fn is_worker(thread: &Thread) -> bool {
+    is_tokio_thread(thread) || is_rayon_worker(thread)
+}
+
 fn is_tokio_worker(thread: &Thread) -> bool {
     has_frame(thread, |name| name.contains("multi_thread::worker"))
 }

@@ -152,12 +152,15 @@ fn is_firm(holder: &Holder) -> bool {
 }
 
 /// Whether a thread waits for a native lock that does not note who has it, and the process was not stopped: the guard may be in a
-/// register that was not read. Of all that hangs in the process the cause may be there.
+/// register that was not read. Or for what its frames did not tell, which may be one. Of all that hangs in the process the cause
+/// may be there.
 pub(super) fn guesses_at_locks(process: &Process) -> bool {
     let guesses = |thread: &Thread| {
         let stack = thread.native.as_ref();
         let guessed = stack.is_some_and(|stack| stack.grade == Grade::Guessed);
-        guessed && thread.wait.as_ref().is_some_and(is_unnoted)
+        let untold = |wait: &Wait| wait.kind == WaitKind::Futex && wait.call.is_none();
+        let wait = thread.wait.as_ref();
+        guessed && wait.is_some_and(|wait| is_unnoted(wait) || untold(wait))
     };
     process.threads.iter().any(guesses)
 }

@@ -1,7 +1,9 @@
 //! Words for threads, places and waits, shared by the detectors.
 
 use super::case::Closure;
-use crate::model::{Addr, Foreign, Frame, Key, Process, Task, Thread, Wait, WaitKind, signal_name};
+use crate::model::{
+    Addr, Foreign, Frame, Key, Process, Task, Thread, Wait, WaitKind, WaitObject, signal_name,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -85,6 +87,18 @@ pub(super) fn task_at(task: &Task) -> String {
 
 fn said_at(place: Option<String>) -> String {
     place.map_or_else(String::new, |place| format!(" at {place}"))
+}
+
+/// ", on `jobs` (qsize 0, maxsize 2)".
+pub(super) fn on_object(object: &WaitObject) -> String {
+    let state = object
+        .state_words()
+        .map(|words| format!(" ({})", words.untrusted()))
+        .unwrap_or_default();
+    match object.name.as_ref().map(Foreign::untrusted) {
+        Some(name) => format!(", on `{name}`{state}"),
+        None => state,
+    }
 }
 
 /// What a thread does, as a predicate: "waits in Event.wait", "sleeps (12 days left)", "waits for data on fd 7 (pipe from pid 5)".

@@ -184,10 +184,14 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
         evidence.push(case.fact(grade, text, &[(&from.key, "wait"), (&to.key, "python")]));
     }
     if chain.closes.is_none() {
+        let on = wait
+            .object
+            .as_ref()
+            .map_or_else(String::new, wording::on_object);
         evidence.push(case.fact(
             wait.grade,
             format!(
-                "{} {}{root_place}, without a deadline",
+                "{} {}{root_place}{on}, without a deadline",
                 wording::who(root),
                 wording::waits(wait)
             ),

@@ -6,6 +6,7 @@ mod circle;
 mod ended;
 mod hold;
 mod own;
+mod turnstile;
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
 use crate::analysis::case::{Case, destroyers};
@@ -80,7 +81,12 @@ fn findings(case: &Case<'_>, process: &Process) -> Vec<Finding> {
         };
         // The holder that waits for another thread in turn is not the root.
         let is_root = waits.next(&holder.key).is_none() && !ending.contains(&holder.key);
-        if is_root && !link.is_join() && !is_told(&found, holder) && judged.insert(&holder.key) {
+        let is_new = is_root && !link.is_join() && !is_told(&found, holder);
+        // Where all come to the same wait it is that wait that is the cause, and another detector's.
+        if is_new
+            && judged.insert(&holder.key)
+            && !turnstile::is_passed_by_all(process, waiter, holder)
+        {
             found.extend(blocked::judge(case, process, waiter, holder));
         }
     }

@@ -9,6 +9,7 @@ use super::said::{
 use super::{event_loop, native, swallowed, verbs};
 use crate::analysis::case::Case;
 use crate::analysis::language::Language;
+use crate::analysis::native_trail;
 use crate::analysis::pools::{is_at_work, is_future_call, is_pool_call, is_worker};
 use crate::analysis::streams::{is_stream, is_stream_writer};
 use crate::analysis::trail::{How, Node, Trail, fact};
@@ -146,7 +147,9 @@ fn of_thread(
     {
         return Some(of_lock(case, process, node, wait));
     }
-    if trail.hows.last() == Some(&How::Pool) {
+    let before_locks = trail.hows.iter().rfind(|how| **how != How::Lock);
+    let is_workers = trail.hows.last() == Some(&How::Pool) || native_trail::is_worker(thread);
+    if before_locks == Some(&How::Pool) && is_workers {
         return Some(simple(&native::BLOCKED_POOL, node));
     }
     if let Some(native) = native::cause(call) {

@@ -2,15 +2,17 @@
 
 use crate::analysis::trail::{How, Node};
 use crate::analysis::wording;
-use crate::model::{Foreign, Grade, Key, WaitObject};
+use crate::model::{Grade, Key};
 
-/// "MainThread", "`worker`", "task `fetch`"; of a process that is not Python, "`cat` (pid 7)".
+/// "MainThread", "`worker`", "task `fetch`", with an id where threads of the process have one name; of a process that is not Python, "`cat` (pid 7)".
 pub(super) fn subject(node: Node<'_>) -> String {
     match node {
         Node::Thread(process, thread) if process.python.is_none() && process.is_led_by(thread) => {
             format!("{} (pid {})", wording::name(thread), process.pid)
         }
-        Node::Thread(_, thread) => wording::name(thread),
+        Node::Thread(process, thread) => {
+            wording::name_among(thread, &Vec::from_iter(&process.threads))
+        }
         Node::Task(_, task) => wording::task(task),
     }
 }
@@ -95,7 +97,7 @@ fn call(node: Node<'_>) -> String {
 /// What a node does, as a predicate: "waits in Queue.get at work (jobs.py:7) for `jobs` (qsize 0)".
 pub(super) fn waits(node: Node<'_>) -> String {
     let here = at(node);
-    let on = node.object().map_or_else(String::new, on);
+    let on = node.object().map_or_else(String::new, wording::on_object);
     match node {
         Node::Thread(_, thread) => match &thread.wait {
             Some(wait) => format!("{}{here}{on}", wording::waits(wait)),
@@ -112,18 +114,6 @@ pub(super) fn waits(node: Node<'_>) -> String {
                 (None, None) => format!("is parked{here}"),
             }
         }
-    }
-}
-
-/// ", on `jobs` (qsize 0, maxsize 2)".
-fn on(object: &WaitObject) -> String {
-    let state = object
-        .state_words()
-        .map(|words| format!(" ({})", words.untrusted()))
-        .unwrap_or_default();
-    match object.name.as_ref().map(Foreign::untrusted) {
-        Some(name) => format!(", on `{name}`{state}"),
-        None => state,
     }
 }
 

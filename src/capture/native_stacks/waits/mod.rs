@@ -1,5 +1,6 @@
 //! What native threads wait for, by the frames on their stacks and by what lies at the address that they wait on.
 
+mod channels;
 mod guards;
 mod holders;
 mod names;
@@ -16,6 +17,7 @@ use super::super::namespace::NamespaceIds;
 use super::super::native::{Images, Symbolizer};
 use super::Unwound;
 use crate::model::{Addr, Foreign, Grade, Key, Process, Thread, Tid, Wait, WaitKind, WaitObject};
+use channels::Channel;
 use objects::{Lock, Owner};
 use shape_table::PARKING_LOT_CONDVAR;
 use shapes::{Primitive, Shape};
@@ -74,6 +76,17 @@ pub(super) fn tell(
         let address = lock.map_or(wait.address, |lock| Some(Addr(lock.address)));
         if let Some(address) = address.filter(|_| !shape.type_name.is_empty()) {
             wait.object = Some(object(shape, address, lock.is_some()));
+        }
+        if let (Some(object), Some(stack)) = (&mut wait.object, unwound.get(&thread.tid))
+            && shape.is_of_channel()
+        {
+            let frames = thread.native.iter().flat_map(|stack| &stack.frames);
+            let shared = reach::shared(stack, stacks.get(&thread.tid), physical, regions);
+            let frames = frames.take(shape.frames);
+            if let Some(channel) = Channel::among(&shared, shapes::paths(frames), memory) {
+                object.address = Addr(channel.address);
+                object.state = channel.facts(shape.receives());
+            }
         }
         if let Some(address) = address.filter(|_| is_native && wait.timed == Some(false))
             && let Some(stack) = unwound.get(&thread.tid)

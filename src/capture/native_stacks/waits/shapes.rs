@@ -45,6 +45,27 @@ pub(super) struct Shape {
     pub(super) frames: usize,
 }
 
+impl Shape {
+    /// Of std's channels, and crossbeam's.
+    pub(super) fn is_of_channel(&self) -> bool {
+        ["mpsc::", "crossbeam_channel::"]
+            .iter()
+            .any(|library| self.call.starts_with(library))
+    }
+
+    /// Whether it waits for a message, rather than for room for one.
+    pub(super) fn receives(&self) -> bool {
+        ends(self.call, "recv")
+    }
+}
+
+/// The functions of frames, without what varies.
+pub(super) fn paths<'f>(
+    frames: impl Iterator<Item = &'f NativeFrame>,
+) -> impl Iterator<Item = String> {
+    frames.map(path)
+}
+
 /// What a thread waits in, by its frames; `None` if nothing on its stack is known.
 pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
     let near: Vec<String> = frames
