@@ -1,11 +1,11 @@
 //! The samples, with what all detectors need of them worked out once.
 
 use super::liveness::Liveness;
+use super::roles;
 use super::{progress, wait_graph};
 use crate::model::{
-    Descriptor, EventLoop, Evidence, Frame, Grade, Interpreter, Key, Motion, Pid, Process,
-    Reference, Run, Snapshot, SocketState, Task, Thread, ThreadKind, ThreadProgress, ThreadState,
-    Trigger, Wait, WaitEdge, WaitKind,
+    Evidence, Grade, Interpreter, Key, Motion, Pid, Process, Reference, Run, Snapshot, Task,
+    Thread, ThreadProgress, ThreadState, Trigger, Wait, WaitEdge, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -146,13 +146,13 @@ impl<'a> Case<'a> {
             .iter()
             .any(|thread| !thread.python.is_empty());
         let stuck = |thread: &Thread| {
-            self.standing_in_tree(thread) == Standing::Internal || idles_in_pool(thread)
+            self.standing_in_tree(thread) == Standing::Internal || roles::idles_in_pool(thread)
         };
         self.has_motion()
             && runs_python
             && self.waking_signal(process).is_none()
             && process.threads.iter().all(stuck)
-            && !process.threads.iter().all(idles_in_pool)
+            && !process.threads.iter().all(roles::idles_in_pool)
             && !rests_until_cancelled(process)
     }
 
@@ -228,12 +228,13 @@ impl<'a> Case<'a> {
         let mut closure = Closure::Closed;
         let all_stuck = known.iter().all(|key| self.liveness.is_stuck(key));
         for thread in &process.threads {
-            if known.contains(&thread.key) || is_bystander(thread) || will_do_nothing(thread) {
+            if known.contains(&thread.key) || roles::is_bystander(thread) || will_do_nothing(thread)
+            {
                 continue;
             }
             match self.standing_in_tree(thread) {
                 Standing::Internal => {}
-                Standing::Timed | Standing::FarOff(_) if is_watchdog(thread) => {
+                Standing::Timed | Standing::FarOff(_) if roles::is_watchdog(thread) => {
                     closure = Closure::Unclear;
                 }
                 Standing::Unclear => closure = Closure::Unclear,
@@ -373,107 +374,6 @@ fn rests_until_cancelled(process: &Process) -> bool {
     tasks
         .filter_map(|task| task.awaits.as_ref()?.call.as_ref())
         .any(|call| call.untrusted().ends_with("sleep_forever"))
-}
-
-/// A pool's thread without work; not the worker that waits for the timers and files of a whole runtime (tokio): what it wakes for
-/// goes on. Where there is no timer, and no file but those that it is woken by from within the process, it has none either. A runtime
-/// without files waits for its timers on a condition variable.
-pub(super) fn idles_in_pool(thread: &Thread) -> bool {
-    let Some(wait) = &thread.wait else {
-        return false;
-    };
-    let call = wait.call.as_ref().map_or("", |call| call.untrusted());
-    let is_driver = match wait.kind {
-        WaitKind::Poll => wait.timed != Some(false) || wait.has_outside_peer() != Some(false),
-        _ => call == "idle tokio worker" && wait.timed == Some(true),
-    };
-    call.starts_with("idle ") && !is_driver
-}
-
-/// A native thread that waits on a lock for a time, as faulthandler's watchdog does: rarely does it wake Python code.
-pub(super) fn is_watchdog(thread: &Thread) -> bool {
-    let waits_for_lock = thread
-        .wait
-        .as_ref()
-        .is_some_and(|wait| wait.kind == WaitKind::Futex);
-    thread.kind == ThreadKind::Native && waits_for_lock
-}
-
-/// A thread that wakes nothing of the program's by itself: a pool's worker without work, or one of the test runner's own,
-/// such as execnet's that reads from the xdist controller.
-pub(super) fn is_bystander(thread: &Thread) -> bool {
-    if idles_in_pool(thread) || is_runners_timer(thread) || is_managers_own(thread) {
-        return true;
-    }
-    // It runs the program's tasks, whose frames are not on its stack.
-    let mut frames = thread.frames();
-    if frames.any(|frame| frame.in_file("asyncio/base_events.py")) {
-        return false;
-    }
-    // execnet starts an xdist worker by `python -c`.
-    let starts_it = |frame: &Frame| {
-        frame.file.untrusted() == "<string>" && frame.function.untrusted() == "<module>"
-    };
-    let mut own = thread
-        .frames()
-        .filter(|frame| !frame.is_stdlib() && !starts_it(frame))
-        .peekable();
-    own.peek().is_some() && own.all(Frame::is_test_runner)
-}
-
-/// pytest-timeout's timer, which ends the test, and wakes nobody before.
-fn is_runners_timer(thread: &Thread) -> bool {
-    let name = thread.display_name().untrusted();
-    let mut frames = thread.frames();
-    name.starts_with("pytest_timeout ") && frames.any(|frame| frame.is("Timer.run", "threading.py"))
-}
-
-/// The main thread of a `multiprocessing` manager, which waits for its end.
-fn is_managers_own(thread: &Thread) -> bool {
-    let mut frames = thread.frames();
-    frames.any(|frame| frame.is("Server.serve_forever", "multiprocessing/managers.py"))
-}
-
-/// The thread of a manager that waits for clients.
-pub(super) fn accepts_for_manager(thread: &Thread) -> bool {
-    let mut frames = thread.frames();
-    frames.any(|frame| frame.is("Server.accepter", "multiprocessing/managers.py"))
-}
-
-/// The thread of a manager that serves a client.
-pub(super) fn serves_client(thread: &Thread) -> bool {
-    let mut frames = thread.frames();
-    frames.any(|frame| frame.is("Server.serve_client", "multiprocessing/managers.py"))
-}
-
-/// Whether a thread waits for connections, and for nothing else.
-pub(super) fn accepts(thread: &Thread) -> bool {
-    let Some(wait) = &thread.wait else {
-        return false;
-    };
-    let listens = |file: &Descriptor| file.state == Some(SocketState::Listen);
-    wait.kind == WaitKind::Connection
-        || (wait.kind == WaitKind::Poll && !wait.files.is_empty() && wait.files.iter().all(listens))
-}
-
-/// The event loop that a thread runs, if it does nothing else now.
-pub(super) fn idle_loop_of<'p>(process: &'p Process, thread: &Thread) -> Option<&'p EventLoop> {
-    process
-        .event_loops
-        .iter()
-        .find(|event_loop| event_loop.thread.as_ref() == Some(&thread.key))
-        .filter(|event_loop| event_loop.is_idle_without_timer())
-}
-
-/// The event loop whose thread is this one, where that waits for something else: in a coroutine or a callback.
-pub(super) fn blocked_loop_of<'p>(process: &'p Process, thread: &Thread) -> Option<&'p EventLoop> {
-    let wait = thread.wait.as_ref()?;
-    process.event_loops.iter().find(|event_loop| {
-        event_loop.thread.as_ref() == Some(&thread.key)
-            && event_loop.idle != Some(true)
-            && !event_loop.guest
-            && (event_loop.running.is_some() || wait.kind != WaitKind::Poll)
-    })
 }
 
 fn standing_of_wait(wait: &Wait) -> Standing {

@@ -15,6 +15,7 @@ mod outputs;
 mod polling;
 mod pools;
 mod progress;
+mod roles;
 mod roots;
 mod signature;
 mod streams;

@@ -1,6 +1,6 @@
 //! Whom a native wait is for, where the call itself tells: the threads of a scope, the workers of a runtime.
 
-use super::case;
+use super::roles;
 use super::trail::How;
 use crate::model::{NativeFrame, Process, Thread, Wait};
 
@@ -19,7 +19,7 @@ pub(super) fn next<'c>(
             let waits = |other: &&Thread| {
                 let call = other.wait.as_ref().and_then(|wait| wait.call.as_ref());
                 other.key != thread.key
-                    && !case::idles_in_pool(other)
+                    && !roles::idles_in_pool(other)
                     && is_stuck(other)
                     && call.is_some_and(|call| call.untrusted() != "thread::park")
             };
@@ -47,7 +47,7 @@ fn blocking_job<'c>(
         other.key != thread.key
             && is_tokio_thread(other)
             && !is_tokio_worker(other)
-            && !case::idles_in_pool(other)
+            && !roles::idles_in_pool(other)
     });
     let first = jobs.next()?;
     (!is_tokio_thread(thread) && is_stuck(first) && jobs.all(is_stuck)).then_some(first)
@@ -71,7 +71,7 @@ fn of_pool<'c>(
     let mut blocked = Vec::new();
     let mut any_is_free = false;
     for worker in workers {
-        if case::idles_in_pool(worker) {
+        if roles::idles_in_pool(worker) {
             any_is_free = true;
         } else if is_stuck(worker) {
             blocked.push(worker);

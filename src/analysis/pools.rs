@@ -1,6 +1,6 @@
 //! Pools of threads and of processes: who works in them, and which calls wait for what they do.
 
-use super::case;
+use super::roles;
 use crate::model::{Await, Frame, Process, Thread};
 
 /// A thread of a pool of `concurrent.futures`, or of a `multiprocessing.pool.ThreadPool`.
@@ -13,7 +13,7 @@ pub(super) fn is_worker(thread: &Thread) -> bool {
 
 /// Whether a pool's thread is at work: in code that is not the pool's.
 pub(super) fn is_at_work(thread: &Thread) -> bool {
-    !case::idles_in_pool(thread) && thread.frames().any(|frame| !frame.is_stdlib())
+    !roles::idles_in_pool(thread) && thread.frames().any(|frame| !frame.is_stdlib())
 }
 
 /// Calls that wait for futures of `concurrent.futures`.

@@ -1,9 +1,10 @@
 //! Which tasks of an event loop that goes on may ever go on themselves. A loop whose timers keep it going says nothing of a
 //! task that waits for something that no timer, file, thread or other task leads to.
 
-use super::case::{self, Case};
+use super::case::Case;
 use super::liveness::{Enders, Others};
 use super::pools::is_thread_call;
+use super::roles;
 use crate::model::{Await, EventLoop, Foreign, Key, Process, Task, TaskState, Thread, Wait};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -229,7 +230,7 @@ pub(super) fn stuck_loop_of<'p>(
 
 /// The thread that waits for the outside in the stead of a loop that runs as a guest on this thread, and has come to rest.
 pub(super) fn poller_for<'p>(process: &'p Process, thread: &Thread) -> Option<&'p Thread> {
-    case::idle_loop_of(process, thread).filter(|event_loop| event_loop.guest)?;
+    roles::idle_loop_of(process, thread).filter(|event_loop| event_loop.guest)?;
     process.threads.iter().find(|other| polls_for_guest(other))
 }
 

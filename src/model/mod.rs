@@ -9,6 +9,7 @@ mod frame;
 mod gap;
 mod ids;
 mod interpreter;
+mod inventory;
 mod native;
 mod process;
 mod redact;
@@ -34,13 +35,14 @@ pub use ids::{Addr, Key, Pid, Tid};
 pub use interpreter::{
     Gil, Interpreter, PythonReader, PythonRuntime, PythonSignals, ThreadState, Unserved,
 };
+pub use inventory::{Birth, Counted, Counts, Inventory, Leak, LeftKind, TestInventory, Trend};
 pub use native::{NativeFrame, NativeStack};
 pub use process::{Coverage, Process, RunningTest, RuntimeKind, SharedLock};
 pub use redact::redact;
 pub use report::{Host, Options, Report, SCHEMA, Tool, Trigger};
 pub use run::{
-    Birth, Counted, Counts, Inventory, Leak, LeftKind, Role, Run, RunRecord, SlowTest,
-    TestInventory, TestOutcome, TestPhase, TestProcess, TestRecord, TestSource, Trend, place,
+    Role, Run, RunRecord, SlowTest, TestOutcome, TestPhase, TestProcess, TestRecord, TestSource,
+    place,
 };
 pub use signal::signal_name;
 pub use snapshot::{Pause, Snapshot, Zombie};

@@ -1,8 +1,9 @@
 //! A process waits for one that is stopped, and nobody is left who could let that go on. See `docs/detectors/child-stopped.md`.
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
-use crate::analysis::case::{self, Case, Standing};
+use crate::analysis::case::{Case, Standing};
 use crate::analysis::language::Language;
+use crate::analysis::roles;
 use crate::analysis::{signature, wording};
 use crate::model::{
     Certainty, Descriptor, Finding, Grade, Key, Motion, Pid, Process, Thread, Wait, WaitKind,
@@ -148,7 +149,7 @@ fn awaited<'c>(case: &'c Case<'_>, wait: &Wait) -> Option<&'c Process> {
 
 /// Whether a thread may do something by itself.
 fn goes_on(case: &Case<'_>, thread: &Thread) -> bool {
-    !case::is_bystander(thread)
+    !roles::is_bystander(thread)
         && matches!(
             case.standing(thread),
             Standing::Active | Standing::Starved | Standing::Timed | Standing::FarOff(_)

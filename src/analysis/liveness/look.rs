@@ -1,7 +1,8 @@
 //! Who can end a thread's wait, by what it waits for.
 
 use super::{Enders, Others};
-use crate::analysis::case::{self, Case, Standing};
+use crate::analysis::case::{Case, Standing};
+use crate::analysis::roles;
 use crate::analysis::task_liveness::{is_poller, poller_for};
 use crate::analysis::{polling, wait_graph};
 use crate::model::{Grade, HolderEvidence, Key, Pid, Process, Thread, ThreadKind, Wait, WaitKind};
@@ -46,7 +47,7 @@ impl<'a, 'c> Look<'a, 'c> {
     }
 
     pub(super) fn enders(&self, process: &'a Process, thread: &'a Thread) -> Enders<'a> {
-        if case::is_bystander(thread) {
+        if roles::is_bystander(thread) {
             return Enders::Bystander;
         }
         if let Some(asked) = polling::asked(self.case, process, thread) {
@@ -60,7 +61,7 @@ impl<'a, 'c> Look<'a, 'c> {
             return Enders::World;
         };
         // Any process that has a proxy may connect.
-        if case::accepts_for_manager(thread) {
+        if roles::accepts_for_manager(thread) {
             let others = self.pythons.iter().copied();
             return Enders::Any(Others {
                 processes: others.filter(|key| **key != process.key).collect(),
@@ -69,7 +70,7 @@ impl<'a, 'c> Look<'a, 'c> {
             });
         }
         if self.serves_own(process, thread) {
-            let accepting = process.threads.iter().filter(|other| case::accepts(other));
+            let accepting = process.threads.iter().filter(|other| roles::accepts(other));
             return Enders::Any(Others {
                 own: true,
                 except: accepting.map(|other| &other.key).collect(),
@@ -101,12 +102,12 @@ impl<'a, 'c> Look<'a, 'c> {
             }),
             Standing::External => self.outside(process, thread, wait),
             Standing::Timed | Standing::FarOff(_)
-                if case::idle_loop_of(process, thread).is_some() =>
+                if roles::idle_loop_of(process, thread).is_some() =>
             {
                 self.outside(process, thread, wait)
             }
             Standing::Timed | Standing::FarOff(_)
-                if process.python.is_some() && case::is_watchdog(thread) =>
+                if process.python.is_some() && roles::is_watchdog(thread) =>
             {
                 Enders::Bystander
             }

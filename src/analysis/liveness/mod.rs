@@ -6,7 +6,8 @@ mod look;
 mod outside;
 mod reach;
 
-use crate::analysis::case::{self, Case};
+use crate::analysis::case::Case;
+use crate::analysis::roles;
 use crate::analysis::task_liveness::LiveLoops;
 use crate::model::{Key, Process, Task, Thread, Wait, WaitKind};
 use look::Look;
@@ -68,7 +69,7 @@ impl Liveness {
             let native = process.is_known_native();
             for thread in &process.threads {
                 let told = native && may_be_told(process, thread);
-                let by = if (caught || told) && !case::is_bystander(thread) {
+                let by = if (caught || told) && !roles::is_bystander(thread) {
                     Enders::World
                 } else {
                     look.enders(process, thread)

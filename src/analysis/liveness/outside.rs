@@ -2,7 +2,7 @@
 
 use super::look::Look;
 use super::{Enders, Others};
-use crate::analysis::case::{self};
+use crate::analysis::roles;
 use crate::analysis::streams;
 use crate::model::{
     ChildState, Descriptor, FileKind, Key, Peer, Pid, Process, SocketState, Thread, Wait, WaitKind,
@@ -38,7 +38,7 @@ impl<'a> Look<'a, '_> {
             .iter()
             .filter_map(|thread| thread.wait.as_ref());
         let mut files = waits.flat_map(Wait::all_files);
-        case::accepts(thread)
+        roles::accepts(thread)
             && !files.any(queued)
             && childless
             && (process.test.is_some() || process.threads.iter().any(is_client))
@@ -103,7 +103,7 @@ impl<'a> Look<'a, '_> {
         // A server's socket in the set wakes the loop, but a task that reads from its own process waits on.
         let listens = |file: &&Descriptor| file.state == Some(SocketState::Listen);
         let connected = files.iter().any(|file| known_peer(file).is_some());
-        let reads = case::idle_loop_of(process, thread).is_some_and(streams::awaits_a_stream);
+        let reads = roles::idle_loop_of(process, thread).is_some_and(streams::awaits_a_stream);
         if connected && reads {
             files.retain(|file| !listens(file));
         }
@@ -119,7 +119,7 @@ impl<'a> Look<'a, '_> {
             // Who waits for new connections has accepted this one already, and does no more about it.
             let accepted = file.peer.as_ref().is_some_and(|peer| !peer.unaccepted);
             if file.is_socket() && accepted {
-                let accepting = process.threads.iter().filter(|other| case::accepts(other));
+                let accepting = process.threads.iter().filter(|other| roles::accepts(other));
                 except.extend(accepting.map(|other| &other.key));
             }
         }

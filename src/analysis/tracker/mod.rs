@@ -2,13 +2,14 @@
 
 mod peers;
 
-use super::case::{self, Case};
+use super::case::Case;
 use super::chain::{Link, Waits};
 use super::native_trail;
 use super::polling;
 use super::pools::{
     is_at_work, is_future_call, is_pool_call, is_thread_call, is_worker, runs_a_task,
 };
+use super::roles;
 use super::streams::entry;
 use super::task_liveness::stuck_loop_of;
 use super::trail::{How, Node, Trail, fact};
@@ -90,7 +91,7 @@ impl<'c> Tracker<'c> {
             };
             return Some((how, Node::Thread(process, next)));
         }
-        let event_loop = case::idle_loop_of(process, thread)
+        let event_loop = roles::idle_loop_of(process, thread)
             .or_else(|| stuck_loop_of(self.case, process, thread));
         if let Some(event_loop) = event_loop {
             let task = entry(event_loop)?;
@@ -209,7 +210,7 @@ impl<'c> Tracker<'c> {
         let thread = threads.find(|other| {
             other.key != except.key
                 && self.is_stuck(other)
-                && case::idle_loop_of(process, other).is_some_and(|it| entry(it).is_some())
+                && roles::idle_loop_of(process, other).is_some_and(|it| entry(it).is_some())
         })?;
         Some(Node::Thread(process, thread))
     }
@@ -268,7 +269,7 @@ impl<'c> Tracker<'c> {
             });
             let of_pool = || {
                 let mut workers = process.threads.iter().filter(|other| is_worker(other));
-                workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker))
+                workers.find(|worker| self.is_stuck(worker) && !roles::idles_in_pool(worker))
             };
             let worker = runs
                 .map(|(_, worker)| worker)
@@ -316,7 +317,7 @@ impl<'c> Tracker<'c> {
         if is_thread_call(awaits) {
             let mut workers = process.threads.iter().filter(|other| is_worker(other));
             let worker =
-                workers.find(|worker| self.is_stuck(worker) && !case::idles_in_pool(worker));
+                workers.find(|worker| self.is_stuck(worker) && !roles::idles_in_pool(worker));
             let node = worker.map(|worker| Node::Thread(process, worker));
             return Some((How::Future, node.or_else(|| self.worker_process(process))?));
         }

@@ -1,7 +1,7 @@
 //! Who has the other end of a pipe, socket or connection.
 
 use super::Tracker;
-use crate::analysis::case;
+use crate::analysis::roles;
 use crate::analysis::trail::{How, Node};
 use crate::model::{Descriptor, Frame, Process, Thread, Wait, WaitKind};
 
@@ -42,7 +42,7 @@ impl<'c> Tracker<'c> {
             // A manager's thread that does what a client asked for does not read from it meanwhile.
             let works = |candidate: &&Thread| {
                 let wait = candidate.wait.as_ref();
-                case::serves_client(candidate)
+                roles::serves_client(candidate)
                     && self.is_stuck(candidate)
                     && wait.is_some_and(|wait| wait.descriptor.is_none())
             };
@@ -101,7 +101,7 @@ impl<'c> Tracker<'c> {
             let own = |frame: &Frame| !frame.is_library();
             other.key != client.key
                 && self.is_stuck(other)
-                && !case::is_bystander(other)
+                && !roles::is_bystander(other)
                 && other.frames().any(own)
         });
         let first = others.next()?;

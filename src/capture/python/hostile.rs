@@ -6,7 +6,8 @@ use super::offsets::{NEWEST_MINOR, OLDEST_MINOR, for_minor};
 use super::runtime::Runtime;
 use super::tasks::DebugSection;
 use super::{
-    BlockedThread, PythonProcess, Stacks, ThreadStack, interpreter, running_thread, tasks, waits,
+    BlockedThread, PythonProcess, Stacks, ThreadStack, interpreter, running_thread, skeleton,
+    tasks, waits,
 };
 use crate::capture::maps::Region;
 use crate::capture::memory::{Memory, PAGE, Range, ReadError};
@@ -90,7 +91,7 @@ proptest! {
         let offsets = for_minor(minor).expect("in range");
         let cached = crate::capture::memory::CachedMemory::new(&arena);
         let heap = Heap::new(&cached, &offsets);
-        if let Ok(skeleton) = interpreter::skeleton(&heap, BASE) {
+        if let Ok(skeleton) = skeleton::skeleton(&heap, BASE) {
             let codes = CodeCache::default();
             let mut census = interpreter::census(&heap, &codes, BASE, &skeleton, &key, true);
             let _ = running_thread::correct(&heap, &mut census, &stacks);

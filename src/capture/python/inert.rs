@@ -4,8 +4,8 @@
 use super::bytecode;
 use super::frame::RawFrame;
 use super::heap::Heap;
-use super::interpreter::RawThreadState;
 use super::slots;
+use super::thread_state::RawThreadState;
 use super::waits;
 use super::with_blocks;
 use crate::model::is_library_file;

@@ -23,9 +23,11 @@ mod references;
 mod running_thread;
 mod runtime;
 mod signals;
+mod skeleton;
 mod slots;
 mod static_signals;
 mod tasks;
+mod thread_state;
 mod waits;
 mod with_blocks;
 
@@ -37,17 +39,17 @@ use crate::model::{
 };
 use code::CodeCache;
 use heap::Heap;
-use interpreter::Skeleton;
+use skeleton::Skeleton;
 use static_signals::StaticSignals;
 use std::collections::BTreeMap;
 
 pub(crate) use evaluations::Evaluation;
 pub(crate) use holders::RawHolder;
-pub(crate) use interpreter::RawThreadState;
 pub(crate) use offsets::{NEWEST_MINOR, OLDEST_MINOR};
 pub(crate) use process_locks::HeldProcessLock;
 pub(crate) use running_thread::{Stacks, ThreadStack};
 pub(crate) use runtime::{Located, Runtime, locate};
+pub(crate) use thread_state::RawThreadState;
 pub(crate) use waits::{PythonWait, WaitTarget};
 
 /// How often changing lists are read anew before that is reported.
@@ -153,7 +155,7 @@ impl PythonProcess {
         for attempt in 1..=MAX_ATTEMPTS {
             let cached = CachedMemory::new(memory);
             let heap = Heap::new(&cached, offsets);
-            let skeleton = match interpreter::skeleton(&heap, address) {
+            let skeleton = match skeleton::skeleton(&heap, address) {
                 Ok(skeleton) if skeleton.plausible(&heap) => skeleton,
                 Ok(_) => {
                     part.gaps.push(Gap::new(
@@ -333,7 +335,7 @@ fn same_again(
     let cached = CachedMemory::new(memory);
     let heap = Heap::new(&cached, offsets);
     before.prefetch(&heap);
-    interpreter::skeleton(&heap, runtime).as_ref() == Ok(before)
+    skeleton::skeleton(&heap, runtime).as_ref() == Ok(before)
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@
 
 use super::heap::Heap;
 use super::inert;
-use super::interpreter::{Census, RawThreadState};
+use super::interpreter::Census;
 use super::offsets::fixed;
 use super::references::{Open, References};
+use super::thread_state::RawThreadState;
 use crate::model::is_library_file;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;

@@ -5,7 +5,8 @@
 //! when none does. In 3.9 the addresses of its frames lie on that stack, the innermost at the lowest address.
 
 use super::heap::Heap;
-use super::interpreter::{Census, RawThreadState};
+use super::interpreter::Census;
+use super::thread_state::RawThreadState;
 use crate::capture::maps::Region;
 use crate::model::{Addr, Tid};
 use std::collections::BTreeMap;

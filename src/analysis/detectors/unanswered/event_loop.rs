@@ -3,7 +3,8 @@
 use super::cause::Root;
 use super::said::said;
 use super::verbs;
-use crate::analysis::case::{self, Case};
+use crate::analysis::case::Case;
+use crate::analysis::roles;
 use crate::analysis::trail::Node;
 use crate::analysis::wording;
 use crate::model::{
@@ -67,7 +68,7 @@ fn blocks_runtime(thread: &Thread, node: Node<'_>) -> Option<Root> {
 
 /// The event loop's own thread waits in a coroutine or callback.
 fn is_blocked(process: &Process, thread: &Thread, node: Node<'_>) -> Option<Root> {
-    let event_loop = case::blocked_loop_of(process, thread)?;
+    let event_loop = roles::blocked_loop_of(process, thread)?;
     let runs = event_loop
         .running
         .as_ref()

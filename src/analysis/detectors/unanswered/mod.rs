@@ -13,8 +13,9 @@ mod swallowed;
 mod verbs;
 
 use super::{Cause, Detector, Meta, Outcome, outcome};
-use crate::analysis::case::{self, Case, destroyers};
+use crate::analysis::case::{Case, destroyers};
 use crate::analysis::polling;
+use crate::analysis::roles;
 use crate::analysis::signature;
 use crate::analysis::tracker::Tracker;
 use crate::analysis::trail::{How, Node, Trail};
@@ -159,7 +160,7 @@ fn is_parked(thread: &Thread) -> bool {
 /// Where an event loop's own thread is blocked, that is the cause, unless what it waits for lies in another process.
 fn up_to_blocked_loop(mut trail: Trail<'_>) -> Trail<'_> {
     let blocked = trail.nodes.iter().position(|node| match node {
-        Node::Thread(process, thread) => case::blocked_loop_of(process, thread).is_some(),
+        Node::Thread(process, thread) => roles::blocked_loop_of(process, thread).is_some(),
         Node::Task(..) => false,
     });
     if let Some(at) = blocked

@@ -6,8 +6,8 @@ use super::{MAX_TOLD, RawHolder, is_semaphore, lockable, names_acquire, place, p
 use crate::capture::python::code::CodeCache;
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::offsets::fixed;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::capture::python::waits::{self, LockWait, PythonWait, WaitTarget};
 use crate::capture::python::{generator, library, slots, with_blocks};
 use crate::model::{Foreign, HolderEvidence, Tid};

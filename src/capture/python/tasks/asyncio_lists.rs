@@ -3,7 +3,8 @@
 use super::MAX_TASKS;
 use super::asyncio_layout::{DebugSection, DebugTable, TaskLayout};
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::{Census, RawThreadState};
+use crate::capture::python::interpreter::Census;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::model::{Addr, Interpreter, Key};
 use std::collections::{BTreeMap, HashSet};
 

@@ -3,8 +3,9 @@
 
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::{Census, RawThreadState};
+use crate::capture::python::interpreter::Census;
 use crate::capture::python::slots;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::capture::python::waits::{PythonWait, used_globals};
 use crate::model::{ObjectFact, Tid, is_library_file};
 

@@ -7,8 +7,8 @@ use super::workers::{Workers, ends_in};
 use super::{MAX_HOLDERS, Reader};
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::slots;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::capture::python::with_blocks;
 use crate::model::{
     Addr, Await, CancelScope, EventLoop, Grade, HolderEvidence, Key, Task, TaskHolder, TaskLibrary,

@@ -3,9 +3,9 @@
 use super::WaitTarget;
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::offsets::fixed;
 use crate::capture::python::slots;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::model::Addr;
 use std::collections::BTreeSet;
 

@@ -1,8 +1,8 @@
 //! The locks of the import system (`importlib._bootstrap._ModuleLock`): which module is imported, and by whom.
 
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::slots;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::model::{Addr, Grade, WaitObject};
 
 /// The module lock that a thread waits for: it is in `_ModuleLock.acquire`.

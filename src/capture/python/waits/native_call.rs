@@ -3,9 +3,9 @@
 
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::{Heap, ObjectError};
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::offsets::{StackDepth, fixed};
 use crate::capture::python::slots;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::model::{Grade, NativeCall};
 
 /// Names of the types of ctypes functions (`ctypes.CDLL._FuncPtr`, prototypes of `CFUNCTYPE` and `PYFUNCTYPE`).

@@ -2,10 +2,10 @@
 
 use super::{WaitTarget, is_locked, naming};
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::library;
 use crate::capture::python::offsets::fixed;
 use crate::capture::python::slots;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::model::{Addr, Grade, ObjectFact, WaitObject};
 
 /// Deepest nest of library calls that is looked through.

@@ -6,8 +6,8 @@ use crate::capture::python::bytecode;
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::generator;
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::slots;
+use crate::capture::python::thread_state::RawThreadState;
 use crate::model::{Pid, Tid, is_library_file};
 use std::collections::{BTreeMap, BTreeSet};
 

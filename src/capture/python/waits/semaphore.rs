@@ -4,8 +4,8 @@
 use super::candidates::{candidates, pointing_at};
 use super::{Attributor, LockWait, WaitTarget};
 use crate::capture::python::heap::Heap;
-use crate::capture::python::interpreter::RawThreadState;
 use crate::capture::python::offsets::{LockLayout, fixed};
+use crate::capture::python::thread_state::RawThreadState;
 use crate::model::Addr;
 
 /// The object that the innermost frames refer to and whose semaphore is waited for.
