@@ -1,5 +1,6 @@
-//! asyncio: event loops and their tasks.
+//! asyncio: the tasks of an interpreter, by event loop.
 
+use super::asyncio_event_loop::{event_loop, threads_of_loops};
 use super::asyncio_lists::{Lists, weak_members};
 use super::awaited;
 use super::chain::{self, Chain};
@@ -10,17 +11,13 @@ use super::{MAX_HOLDERS, Reader};
 use crate::capture::python::frame::RawFrame;
 use crate::capture::python::heap::Heap;
 use crate::capture::python::slots;
-use crate::capture::python::thread_state::RawThreadState;
 use crate::capture::python::with_blocks;
 use crate::model::{
     Addr, Await, CancelScope, EventLoop, Foreign, Grade, HolderEvidence, Key, Task, TaskHolder,
-    TaskLibrary, TaskState,
+    TaskState,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-
-/// Most timers of one loop that are looked at.
-const MAX_TIMERS: usize = 1 << 20;
 
 /// Most connections of a server that are looked at.
 const MAX_CLIENTS: usize = 100;
@@ -81,7 +78,10 @@ pub(super) fn event_loops(
     }
     let mut out: Vec<EventLoop> = tasks
         .into_iter()
-        .map(|(address, tasks)| context.event_loop(address, threads.get(&address).copied(), tasks))
+        .map(|(address, tasks)| {
+            let thread = threads.get(&address).copied();
+            event_loop(reader, lists, address, thread, tasks)
+        })
         .collect();
     // Those that run come first; a loop that none does may be left over.
     out.sort_by_key(|event_loop| event_loop.thread_state.is_none());
@@ -109,48 +109,10 @@ pub(super) fn at_any(reader: &Reader<'_>, workers: &Workers, addresses: &[u64]) 
             let _ = context.awaits(&draft, *address, &[]);
             let _ = context.task(draft);
         }
-        out.push(context.event_loop(*address, reader.census.thread_states.first(), Vec::new()));
+        let thread = reader.census.thread_states.first();
+        out.push(event_loop(reader, &lists, *address, thread, Vec::new()));
     }
     out
-}
-
-/// Which thread state runs a loop: by 3.14's own note, else by the frames that run it.
-fn threads_of_loops<'r>(
-    reader: &'r Reader<'_>,
-    lists: &Lists<'_>,
-) -> BTreeMap<u64, &'r RawThreadState> {
-    let mut out = BTreeMap::new();
-    for state in &reader.census.thread_states {
-        if state.state.interpreter != lists.interpreter.key {
-            continue;
-        }
-        let own = super::own_frames(state);
-        let by_frames = own.iter().filter_map(|frame| loop_of(reader.heap, frame));
-        let forked = own.len() < state.raw_frames.len();
-        let noted = lists.loops.iter().filter(|_| !forked);
-        let noted = noted.filter(|(_, by)| **by == state.state.address);
-        for event_loop in noted.map(|(event_loop, _)| *event_loop).chain(by_frames) {
-            out.entry(event_loop).or_insert(state);
-        }
-    }
-    out
-}
-
-/// The loop that a frame of asyncio's own runs.
-fn loop_of(heap: &Heap<'_>, frame: &RawFrame) -> Option<u64> {
-    let variable = |name| slots::variable(heap, frame, name);
-    match &*frame.code.name {
-        "run_forever" | "_run_once" | "run_until_complete"
-            if ends_in(&frame.code.file, "asyncio/base_events.py") =>
-        {
-            variable("self")
-        }
-        "run" if ends_in(&frame.code.file, "asyncio/runners.py") => {
-            let runner = variable("self").and_then(|runner| attribute(heap, runner, "_loop"));
-            runner.or_else(|| variable("loop").filter(|found| !heap.is_none(*found)))
-        }
-        _ => None,
-    }
 }
 
 impl Context<'_, '_> {
@@ -437,67 +399,6 @@ impl Context<'_, '_> {
         out.retain(|holder| seen.insert(holder.task.clone()));
         out
     }
-
-    fn event_loop(
-        &self,
-        address: u64,
-        thread: Option<&RawThreadState>,
-        tasks: Vec<Arc<Task>>,
-    ) -> EventLoop {
-        let heap = self.reader.heap;
-        let ready =
-            attribute(heap, address, "_ready").and_then(|ready| objects::length(heap, ready));
-        let timers = self.timers(address);
-        let running = tasks
-            .iter()
-            .find(|task| task.state == TaskState::Running)
-            .map(|task| task.key.clone());
-        let idle = match (thread, ready) {
-            (Some(thread), Some(ready)) => {
-                Some(ready == 0 && running.is_none() && waits_outside(heap, thread, address))
-            }
-            _ => None,
-        };
-        let main = thread.and_then(|thread| awaited_by_thread(heap, thread));
-        let main = main.map(|task| self.reader.process.task(Addr(task)));
-        EventLoop {
-            key: self.reader.process.event_loop(Addr(address)),
-            library: TaskLibrary::Asyncio,
-            type_name: heap.full_type_name(address).unwrap_or_default().into(),
-            interpreter: self.lists.interpreter.key.clone(),
-            thread: None,
-            thread_state: thread.map(|thread| thread.state.address),
-            running,
-            main: main.filter(|main| tasks.iter().any(|task| task.key == *main)),
-            idle,
-            ready,
-            stopping: attribute(heap, address, "_stopping")
-                .is_some_and(|flag| heap.boolean(flag).unwrap_or(false)),
-            timers: timers.as_ref().map(|timers| timers.len() as u64),
-            next_timer_ms: timers
-                .and_then(|timers| timers.into_iter().reduce(f64::min))
-                .and_then(|next| self.reader.until(next)),
-            guest: false,
-            moving: false,
-            tasks,
-        }
-    }
-
-    /// When the timers are due that are not cancelled. A loop that is not written in Python keeps them elsewhere.
-    fn timers(&self, event_loop: u64) -> Option<Vec<f64>> {
-        let heap = self.reader.heap;
-        let scheduled = attribute(heap, event_loop, "_scheduled")?;
-        let handles = heap.list(scheduled).ok()?;
-        heap.memory
-            .prefetch(handles.iter().map(|handle| (*handle, 128)));
-        let due = handles.into_iter().take(MAX_TIMERS).filter_map(|handle| {
-            let cancelled = attribute(heap, handle, "_cancelled")
-                .is_some_and(|flag| heap.boolean(flag).unwrap_or(false));
-            let when = attribute(heap, handle, "_when")?;
-            heap.float(when).ok().filter(|_| !cancelled)
-        });
-        Some(due.collect())
-    }
 }
 
 /// Whether a task waits in the library for this very object, as `Condition.wait` does: then it has let go of it.
@@ -508,24 +409,6 @@ fn waits_on(heap: &Heap<'_>, chain: &Chain, object: u64) -> bool {
         .any(|frame| slots::variable(heap, frame, "self") == Some(object))
 }
 
-/// The future that the innermost `run_until_complete` of a thread waits for.
-fn awaited_by_thread(heap: &Heap<'_>, thread: &RawThreadState) -> Option<u64> {
-    let mut frames = thread.raw_frames.iter();
-    let runs = frames.find(|frame| &*frame.code.name == "run_until_complete")?;
-    slots::variable(heap, runs, "future")
-}
-
-/// Whether a thread is where this loop waits for files and timers.
-fn waits_outside(heap: &Heap<'_>, thread: &RawThreadState, event_loop: u64) -> bool {
-    let [select, once, ..] = thread.raw_frames.as_slice() else {
-        return false;
-    };
-    &*select.code.name == "select"
-        && ends_in(&select.code.file, "selectors.py")
-        && &*once.code.name == "_run_once"
-        && slots::variable(heap, once, "self") == Some(event_loop)
-}
-
 /// The members of a set, list or tuple.
 fn members(heap: &Heap<'_>, container: u64) -> Option<Vec<u64>> {
     let tried = heap.set(container).or_else(|_| heap.list(container));
@@ -533,7 +416,7 @@ fn members(heap: &Heap<'_>, container: u64) -> Option<Vec<u64>> {
 }
 
 /// An attribute that is there and not `None`.
-fn attribute(heap: &Heap<'_>, object: u64, name: &str) -> Option<u64> {
+pub(super) fn attribute(heap: &Heap<'_>, object: u64, name: &str) -> Option<u64> {
     let value = heap.attribute(object, name).ok().flatten()?;
     (!heap.is_none(value)).then_some(value)
 }

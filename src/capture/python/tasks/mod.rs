@@ -2,6 +2,7 @@
 //! interpreter's own lists to asyncio's.
 
 mod asyncio;
+mod asyncio_event_loop;
 mod asyncio_layout;
 mod asyncio_lists;
 mod awaited;
