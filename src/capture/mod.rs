@@ -6,6 +6,7 @@ mod children;
 mod elf;
 mod facts;
 mod files;
+mod joined_wait;
 mod kernel;
 mod looks;
 mod maps;
