@@ -35,7 +35,7 @@ pub(super) struct SeenThread<'m> {
     last: Look,
     pub(super) meaning: Option<Meaning>,
     wchan: Option<Foreign>,
-    /// Read only if a stop is to follow, which changes it.
+    /// Read before the last look: if a stop is to follow, which changes it, or while memory is read.
     stat: Option<Stat>,
 }
 
@@ -97,6 +97,23 @@ impl<'m> Looker<'m> {
         }
     }
 
+    /// Does something, and meanwhile reads each thread's `stat`, if there are so many that it is worth a thread.
+    pub(super) fn meanwhile<T>(
+        &self,
+        seen: &mut [SeenThread<'_>],
+        something: impl FnOnce() -> T,
+    ) -> T {
+        if self.stops || seen.len() < 2 * PIECE {
+            return something();
+        }
+        let stats = || seen.iter().map(|seen| seen.task.stat()).collect();
+        let (done, stats): (T, Vec<Option<Stat>>) = parallel::beside(something, stats);
+        for (seen, stat) in seen.iter_mut().zip(stats) {
+            seen.stat = stat;
+        }
+        done
+    }
+
     /// The last look at each.
     pub(super) fn last(&self, seen: &mut [SeenThread<'_>]) {
         parallel::map(seen.chunks_mut(PIECE), |piece| {
@@ -153,7 +170,8 @@ impl<'m> Looker<'m> {
                 true => None,
                 false => seen.wchan.take().or_else(|| task.wchan()),
             },
-            stat: match seen.stat.take() {
+            // Of one that has moved since it is not true any more.
+            stat: match seen.stat.take().filter(|_| self.stops || settled) {
                 Some(stat) => stat,
                 None if stood_still => Stat {
                     state: 'R', // it ran until it was stopped

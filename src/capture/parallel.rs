@@ -48,6 +48,23 @@ pub(super) fn map<P: Send, R: Send>(
     by_workers(pieces, |pieces| pieces.map(&work).collect())
 }
 
+/// Does two things at a time, `aside` on a thread of its own; one after the other where there is no second CPU or no second thread.
+pub(super) fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl Fn() -> B + Sync) -> (A, B) {
+    if workers() == 1 {
+        return (here(), aside());
+    }
+    thread::scope(|scope| {
+        let other = thread::Builder::new().spawn_scoped(scope, &aside);
+        let done = here();
+        let beside = match other.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(beside)) => beside,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => aside(),
+        };
+        (done, beside)
+    })
+}
+
 /// CPUs that this process may use.
 pub(super) fn workers() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
@@ -90,6 +107,19 @@ mod tests {
         };
         assert_eq!((count(0), count(1)), (1, 1));
         assert!(count(100) <= workers());
+    }
+
+    #[test]
+    fn two_things_at_a_time() {
+        let mut own = 0;
+        let (here, aside) = beside(
+            || {
+                own += 1;
+                own
+            },
+            || "aside",
+        );
+        assert_eq!((here, aside, own), (1, "aside", 1));
     }
 
     #[test]

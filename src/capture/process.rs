@@ -320,7 +320,8 @@ impl ProcessReader {
                 threads: &stacks,
                 regions: &|| maps::regions(self.pid, alive),
             };
-            part = Some(process.read(self.pid, key, memory, &blocked, &stacks, self.how.locals));
+            let read = || process.read(self.pid, key, memory, &blocked, &stacks, self.how.locals);
+            part = Some(looker.meanwhile(&mut seen, read));
             let at_start = read_bounded(&format!("/proc/{}/task/{alive}/environ", self.pid));
             test = process.running_test(&CachedMemory::small(memory), &at_start);
         }
