@@ -109,6 +109,9 @@ pub struct WaitObject {
     /// What it says of itself: `qsize`, `maxsize`, `unfinished_tasks` of a queue, `value` of a semaphore, `set` of an event.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<ObjectFact>,
+    /// The lock that it is kept in, and so is waited for with that lock in hand: a channel's receiver within a `Mutex`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_in: Option<Addr>,
     /// How it was found: by its address (`read`) or by the frames that wait (`derived`).
     pub grade: Grade,
 }

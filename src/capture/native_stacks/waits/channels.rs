@@ -45,6 +45,8 @@ const FLAVORS: [Flavor; 3] = [
         capacity: None,
     },
 ];
+/// Bytes of a lock, and of what it guards, that are looked at.
+const MOST_GUARDED: usize = 256;
 /// No program has more ends of one channel.
 const MOST_ENDS: u64 = 1 << 24;
 
@@ -91,6 +93,13 @@ impl Channel {
         // Whether one side has gone, and the other is to free it.
         let gone = memory.u8(address.checked_add(flavor.counts + 16)?).ok()?;
         (gone == 0).then_some(channel)
+    }
+
+    /// Whether one of its ends lies within what the lock at this address guards, which comes behind it.
+    pub(super) fn is_kept_in(&self, lock: u64, memory: &CachedMemory<'_>) -> bool {
+        let bytes = memory.bytes(lock & !7, MOST_GUARDED).unwrap_or_default();
+        let mut words = bytes.chunks_exact(8);
+        words.any(|word| word == self.address.to_le_bytes())
     }
 
     /// What there is to say to who waits in it: for something to receive, or for a place to send to.
@@ -165,6 +174,20 @@ mod tests {
             None
         );
         assert_eq!(among(&at, "flume::Receiver::recv", &bytes), None);
+    }
+
+    #[test]
+    fn kept_in_a_mutex_or_not() {
+        // A futex word and whether it is poisoned, the kind of channel, its address.
+        let mutex = [(0x100, 1), (0x108, 1), (0x110, START + 0x280)];
+        let ends = [(0x280 + 384, 1), (0x280 + 392, 1)];
+        let bytes = bytes(&[mutex.as_slice(), &ends].concat());
+        let list = "std::sync::mpmc::list::Channel::recv";
+        let channel = among(&[START + 0x280], list, &bytes).expect("found");
+        let memory = CachedMemory::small(&bytes);
+        assert!(channel.is_kept_in(START + 0x100, &memory));
+        assert!(!channel.is_kept_in(START + 0x400, &memory));
+        assert!(!channel.is_kept_in(0, &memory));
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(super) fn tell(
     let mut waiters = Vec::new();
     let mut in_conditions = Vec::new();
     let mut waited = Vec::new();
+    let mut channels = Vec::new();
     let is_native = process.python.is_none();
     let stacks = reach::stacks(unwound, regions);
     for thread in &mut process.threads {
@@ -86,6 +87,7 @@ pub(super) fn tell(
             if let Some(channel) = Channel::among(&shared, shapes::paths(frames), memory) {
                 object.address = Addr(channel.address);
                 object.state = channel.facts(shape.receives());
+                channels.push((thread.tid, channel));
             }
         }
         if let Some(address) = address.filter(|_| is_native && wait.timed == Some(false))
@@ -126,6 +128,15 @@ pub(super) fn tell(
         false => guards::Owners::default(),
     };
     let locks: Vec<u64> = waiters.iter().map(|waiter| waiter.lock.address).collect();
+    for (tid, channel) in channels {
+        let kept_in = locks.iter().find(|lock| channel.is_kept_in(**lock, memory));
+        let mut threads = process.threads.iter_mut();
+        let thread = threads.find(|thread| thread.tid == tid);
+        let wait = thread.and_then(|thread| thread.wait.as_mut());
+        if let Some(object) = wait.and_then(|wait| wait.object.as_mut()) {
+            object.kept_in = kept_in.map(|lock| Addr(*lock));
+        }
+    }
     let released = in_conditions
         .into_iter()
         .filter_map(|(tid, futex)| Some((tid, objects::released(futex, &locks, memory)?)))
@@ -174,6 +185,7 @@ fn object(shape: Shape, address: Addr, exact: bool) -> WaitObject {
         address,
         name: None,
         state: Vec::new(),
+        kept_in: None,
         grade: match exact {
             true => Grade::Read,
             false => Grade::Derived,

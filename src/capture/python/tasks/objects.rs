@@ -153,6 +153,7 @@ pub(super) fn with_state(heap: &Heap<'_>, object: u64, state: Vec<ObjectFact>) -
         address: Addr(object),
         name: None,
         state,
+        kept_in: None,
         grade: Grade::Derived,
     }
 }

@@ -36,6 +36,7 @@ pub(super) fn describe(heap: &Heap<'_>, lock: u64) -> Option<WaitObject> {
         address: Addr(lock),
         name: Some(name.into()),
         state: Vec::new(),
+        kept_in: None,
         grade: Grade::Derived,
     })
 }

@@ -175,6 +175,7 @@ impl<'c> Attributor<'c> {
                 address: *lock,
                 name: Some(place.as_str().into()),
                 state: Vec::new(),
+                kept_in: None,
                 grade: Grade::Derived,
             }),
             _ => object::describe(self.heap, top, target.as_ref()),

@@ -57,6 +57,7 @@ pub(super) fn describe(
             .and_then(|caller| naming::name_of(heap, caller, object))
             .map(Into::into),
         state: state(heap, object),
+        kept_in: None,
         grade,
     })
 }
