@@ -12,7 +12,7 @@ pub(super) fn next<'c>(
     is_stuck: impl Fn(&Thread) -> bool,
 ) -> Option<(How, &'c Thread)> {
     let (how, is_of_it): (How, fn(&Thread) -> bool) = match wait.call.as_ref()?.untrusted() {
-        "thread::scope" => (How::Scope, |_| true),
+        "thread::scope" => return of_scope(process, thread, &is_stuck),
         // A scope that was inlined parks, too; and whoever should unpark it may be the one that waits.
         "thread::park" => {
             let mut others = process.threads.iter();
@@ -35,6 +35,26 @@ pub(super) fn next<'c>(
         _ => return None,
     };
     of_pool(process, thread, wait, is_of_it, how, &is_stuck)
+}
+
+/// The blocked thread that keeps a scope waiting. Which are of the scope is not known: they began after the thread that opened it.
+fn of_scope<'c>(
+    process: &'c Process,
+    thread: &Thread,
+    is_stuck: &impl Fn(&Thread) -> bool,
+) -> Option<(How, &'c Thread)> {
+    let mut younger = process.threads.iter().filter(|other| {
+        let began = (other.kernel.start_ticks, other.tid);
+        !process.is_led_by(other)
+            && began > (thread.kernel.start_ticks, thread.tid)
+            && !roles::idles_in_pool(other)
+    });
+    let first = younger.next()?;
+    let how = match younger.clone().next() {
+        None => How::Scope,
+        Some(_) => How::Might,
+    };
+    (is_stuck(first) && younger.all(is_stuck)).then_some((how, first))
 }
 
 /// A job for blocking calls that will not end: what a future waits for where no worker of the runtime is blocked.

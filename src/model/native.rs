@@ -171,13 +171,18 @@ impl NativeFrame {
             return true;
         }
         let file = self.file.as_ref().map_or("", Foreign::untrusted);
-        if ["/rustc/", "/.cargo/registry/", "/rustlib/src/"]
-            .iter()
-            .any(|folder| file.contains(folder))
+        if [
+            "/rustc/",
+            "/.cargo/registry/",
+            "/rustlib/src/",
+            "/include/c++/",
+        ]
+        .iter()
+        .any(|folder| file.contains(folder))
         {
             return true;
         }
-        const STARTS: [&str; 9] = [
+        const STARTS: [&str; 11] = [
             "_start",
             "__libc_",
             "__rust_",
@@ -187,6 +192,8 @@ impl NativeFrame {
             "__clone",
             "rust_",
             "__pthread",
+            "__gthread",
+            "__glibcxx",
         ];
         let name = self.function_name();
         let root = self.root_of_name();
@@ -285,6 +292,8 @@ mod tests {
             ("PyEval_EvalCode", "libpython3.14.so.1.0", true),
             ("python_config", "pythonic.so", false),
             ("corelib::go", "a.out", false),
+            ("__gthread_mutex_lock", "a.out", true),
+            ("std::mutex::lock", "a.out", true),
         ] {
             assert_eq!(
                 NativeFrame::of(function, module).is_library(),

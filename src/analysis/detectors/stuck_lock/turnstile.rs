@@ -36,29 +36,34 @@ fn is_one_call(one: &NativeFrame, other: &NativeFrame) -> bool {
 /// Whether two stacks, innermost frame first, are the same up to one function, in which they have gone on to different calls of
 /// the library. By the project's own frames; where none is left (it was all inlined) by all.
 fn forks_in_one_function(one: &[&NativeFrame], other: &[&NativeFrame]) -> bool {
-    match (own_frames(one).as_slice(), own_frames(other).as_slice()) {
-        ([], []) => forks_in_library(one, other),
-        ([innermost, callers @ ..], [other_innermost, other_callers @ ..]) => {
-            let mut pairs = callers.iter().zip(other_callers);
-            is_in_one_function(innermost, other_innermost)
-                && callers.len() == other_callers.len()
-                && pairs.all(|(a, b)| is_one_call(a, b))
+    let own = |frames: &[&NativeFrame]| frames.iter().position(|frame| !frame.is_library());
+    match (own(one), own(other)) {
+        (None, None) => forks_in_library(one, other),
+        (Some(at), Some(other_at)) => {
+            let (outer, other_outer) = (&one[at + 1..], &other[other_at + 1..]);
+            // Closures of one function have one name, but not one caller.
+            let mut callers = outer.iter().zip(other_outer);
+            let mut own_callers = own_frames(outer).zip(own_frames(other_outer));
+            is_in_one_function(one[at], other[other_at])
+                && callers.next().is_some_and(|(a, b)| is_one_call(a, b))
+                && own_frames(outer).count() == own_frames(other_outer).count()
+                && own_callers.all(|(a, b)| is_one_call(a, b))
         }
         _ => false,
     }
 }
 
-fn own_frames<'f>(frames: &[&'f NativeFrame]) -> Vec<&'f NativeFrame> {
-    let own = frames.iter().filter(|frame| !frame.is_library());
-    own.copied().collect()
+fn own_frames<'f>(frames: &'f [&'f NativeFrame]) -> impl Iterator<Item = &'f NativeFrame> {
+    frames.iter().copied().filter(|frame| !frame.is_library())
 }
 
 /// The same for stacks on which nothing but the library is seen.
 fn forks_in_library(one: &[&NativeFrame], other: &[&NativeFrame]) -> bool {
     let outwards_in = one.iter().rev().zip(other.iter().rev());
     let mut steps = outwards_in.skip_while(|(a, b)| is_one_call(a, b));
-    // Of what calls a thread's function nothing says that it is the same one.
-    let mut outermost = one.last().into_iter().zip(other.last());
-    outermost.all(|(a, b)| is_one_call(a, b))
-        && steps.next().is_some_and(|(a, b)| is_in_one_function(a, b))
+    let fork = steps.next();
+    // All functions that threads begin with are called in one place, and those of closures have one name.
+    fork.is_some_and(|(a, b)| {
+        is_in_one_function(a, b) && !a.function_name().contains("vtable.shim")
+    })
 }

@@ -1,6 +1,7 @@
 //! Which cause it is, where waits go round.
 
 use super::cause::{Root, reads_a_queue};
+use super::native::BLOCKED_POOL;
 use super::said::{FED, TO_THREAD, said};
 use super::verbs;
 use crate::analysis::language::Language;
@@ -68,6 +69,8 @@ pub(super) fn of_circle(trail: &Trail<'_>) -> Option<Root> {
                 ),
             )
         }
+    } else if has(How::Pool) {
+        BLOCKED_POOL
     } else if hows.iter().all(|how| *how == How::Task) {
         said(
             "await-cycle",

@@ -76,6 +76,7 @@ pub(super) fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: 
             .into();
     }
     root.ceiling = Certainty::Probable;
+    root.facts.extend(may_have_it(process, wait));
     if language != Language::Python && node.is_guessed() {
         root.facts.push((
             Grade::Guessed,
@@ -85,6 +86,27 @@ pub(super) fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: 
         ));
     }
     root
+}
+
+/// Threads that refer to the lock and wait for something else: one of them may have taken it, and would give it back.
+fn may_have_it(process: &Process, wait: &Wait) -> Vec<(Grade, String)> {
+    const MOST: usize = 2;
+    let suspects = wait.suspects.iter().filter_map(|suspect| {
+        let key = suspect.thread.as_ref()?;
+        let thread = process.threads.iter().find(|thread| &thread.key == key)?;
+        let other = thread.wait.as_ref()?;
+        (other.address != wait.address).then_some((thread, other))
+    });
+    let told = suspects.take(MOST).map(|(thread, other)| {
+        let text = format!(
+            "{} refers to it, too, and {}{}: if it has taken the lock, that wait is the cause",
+            wording::who(thread),
+            wording::waits(other),
+            wording::at(thread)
+        );
+        (Grade::Guessed, text)
+    });
+    told.collect()
 }
 
 /// The same between processes that are not Python, of which it is not known who holds it.

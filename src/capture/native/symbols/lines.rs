@@ -48,12 +48,17 @@ impl std::fmt::Debug for Lines {
 }
 
 impl Lines {
+    /// Whether a file has any.
+    pub(super) fn are_in(headers: &Headers) -> bool {
+        section(headers, SectionId::DebugInfo).is_some()
+    }
+
     /// Reads the debug information.
     ///
     /// # Errors
     /// In words, when there is none or it cannot be used.
     pub(super) fn read(source: &Source, headers: &Headers) -> Result<Self, &'static str> {
-        if headers.section(b".debug_info").is_none() {
+        if !Self::are_in(headers) {
             return Err("no debug information");
         }
         let mut left = MAX_DEBUG;
@@ -68,9 +73,7 @@ impl Lines {
                     | SectionId::DebugMacinfo
                     | SectionId::DebugNames
             );
-            let section = wanted
-                .then(|| headers.section(id.name().as_bytes()))
-                .flatten();
+            let section = wanted.then(|| section(headers, id)).flatten();
             let bytes = match section {
                 Some(section) => section_bytes(source, section, &mut left, id)?,
                 None => Vec::new(),
@@ -189,6 +192,13 @@ fn borrowed(sections: &DwarfSections<Arc<[u8]>>) -> Dwarf<EndianSlice<'_, Little
     sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian))
 }
 
+/// A section of debug information. Before compression had a flag it had a name of its own: `.zdebug_info`.
+fn section(headers: &Headers, id: SectionId) -> Option<&Section> {
+    let old_name = id.name().replacen(".debug_", ".zdebug_", 1);
+    let named = headers.section(id.name().as_bytes());
+    named.or_else(|| headers.section(old_name.as_bytes()))
+}
+
 fn section_bytes(
     source: &Source,
     section: &Section,
@@ -206,20 +216,27 @@ fn section_bytes(
     };
     take(section.size)?;
     let bytes = source.read(section.offset, section.size).ok_or(DAMAGED)?;
-    if section.flags & SHF_COMPRESSED == 0 {
+    let (format, uncompressed_size, head) = if section.name.starts_with(b".zdebug_") {
+        // "ZLIB", and the size with its highest byte first.
+        let size = bytes.strip_prefix(b"ZLIB").and_then(<[u8]>::first_chunk);
+        let size = size.map(|size| u64::from_be_bytes(*size));
+        (Some(CompressionFormat::Zlib), size, 12)
+    } else if section.flags & SHF_COMPRESSED == 0 {
         return Ok(bytes);
-    }
-    // `Elf64_Chdr`: type, padding, size, alignment.
-    let format = match u32_at(&bytes, 0) {
-        Some(1) => CompressionFormat::Zlib,
-        Some(2) => CompressionFormat::Zstandard,
-        _ => return Err(DAMAGED),
+    } else {
+        // `Elf64_Chdr`: type, padding, size, alignment.
+        let format = match u32_at(&bytes, 0) {
+            Some(1) => Some(CompressionFormat::Zlib),
+            Some(2) => Some(CompressionFormat::Zstandard),
+            _ => None,
+        };
+        (format, u64_at(&bytes, 8), 24)
     };
-    let uncompressed_size = u64_at(&bytes, 8).ok_or(DAMAGED)?;
+    let uncompressed_size = uncompressed_size.ok_or(DAMAGED)?;
     take(uncompressed_size)?;
     let compressed = CompressedData {
-        format,
-        data: bytes.get(24..).ok_or(DAMAGED)?,
+        format: format.ok_or(DAMAGED)?,
+        data: bytes.get(head..).ok_or(DAMAGED)?,
         uncompressed_size,
     };
     let bytes = compressed.decompress().map_err(|_| DAMAGED)?;

@@ -236,8 +236,8 @@ impl<'a> FilePlace<'a> {
         let object = self.object;
         let lines = object.symbols.lines.get_or_init(|| {
             let own = Lines::read(&object.source, &object.headers);
-            let lines = match (own, object.headers.section(b".debug_info")) {
-                (Err(_), None) => match self.separate() {
+            let lines = match (own, Lines::are_in(&object.headers)) {
+                (Err(_), false) => match self.separate() {
                     Some((file, _)) => Lines::read(&file.source, &file.headers),
                     None => Err("no debug information"),
                 },

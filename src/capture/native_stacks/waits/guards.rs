@@ -212,12 +212,20 @@ fn words_of_guards<'c>(calls: impl Iterator<Item = &'c Call>) -> Option<(usize, 
             continue;
         }
         count += 1;
-        // Those of parking_lot are one word.
-        let size = if function.contains("lock_api") { 1 } else { 2 };
         words.extend(&call.arguments);
-        words.extend(call.words.iter().take(size));
+        words.extend(call.words.iter().take(addresses_in(function)));
     }
     (count > 0).then_some((count, words))
+}
+
+/// How many words of a guard may be the lock's address. Those of parking_lot are one word. In std's of a mutex and of a writer a
+/// flag of one byte follows, beside which anything may be left over; others have the address of the data, too.
+fn addresses_in(function: &str) -> usize {
+    let one = ["lock_api", "::MutexGuard<", "::RwLockWriteGuard<"];
+    match one.iter().any(|name| function.contains(name)) {
+        true => 1,
+        false => 2,
+    }
 }
 
 /// Whether the value that a function drops is a guard itself.
@@ -347,7 +355,15 @@ mod tests {
             (drop, &[2, 7][..], 0x1000, Some(true)),
             (drop, &[2, 7], 0x2000, Some(false)),
             (drop, &[0x2000, 0], 0x2000, Some(true)),
+            // What is beside the flag is left over from something else.
+            (drop, &[0x3000, 0x2000], 0x2000, Some(false)),
             (drop, &[], 0x1000, None),
+            (
+                "core::ptr::drop_in_place::<std::sync::rwlock::RwLockReadGuard<u32>>",
+                &[0x3000, 0x2000],
+                0x2000,
+                Some(true),
+            ),
             (
                 "<std::sys::sync::mutex::futex::Mutex>::wake",
                 &[2, 7],

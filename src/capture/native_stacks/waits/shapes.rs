@@ -77,8 +77,11 @@ pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
     for (name, primitive, call, type_name) in SHAPES {
         let fits = |path: &String| name.fits(path);
         let at = match primitive {
-            // One that is initialised further out is another call.
-            Primitive::StdOnce => near.iter().position(fits),
+            // One that is initialised further out is another call, and so is what the initialiser waits for.
+            Primitive::StdOnce => near
+                .iter()
+                .position(fits)
+                .filter(|at| near.iter().take(*at).all(is_of_once)),
             _ => near.iter().rposition(fits),
         };
         let Some(at) = at else {
@@ -97,6 +100,14 @@ pub(super) fn shape(frames: &[NativeFrame]) -> Option<Shape> {
         });
     }
     None
+}
+
+/// Whether a function is of the wait for a `Once` itself.
+fn is_of_once(path: &String) -> bool {
+    path.is_empty()
+        || path == "syscall"
+        || path.contains("futex")
+        || path.starts_with("std::sys") && path.contains("::once::")
 }
 
 fn is_of_pool(call: &str) -> bool {
