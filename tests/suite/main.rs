@@ -19,6 +19,7 @@ mod ci_cancel;
 mod ci_recipes;
 mod cli;
 mod cross_checks;
+mod debug_files;
 mod detectors;
 mod environments;
 mod inventory;

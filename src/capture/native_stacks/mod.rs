@@ -152,16 +152,23 @@ pub(super) fn add(
         test_threads::mark(process, &memory, &regions);
     }
     let program = images.program();
-    if let Some(reason) = program.and_then(|program| missing_lines.get(&program)) {
-        let about_lines = Gap::new(
-            Some(key.clone()),
-            GapKind::NotApplicable,
-            "source lines of the program",
-            *reason,
-        );
-        outcome.gaps.push(
-            about_lines.remedy("for Rust, debug = \"line-tables-only\" in the profile; for C, -g"),
-        );
+    let reason = program.and_then(|program| missing_lines.get(&program));
+    if let (Some(program), Some(reason)) = (program, reason) {
+        let (what, cause, remedy) = match is_nameless(process, images.name(program)) {
+            true => (
+                "names of the program's functions",
+                "it is stripped; what it waits in, and who holds Rust's locks, is told by those",
+                "for Rust, strip = \"debuginfo\" or false in the profile; for C, strip -g at most; or keep what was stripped off as a \
+                 debug file",
+            ),
+            false => (
+                "source lines of the program",
+                *reason,
+                "for Rust, debug = \"line-tables-only\" in the profile; for C, -g",
+            ),
+        };
+        let about = Gap::new(Some(key.clone()), GapKind::NotApplicable, what, cause);
+        outcome.gaps.push(about.remedy(remedy));
     }
     let tids: Vec<Tid> = process.threads.iter().map(|thread| thread.tid).collect();
     let namespace = NamespaceIds::of(process.pid, alive, &tids);
@@ -174,6 +181,21 @@ pub(super) fn add(
         &namespace,
     );
     outcome
+}
+
+/// Whether no function of the program's own file is known by name.
+fn is_nameless(process: &Process, program: &str) -> bool {
+    let frames = || process.threads.iter().flat_map(|thread| &thread.native);
+    let mut own = frames()
+        .flat_map(|stack| &stack.frames)
+        .filter(|frame| {
+            frame
+                .module
+                .as_ref()
+                .is_some_and(|it| it.untrusted() == program)
+        })
+        .peekable();
+    own.peek().is_some() && own.all(|frame| frame.function.is_none())
 }
 
 /// Whether a thread was started by Rust's runtime.
