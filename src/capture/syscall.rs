@@ -232,7 +232,7 @@ fn timespec(memory: Option<&CachedMemory<'_>>, address: u64) -> Option<TimeSpec>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::memory::{Memory, Range, ReadError};
+    use crate::capture::memory::Piece;
     use crate::model::{Addr, Want};
     use proptest::prelude::*;
 
@@ -280,24 +280,14 @@ mod tests {
         assert_eq!(meaning(&shared, None, None).kind, WaitKind::SharedFutex);
     }
 
-    /// Memory that holds these words from address 0x1000 on, and nothing else.
-    struct Words(Vec<u64>);
-
-    impl Memory for Words {
-        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
-            let mut page: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
-            page.resize(4096, 0);
-            let at = |range: &Range| match range.address {
-                0x1000 => Ok(page.clone()),
-                address => Err(ReadError::Unmapped(address)),
-            };
-            ranges.iter().map(at).collect()
-        }
-    }
-
     fn meaning_in(words: &[u64], name: &str, args: [u64; 6]) -> Meaning {
-        let words = Words(words.to_vec());
-        let memory = CachedMemory::new(&words);
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.resize(4096, 0);
+        let page = Piece {
+            start: 0x1000,
+            bytes,
+        };
+        let memory = CachedMemory::new(&page);
         meaning(&call(name, args), None, Some(&memory))
     }
 

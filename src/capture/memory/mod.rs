@@ -1,11 +1,15 @@
 //! Reading a target's memory.
 
 mod cached;
+#[cfg(test)]
+mod piece;
 mod process;
 #[cfg(test)]
 pub(crate) mod recorded;
 
 pub use cached::CachedMemory;
+#[cfg(test)]
+pub(crate) use piece::Piece;
 pub use process::ProcessMemory;
 
 /// Bytes of a page: reads succeed or fail by page. 4 KiB is the smallest unit on every Linux we support;

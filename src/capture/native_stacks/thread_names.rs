@@ -55,29 +55,7 @@ fn name(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::memory::{Range, ReadError};
-
-    /// Two pages: a stack, and a heap.
-    struct Two(Vec<u8>, Vec<u8>);
-
-    impl Memory for Two {
-        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
-            let of = |page: &[u8], range: &Range| {
-                let at = (range.address % 0x1000) as usize;
-                page.get(at..at + range.length)
-                    .map(<[u8]>::to_vec)
-                    .ok_or(ReadError::Unmapped(range.address))
-            };
-            ranges
-                .iter()
-                .map(|range| match range.address / 0x1000 {
-                    1 => of(&self.0, range),
-                    2 => of(&self.1, range),
-                    _ => Err(ReadError::Unmapped(range.address)),
-                })
-                .collect()
-        }
-    }
+    use crate::capture::memory::Piece;
 
     #[test]
     fn a_name_is_found_through_what_the_thread_points_to() {
@@ -94,7 +72,10 @@ mod tests {
             of_program: true,
         };
         let regions = [region(0x1000), region(0x2000)];
-        let memory = Two(stack, heap);
+        let memory = Piece {
+            start: 0x1000,
+            bytes: [stack, heap].concat(),
+        };
         let found = name(&memory, (0x1000, 0x2000), "tests::a_long_n", &regions);
         assert_eq!(found.as_deref(), Some("tests::a_long_name_of_a_test"));
         assert_eq!(

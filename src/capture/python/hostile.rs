@@ -10,7 +10,7 @@ use super::{
     tasks, waits,
 };
 use crate::capture::maps::Region;
-use crate::capture::memory::{Memory, PAGE, Range, ReadError};
+use crate::capture::memory::{PAGE, Piece};
 use crate::model::Key;
 use proptest::prelude::*;
 
@@ -18,44 +18,21 @@ use proptest::prelude::*;
 const BASE: u64 = 0x10_0000;
 
 /// A few pages whose 8-byte words are mostly pointers back into them: lists and trees turn into circles.
-#[derive(Debug)]
-struct Arena {
-    bytes: Vec<u8>,
-}
-
-impl Arena {
-    fn new(words: &[u64], pages: u64) -> Self {
-        let size = pages * PAGE;
-        let bytes = (0..size / 8)
-            .flat_map(|index| {
-                let word = words[index as usize % words.len()].wrapping_mul(index | 1);
-                let value = match word % 8 {
-                    0..=4 => BASE + (word / 8 % size) / 8 * 8,
-                    5 => word % 64,
-                    6 => 0,
-                    _ => word,
-                };
-                value.to_le_bytes()
-            })
-            .collect();
-        Self { bytes }
-    }
-}
-
-impl Memory for Arena {
-    fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
-        ranges
-            .iter()
-            .map(|range| {
-                let start = usize::try_from(range.address.wrapping_sub(BASE)).unwrap_or(usize::MAX);
-                let end = start.saturating_add(range.length);
-                self.bytes
-                    .get(start..end)
-                    .map(<[u8]>::to_vec)
-                    .ok_or(ReadError::Unmapped(range.address))
-            })
-            .collect()
-    }
+fn arena(words: &[u64], pages: u64) -> Piece {
+    let size = pages * PAGE;
+    let bytes = (0..size / 8)
+        .flat_map(|index| {
+            let word = words[index as usize % words.len()].wrapping_mul(index | 1);
+            let value = match word % 8 {
+                0..=4 => BASE + (word / 8 % size) / 8 * 8,
+                5 => word % 64,
+                6 => 0,
+                _ => word,
+            };
+            value.to_le_bytes()
+        })
+        .collect();
+    Piece { start: BASE, bytes }
 }
 
 proptest! {
@@ -68,7 +45,7 @@ proptest! {
         runtime in 0_u64..65_536,
         futex in any::<u64>(),
     ) {
-        let arena = Arena::new(&words, pages);
+        let arena = arena(&words, pages);
         let process = PythonProcess {
             runtime: Runtime {
                 major: 3,

@@ -135,24 +135,9 @@ fn slices_in(memory: &dyn Memory, from: u64, to: u64, comm: &[u8]) -> Result<Vec
 mod tests {
     use super::{own_name, slices_in};
     use crate::capture::maps::Region;
-    use crate::capture::memory::{Memory, Range, ReadError};
+    use crate::capture::memory::Piece;
 
-    /// Memory of a few pages at 0x10000.
-    struct Pages(Vec<u8>);
-
-    impl Memory for Pages {
-        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
-            let one = |range: &Range| {
-                let at = usize::try_from(range.address).ok()?.checked_sub(0x10000)?;
-                Some(self.0.get(at..at.checked_add(range.length)?)?.to_vec())
-            };
-            let all = ranges.iter();
-            all.map(|range| one(range).ok_or(ReadError::Unmapped(range.address)))
-                .collect()
-        }
-    }
-
-    fn stack(slices: &[(usize, u64, u64)], texts: &[(usize, &str)]) -> Pages {
+    fn stack(slices: &[(usize, u64, u64)], texts: &[(usize, &str)]) -> Piece {
         let mut bytes = vec![0; 0x4000];
         for (at, address, length) in slices {
             bytes[*at..at + 8].copy_from_slice(&address.to_le_bytes());
@@ -161,10 +146,13 @@ mod tests {
         for (at, text) in texts {
             bytes[*at..at + text.len()].copy_from_slice(text.as_bytes());
         }
-        Pages(bytes)
+        Piece {
+            start: 0x10000,
+            bytes,
+        }
     }
 
-    fn name(pages: &Pages, comm: &str) -> Option<String> {
+    fn name(pages: &Piece, comm: &str) -> Option<String> {
         let names = slices_in(pages, 0x10000, 0x12000, comm.as_bytes()).expect("it is readable");
         names.into_iter().next()
     }
@@ -196,7 +184,7 @@ mod tests {
             first_stack: false,
             of_program: true,
         };
-        let own = |pages: &Pages| own_name(pages, (0x10000, 0x11000), &names, &[region]);
+        let own = |pages: &Piece| own_name(pages, (0x10000, 0x11000), &names, &[region]);
         // The word at 0xf00 points to a reference count, and after that an address and a length with its zero.
         let texts = [(0x2000, "tests::long_name_2\0")];
         let pages = stack(&[(0xf00, 0x13000, 0), (0x3008, 0x12000, 19)], &texts);

@@ -120,36 +120,22 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::memory::{Memory, Range, ReadError};
+    use crate::capture::memory::Piece;
 
     const START: u64 = 0x10_0000;
 
-    struct Bytes(Vec<u8>);
-
-    impl Memory for Bytes {
-        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
-            let read = |range: &Range| {
-                let from = usize::try_from(range.address.checked_sub(START)?).ok()?;
-                let bytes = self.0.get(from..from.checked_add(range.length)?)?;
-                Some(bytes.to_vec())
-            };
-            let gone = |range: &Range| ReadError::Unmapped(range.address);
-            ranges
-                .iter()
-                .map(|range| read(range).ok_or_else(|| gone(range)))
-                .collect()
-        }
-    }
-
-    fn bytes(words: &[(usize, u64)]) -> Bytes {
+    fn bytes(words: &[(usize, u64)]) -> Piece {
         let mut bytes = vec![0; 0x1000];
         for (at, word) in words {
             bytes[*at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
-        Bytes(bytes)
+        Piece {
+            start: START,
+            bytes,
+        }
     }
 
-    fn among(addresses: &[u64], path: &str, bytes: &Bytes) -> Option<Channel> {
+    fn among(addresses: &[u64], path: &str, bytes: &Piece) -> Option<Channel> {
         let memory = CachedMemory::small(bytes);
         Channel::among(addresses, [path.to_owned()].into_iter(), &memory)
     }

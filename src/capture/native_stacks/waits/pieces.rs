@@ -93,28 +93,10 @@ impl<'m> Pieces<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::memory::{Memory, Range, ReadError};
+    use crate::capture::memory::Piece;
     use proptest::prelude::*;
 
     const START: u64 = 0x10_0000;
-
-    /// A heap of these bytes, from [`START`] on.
-    struct Heap(Vec<u8>);
-
-    impl Memory for Heap {
-        fn read_many(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, ReadError>> {
-            let read = |range: &Range| {
-                let from = usize::try_from(range.address.checked_sub(START)?).ok()?;
-                let end = from.checked_add(range.length)?;
-                self.0.get(from..end).map(<[u8]>::to_vec)
-            };
-            let gone = |range: &Range| ReadError::Unmapped(range.address);
-            ranges
-                .iter()
-                .map(|range| read(range).ok_or_else(|| gone(range)))
-                .collect()
-        }
-    }
 
     fn region(length: usize) -> Region {
         Region {
@@ -126,7 +108,7 @@ mod tests {
     }
 
     /// A heap of pieces of these sizes, with their heads; what is left is the last one.
-    fn heap(sizes: &[u64], length: usize) -> Heap {
+    fn heap(sizes: &[u64], length: usize) -> Piece {
         let mut bytes = vec![0; length];
         let mut at = 0;
         let left = length as u64 - sizes.iter().sum::<u64>();
@@ -134,7 +116,10 @@ mod tests {
             bytes[at + 8..at + 16].copy_from_slice(&(size | 1).to_le_bytes());
             at += usize::try_from(size).expect("small");
         }
-        Heap(bytes)
+        Piece {
+            start: START,
+            bytes,
+        }
     }
 
     #[test]
@@ -162,7 +147,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_memory(bytes in prop::collection::vec(any::<u8>(), 0x2000), at in 0..0x2000_u64) {
-            let heap = Heap(bytes);
+            let heap = Piece { start: START, bytes };
             let memory = CachedMemory::new(&heap);
             let pieces = Pieces::new(&memory);
             if let Some((start, length)) = pieces.around(&region(0x2000), START + at) {
