@@ -17,30 +17,40 @@ pub(super) fn who(thread: &Thread) -> String {
 
 /// A thread's name: "MainThread", "`idle-nd`".
 pub(super) fn name(thread: &Thread) -> String {
-    let name = thread.display_name().untrusted();
+    match bare_name(thread) {
+        MAIN => MAIN.to_owned(),
+        name => format!("`{name}`"),
+    }
+}
+
+/// The name of Python's main thread.
+const MAIN: &str = "MainThread";
+
+fn bare_name(thread: &Thread) -> &str {
     let has_name = thread.python.iter().any(|state| state.name.is_some());
     // A program that never imports threading has not named its main thread.
     let is_main = !thread.python.is_empty() && !has_name && thread.key.is_leader();
-    if name == "MainThread" || is_main {
-        "MainThread".to_owned()
-    } else {
-        format!("`{name}`")
+    match is_main {
+        true => MAIN,
+        false => thread.display_name().untrusted(),
     }
 }
 
 /// The names of two threads, with their ids where these are the same: libtest names a test's threads like the test.
 pub(super) fn names(one: &Thread, other: &Thread) -> (String, String) {
-    let both = [one, other];
-    (name_among(one, &both), name_among(other, &both))
+    let both = || [one, other].into_iter();
+    (name_among(one, both()), name_among(other, both()))
 }
 
 /// A thread's name, with its id where another of these threads has the same.
-pub(super) fn name_among(thread: &Thread, threads: &[&Thread]) -> String {
-    let own = name(thread);
-    let mut others = threads.iter().filter(|other| other.key != thread.key);
-    match others.any(|other| name(other) == own) {
+pub(super) fn name_among<'t>(
+    thread: &Thread,
+    mut threads: impl Iterator<Item = &'t Thread>,
+) -> String {
+    let own = bare_name(thread);
+    match threads.any(|other| bare_name(other) == own && other.key != thread.key) {
         true => who(thread),
-        false => own,
+        false => name(thread),
     }
 }
 

@@ -147,6 +147,12 @@ enum Seized {
     Gone,
 }
 
+impl Seized {
+    fn stands(self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::Nameless)
+    }
+}
+
 /// Threads that stand still, and their registers.
 type Stopped = (BTreeSet<Tid>, BTreeMap<Tid, Registers>);
 
@@ -189,7 +195,7 @@ impl Tracer {
         let stopped = self
             .seized
             .iter()
-            .filter(|(_, state)| matches!(state, Seized::Stopped(_) | Seized::Nameless))
+            .filter(|(_, state)| state.stands())
             .map(|(tid, _)| *tid)
             .collect();
         let _ = ready.send(Ok((stopped, std::mem::take(&mut self.registers))));
@@ -253,8 +259,7 @@ impl Tracer {
     /// Of those that have stopped since it was last done.
     fn take_registers(&mut self) {
         for (tid, state) in &self.seized {
-            let stands = matches!(state, Seized::Stopped(_) | Seized::Nameless);
-            if stands && !self.registers.contains_key(tid) {
+            if state.stands() && !self.registers.contains_key(tid) {
                 let taken = ptrace::getregs(NixPid::from_raw(*tid)).ok();
                 if let Some(taken) = taken.as_ref().and_then(Registers::stopped) {
                     self.registers.insert(*tid, taken);

@@ -123,7 +123,7 @@ fn judge(case: &Case<'_>, process: &Process, chain: &Chain<'_>) -> Option<Findin
     }
     let known: BTreeSet<&Key> = chain.threads.iter().map(|thread| &thread.key).collect();
     let all_joins = chain.links.iter().all(|link| link.is_join());
-    let name = |thread: &Thread| wording::name_among(thread, &chain.threads);
+    let name = |thread: &Thread| wording::name_among(thread, chain.threads.iter().copied());
     let (waiter_name, root_name) = (name(waiter), name(root));
     let closure = case.closure(process, &known);
     let is_main = process.is_led_by(waiter);

@@ -37,8 +37,8 @@ pub(super) struct Copied<T> {
     pub(super) stop: Stop,
 }
 
-/// Stops a process, those of its threads that are `at_rest` for longer than the others, copies, and has it let go. `regions` are its mapped ranges in order, read beforehand. `meanwhile` reads
-/// what moves when the process runs; it is given the registers.
+/// Stops a process, those of its threads that are `at_rest` for longer than the others, copies, and has it let go. `regions` are
+/// its mapped ranges in order, read beforehand. `meanwhile` reads what moves when the process runs; it is given the registers.
 ///
 /// # Errors
 /// In words, when no thread can be stopped.

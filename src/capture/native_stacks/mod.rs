@@ -15,7 +15,7 @@ use super::native::{self, Architecture, Images, ObjectCache, Registers, StackByt
 use super::python::{Evaluation, PythonProcess};
 use super::stop::{Held, Stop};
 use crate::model::{
-    Addr, Gap, GapKind, Grade, Pause, Process, RuntimeKind, Thread, ThreadKind, Tid,
+    Addr, Gap, GapKind, Grade, NativeFrame, Pause, Process, RuntimeKind, Thread, ThreadKind, Tid,
 };
 use read::StackReader;
 use std::collections::BTreeMap;
@@ -185,16 +185,13 @@ pub(super) fn add(
 
 /// Whether no function of the program's own file is known by name.
 fn is_nameless(process: &Process, program: &str) -> bool {
-    let frames = || process.threads.iter().flat_map(|thread| &thread.native);
-    let mut own = frames()
-        .flat_map(|stack| &stack.frames)
-        .filter(|frame| {
-            frame
-                .module
-                .as_ref()
-                .is_some_and(|it| it.untrusted() == program)
-        })
-        .peekable();
+    let stacks = process.threads.iter().flat_map(|thread| &thread.native);
+    let frames = stacks.flat_map(|stack| &stack.frames);
+    let of_program = |frame: &&NativeFrame| {
+        let module = frame.module.as_ref();
+        module.is_some_and(|module| module.untrusted() == program)
+    };
+    let mut own = frames.filter(of_program).peekable();
     own.peek().is_some() && own.all(|frame| frame.function.is_none())
 }
 

@@ -9,7 +9,7 @@ use crate::capture::memory::{PAGE, ReadError};
 use crate::model::{Addr, Foreign, Interpreter, ThreadState, Tid};
 use std::collections::BTreeMap;
 
-/// Innermost frames of a thread state that are brought so.
+/// Innermost frames of a thread state that are brought in one call.
 const FRAMES_TOGETHER: usize = 256;
 /// How often a stack is read anew.
 const ATTEMPTS: usize = 4;

@@ -127,7 +127,7 @@ fn certainty(
 
 fn title(steps: &[Step<'_>]) -> String {
     let threads: Vec<&Thread> = steps.iter().map(|step| step.from).collect();
-    let name = |thread| wording::name_among(thread, &threads);
+    let name = |thread| wording::name_among(thread, threads.iter().copied());
     let clauses: Vec<String> = steps
         .iter()
         .take(if steps.len() > NAMED {

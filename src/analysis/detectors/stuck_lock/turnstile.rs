@@ -17,12 +17,12 @@ pub(super) fn is_passed_by_all(process: &Process, waiter: &Thread, holder: &Thre
     };
     let mut waiting = process.threads.iter().filter(waits_too);
     object.is_some_and(|object| object.kept_in == Some(lock))
-        && waiting.all(|waiting| forks_in_one_function(&frames(waiting), &frames(holder)))
+        && waiting.all(|waiting| forks_in_one_function(frames(waiting), frames(holder)))
 }
 
-fn frames(thread: &Thread) -> Vec<&NativeFrame> {
+fn frames(thread: &Thread) -> &[NativeFrame] {
     let stack = thread.native.as_ref();
-    stack.map_or_else(Vec::new, |stack| stack.frames.iter().collect())
+    stack.map_or(&[], |stack| &stack.frames)
 }
 
 fn is_in_one_function(one: &NativeFrame, other: &NativeFrame) -> bool {
@@ -35,8 +35,8 @@ fn is_one_call(one: &NativeFrame, other: &NativeFrame) -> bool {
 
 /// Whether two stacks, innermost frame first, are the same up to one function, in which they have gone on to different calls of
 /// the library. By the project's own frames; where none is left (it was all inlined) by all.
-fn forks_in_one_function(one: &[&NativeFrame], other: &[&NativeFrame]) -> bool {
-    let own = |frames: &[&NativeFrame]| frames.iter().position(|frame| !frame.is_library());
+fn forks_in_one_function(one: &[NativeFrame], other: &[NativeFrame]) -> bool {
+    let own = |frames: &[NativeFrame]| frames.iter().position(|frame| !frame.is_library());
     match (own(one), own(other)) {
         (None, None) => forks_in_library(one, other),
         (Some(at), Some(other_at)) => {
@@ -44,7 +44,7 @@ fn forks_in_one_function(one: &[&NativeFrame], other: &[&NativeFrame]) -> bool {
             // Closures of one function have one name, but not one caller.
             let mut callers = outer.iter().zip(other_outer);
             let mut own_callers = own_frames(outer).zip(own_frames(other_outer));
-            is_in_one_function(one[at], other[other_at])
+            is_in_one_function(&one[at], &other[other_at])
                 && callers.next().is_some_and(|(a, b)| is_one_call(a, b))
                 && own_frames(outer).count() == own_frames(other_outer).count()
                 && own_callers.all(|(a, b)| is_one_call(a, b))
@@ -53,12 +53,12 @@ fn forks_in_one_function(one: &[&NativeFrame], other: &[&NativeFrame]) -> bool {
     }
 }
 
-fn own_frames<'f>(frames: &'f [&'f NativeFrame]) -> impl Iterator<Item = &'f NativeFrame> {
-    frames.iter().copied().filter(|frame| !frame.is_library())
+fn own_frames(frames: &[NativeFrame]) -> impl Iterator<Item = &NativeFrame> {
+    frames.iter().filter(|frame| !frame.is_library())
 }
 
 /// The same for stacks on which nothing but the library is seen.
-fn forks_in_library(one: &[&NativeFrame], other: &[&NativeFrame]) -> bool {
+fn forks_in_library(one: &[NativeFrame], other: &[NativeFrame]) -> bool {
     let outwards_in = one.iter().rev().zip(other.iter().rev());
     let mut steps = outwards_in.skip_while(|(a, b)| is_one_call(a, b));
     let fork = steps.next();

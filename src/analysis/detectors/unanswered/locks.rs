@@ -92,8 +92,7 @@ pub(super) fn of_lock(case: &Case<'_>, process: &Process, node: Node<'_>, wait: 
 fn may_have_it(process: &Process, wait: &Wait) -> Vec<(Grade, String)> {
     const MOST: usize = 2;
     let suspects = wait.suspects.iter().filter_map(|suspect| {
-        let key = suspect.thread.as_ref()?;
-        let thread = process.threads.iter().find(|thread| &thread.key == key)?;
+        let thread = process.thread(suspect.thread.as_ref()?)?;
         let other = thread.wait.as_ref()?;
         (other.address != wait.address).then_some((thread, other))
     });

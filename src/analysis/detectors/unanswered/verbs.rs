@@ -4,15 +4,14 @@ use crate::analysis::trail::{How, Node};
 use crate::analysis::wording;
 use crate::model::{Grade, Key};
 
-/// "MainThread", "`worker`", "task `fetch`", with an id where threads of the process have one name; of a process that is not Python, "`cat` (pid 7)".
+/// "MainThread", "`worker`", "task `fetch`", with an id where threads of the process have one name; of the first thread of a
+/// process that is not Python, "`cat` (pid 7)".
 pub(super) fn subject(node: Node<'_>) -> String {
     match node {
         Node::Thread(process, thread) if process.python.is_none() && process.is_led_by(thread) => {
             format!("{} (pid {})", wording::name(thread), process.pid)
         }
-        Node::Thread(process, thread) => {
-            wording::name_among(thread, &Vec::from_iter(&process.threads))
-        }
+        Node::Thread(process, thread) => wording::name_among(thread, process.threads.iter()),
         Node::Task(_, task) => wording::task(task),
     }
 }

@@ -10,7 +10,7 @@ use super::shapes::Primitive;
 use super::{Owner, Waiter};
 use crate::capture::namespace::NamespaceIds;
 use crate::model::{
-    Foreign, Grade, Holder, HolderEvidence, Key, Process, Thread, ThreadKind, Tid, WaitKind,
+    Foreign, Grade, Holder, HolderEvidence, Key, Process, Thread, ThreadKind, Tid, Wait, WaitKind,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -363,7 +363,7 @@ fn idles(thread: &Thread) -> bool {
     call.is_some_and(|call| call.untrusted().starts_with("idle "))
 }
 
-fn with_wait(process: &mut Process, tid: Tid, change: impl FnOnce(&mut crate::model::Wait)) {
+pub(super) fn with_wait(process: &mut Process, tid: Tid, change: impl FnOnce(&mut Wait)) {
     let thread = process.threads.iter_mut().find(|thread| thread.tid == tid);
     if let Some(wait) = thread.and_then(|thread| thread.wait.as_mut()) {
         change(wait);

@@ -130,12 +130,11 @@ pub(super) fn tell(
     let locks: Vec<u64> = waiters.iter().map(|waiter| waiter.lock.address).collect();
     for (tid, channel) in channels {
         let kept_in = locks.iter().find(|lock| channel.is_kept_in(**lock, memory));
-        let mut threads = process.threads.iter_mut();
-        let thread = threads.find(|thread| thread.tid == tid);
-        let wait = thread.and_then(|thread| thread.wait.as_mut());
-        if let Some(object) = wait.and_then(|wait| wait.object.as_mut()) {
-            object.kept_in = kept_in.map(|lock| Addr(*lock));
-        }
+        holders::with_wait(process, tid, |wait| {
+            if let Some(object) = &mut wait.object {
+                object.kept_in = kept_in.map(|lock| Addr(*lock));
+            }
+        });
     }
     let released = in_conditions
         .into_iter()
@@ -153,10 +152,7 @@ pub(super) fn tell(
             .iter()
             .filter_map(|other| process.thread_by_tid(*other));
         let keys: Vec<Key> = keys.map(|other| other.key.clone()).collect();
-        let waiter = process.threads.iter_mut().find(|thread| thread.tid == tid);
-        if let Some(wait) = waiter.and_then(|thread| thread.wait.as_mut()) {
-            wait.out_of_reach = keys;
-        }
+        holders::with_wait(process, tid, |wait| wait.out_of_reach = keys);
     }
     holders::find(process, &waiters, unwound, &owning, namespace);
 }
